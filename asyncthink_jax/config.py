@@ -1,0 +1,551 @@
+"""The settings of an experiment: types, loading, overriding, checking, saving.
+
+An experiment is a Python file with a docstring (the lab note: what it shows, on what hardware, in how long, by which
+command) and `def get_config() -> Config`. A command loads it with `load(path, overrides)`, where an override is
+`rl.learning_rate=1e-4` (on the command line `--config.rl.learning_rate=1e-4`, see `split_argv`). Whatever is wrong with
+a file, a key or a value raises `ConfigError` with one line that says what and, for a name, the nearest right one.
+
+The resolved config is saved as JSON with the run. A resume asks `differences(saved, now)`, which lists the fields that
+would change what is learned; what only changes how it is watched (evaluation, checkpoint interval), and the mesh, which
+a restored run may change, are not compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import re
+import runpy
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from asyncthink_jax.model.transformer import ModelConfig
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message is one line for the reader."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """The problems and how they are split (`tasks/countdown.py`)."""
+
+    name: Literal["countdown_tiny"] = "countdown_tiny"
+    numbers: int = 4  # numbers in a problem, all distinct
+    min_number: int = 2  # smallest number, inclusive
+    max_number: int = 20  # largest number, inclusive
+    max_target: int = 99  # largest target and largest intermediate value
+    n_solutions: int = 4  # distinct solutions asked for (4 in the paper's multi-solution Countdown)
+    validation_problems: int = 200  # size of the validation split: every choice is made on it
+    test_problems: int = 600  # size of the test split, disjoint from the others by number set
+    split_seed: int = 0  # seed of the split alone: the same for all runs that are compared
+    demonstrations: Literal["random", "oracle"] = (
+        "random"  # cold start: random action sequences (paper, section 3), or the best
+    )
+    self_search: float = 0.15  # chance that a demonstrated organizer searches a pair itself instead of forking it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Who may think at the same time."""
+
+    agents: int = 4  # c, the organizer included (4 on the paper's math tasks)
+    max_forks: int = 6  # sub-query ids run from 1 to this
+    parallel_traces: int = 4  # independent traces of the parallel paradigm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices per mesh axis; one axis may be -1: all that are left."""
+
+    data: int = -1  # copies of the model
+    fsdp: int = 1  # shards of parameters and optimizer state while training
+    tensor: int = 1  # shards of heads and of the feed-forward width
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """The engine: how many episodes at once, and how long they may get."""
+
+    slots: int = 64  # episodes in flight, S; a finished one hands its rows to the next prompt
+    organizer_budget: int = 240  # tokens an organizer may decode
+    worker_budget: int = 128  # tokens a worker may decode (512 in the paper's math tasks)
+    context: int = 256  # known tokens a row can hold: prompt, decoded and joined
+    feed_width: int = 1  # known tokens that a row can feed in one step
+    constrain: bool = False  # mask tokens that would break the format; off in RL, which is to learn it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerFields:
+    """What both stages say about their optimizer. A step is one optimizer step everywhere."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 3e-4  # peak (of the matrices under muon)
+    adam_learning_rate: float = 3e-4  # under muon: peak for embeddings and norms, which adamw updates
+    warmup_steps: int = 10  # linear from 0 to the peak
+    final_fraction: float = 0.1  # learning rate at the end / peak
+    weight_decay: float = 0.0  # decoupled, matrices only
+    b1: float = 0.9  # momentum
+    b2: float = 0.99  # decay of the second moment
+    grad_clip: float = 1.0  # largest global gradient norm
+    rows: int = 16  # packed rows of one optimizer step, B
+    row_length: int = 256  # tokens in a packed row, L
+    microbatches: int = 1  # gradient accumulation: parts that a step's rows are cut into
+    loss_chunk: int = 1024  # tokens whose logits exist at the same time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTConfig(OptimizerFields):
+    """Stage 1, the cold start (paper, section 3)."""
+
+    steps: int = 1200
+    # Muon reached in 38 s the loss that Adam needed over 110 s for (3 layers, width 128, 2 cores).
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: float = 0.02
+    adam_learning_rate: float = 3e-3
+    warmup_steps: int = 20
+    final_fraction: float = 0.05
+    number_init: bool = True  # number embeddings start as Fourier features of their value (a special initialisation)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLConfig(OptimizerFields):
+    """Stage 2, reinforcement learning (paper, section 4). Unknown in the paper: all but the reward's form."""
+
+    iterations: int = 80  # an iteration = one batch of episodes + `optimizer_steps`
+    prompts: int = 16  # problems an iteration
+    group_size: int = 8  # episodes a problem
+    temperature: float = 0.7  # sampling; at 1.0 a tiny model's workers fell apart
+    warmup_steps: int = 4
+    optimizer_steps: int = 2  # minibatches an iteration's episodes are cut into
+    rows: int = 64
+    clip_low: float = 0.2  # ratio clip below 1
+    clip_high: float = 0.28  # ratio clip above 1 ("clip-higher")
+    kl: float = 0.0  # weight of the KL penalty to the cold start
+    # Dividing by the group's deviation lets the small concurrency term explode once a whole group is correct.
+    std_normalise: bool = False
+    worker_weight: float = 1.0  # loss weight of the workers' tokens (the organizer's is 1)
+    worker_keep: float = 1.0  # share of worker traces that are trained on
+    format_penalty: float = -1.0  # R_FE, the whole reward of a malformed episode
+    concurrency_weight: float = 1.0  # lambda
+    tau: float = 0.8  # concurrency ratio beyond which more earns nothing
+    all_correct_bonus: float = 0.0  # added when all solutions asked for are right
+    wrong_penalty: float = 0.0  # times the share of wrong expressions in the answer, subtracted
+    recompute_logprobs: bool = False  # old log-probabilities by the trainer's forward pass instead of the sampler's
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What is measured, not what is learned."""
+
+    problems: int = 0  # test problems; 0 = all
+    samples: int = 1  # episodes a problem, at each temperature above 0
+    temperatures: tuple[float, ...] = (0.7, 1.0, 0.0)  # 0 = greedy; the first is the one in the table
+    validate_every: int = 10  # RL iterations between validations, which choose the best checkpoint
+    validation_problems: int = 100  # validation problems each time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state of a run is saved."""
+
+    every_sft_steps: int = 50
+    every_rl_iterations: int = 1
+    keep: int = 2  # latest checkpoints on disk; the best is kept beside them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment."""
+
+    name: str
+    seed: int = 0  # of parameters, data order and sampling
+    paradigm: Literal["async", "sequential", "parallel"] = "async"
+    task: TaskConfig = TaskConfig()
+    pool: PoolConfig = PoolConfig()
+    model: ModelConfig
+    mesh: MeshConfig = MeshConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    sft: SFTConfig = SFTConfig()
+    rl: RLConfig = RLConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+# Fields that a resumed run may change, since what it learns does not depend on them.
+FREE_ON_RESUME = ("name", "mesh", "eval", "checkpoint")
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """The checked config of an experiment file (`.py`, or the `config.json` of a run), with overrides applied in order.
+
+    Raises:
+      ConfigError: no such file, a file without `get_config`, an unknown key, a value of the wrong type or out of range.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise ConfigError(f"config file not found: {path}")
+    if path.endswith(".json"):
+        with open(path, encoding="utf-8") as file:
+            config = from_json(file.read())
+    else:
+        config = _run_experiment_file(path)
+    for item in overrides:
+        config = override(config, item)
+    validate(config)
+    return config
+
+
+def _run_experiment_file(path: str) -> Config:
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        if get_config is None:
+            raise ConfigError(f"{path} has no function get_config()")
+        config = get_config()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from error
+    if not isinstance(config, Config):
+        raise ConfigError(f"{path}: get_config() returned a {type(config).__name__}, not a Config")
+    return config
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an exception, with the nearest right name where a dataclass got a keyword it doesn't know."""
+    message = " ".join(str(error).split())
+    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    if unknown:
+        section, key = unknown.groups()
+        for cls in (Config, *(hint for hint in _hints(Config).values() if dataclasses.is_dataclass(hint))):
+            if cls.__name__ == section:
+                return f"{section} has no field {key!r}{_did_you_mean(key, _hints(cls))}"
+    return f"{type(error).__name__}: {message}"
+
+
+def split_argv(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line into (the other arguments, overrides): `--config.rl.tau=0.9` becomes `rl.tau=0.9`.
+
+    `--config.rl.tau 0.9` works as well, and a switch may stand alone: `--config.rollout.constrain`.
+    """
+    others: list[str] = []
+    overrides: list[str] = []
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        match = re.match(r"--?config\.(.*)", argument, re.DOTALL)
+        if not match:
+            others.append(argument)
+        elif "=" in match[1]:
+            overrides.append(match[1])
+        elif rest and not re.match(r"-{1,2}[a-zA-Z]", rest[0]):
+            overrides.append(f"{match[1]}={rest.pop(0)}")
+        else:
+            overrides.append(f"{match[1]}=true")
+    return others, overrides
+
+
+def override(config: Config, item: str) -> Config:
+    """`config` with one field changed, e.g. by `rl.learning_rate=1e-4`; raises ConfigError."""
+    path, equals, text = item.partition("=")
+    if not equals:
+        raise ConfigError(f"override {item!r} is not of the form section.field=value")
+    return _override(config, path.strip().split("."), text, path.strip())
+
+
+def _override(section: Any, keys: list[str], text: str, path: str) -> Any:
+    key, *deeper = keys
+    hints = _hints(type(section))
+    if key not in hints:
+        raise ConfigError(f"config has no field {path!r}{_did_you_mean(path, dict(_fields(Config)), key)}")
+    value = getattr(section, key)
+    if deeper:
+        if not dataclasses.is_dataclass(value):
+            raise ConfigError(f"config field {path!r}: {key} is a value, not a section")
+        return dataclasses.replace(section, **{key: _override(value, deeper, text, path)})
+    if dataclasses.is_dataclass(value):
+        raise ConfigError(
+            f"config field {path!r} is a section; name one of its fields: {', '.join(_hints(type(value)))}"
+        )
+    return dataclasses.replace(section, **{key: _parse(text, hints[key], path)})
+
+
+def _did_you_mean(wrong: str, names: Mapping[str, Any], leaf: str | None = None) -> str:
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    if not near and leaf:  # the right field in the wrong section: rl.slots for rollout.slots
+        near = [name for name in names if name.rpartition(".")[2] == leaf]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# ------------------------------------------------------------------------------------------------------------ types
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Field name -> resolved type."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, type) of every leaf field."""
+    for name, hint in _hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(hint, str(hint).replace("typing.", ""))
+
+
+def _parse(text: str, hint: Any, path: str) -> Any:
+    """The value that `text` spells for a field of type `hint`."""
+    text = text.strip()
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    wrong = ConfigError(f"config field {path!r}: {text!r} is not {_name(hint)}")
+    if origin is Literal:
+        by_text = {str(choice): choice for choice in arguments}
+        if text in by_text:
+            return by_text[text]
+        raise ConfigError(f"{wrong}{_did_you_mean(text, by_text)}")
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in arguments and text.lower() in ("none", "null"):
+            return None
+        for argument in arguments:
+            try:
+                return _parse(text, argument, path)
+            except ConfigError:
+                continue
+        raise wrong
+    if origin is tuple:
+        items = [item for item in text.strip("()[]").split(",") if item.strip()]
+        item_hints = [arguments[0]] * len(items) if arguments[1:] == (...,) else list(arguments)
+        if len(items) != len(item_hints):
+            raise wrong
+        return tuple(_parse(item, item_hint, path) for item, item_hint in zip(items, item_hints, strict=True))
+    if hint is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() not in words:
+            raise wrong
+        return words[text.lower()]
+    if hint is str:
+        return text
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            raise wrong from None
+    raise wrong
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        item_hints = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
+        return isinstance(value, tuple) and len(value) == len(item_hints) and all(map(_fits, value, item_hints))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+# --------------------------------------------------------------------------------------------------------- checking
+
+
+def validate(config: Config) -> None:
+    """Checks that cost nothing: types, ranges, and what must fit what. Raises ConfigError at the first that fails."""
+    for path, hint in _fields(Config):
+        value = _get(config, path)
+        if not _fits(value, hint):
+            near = ""
+            if typing.get_origin(hint) is Literal and isinstance(value, str):
+                near = _did_you_mean(value, dict.fromkeys(map(str, typing.get_args(hint))))
+            raise ConfigError(f"config field {path!r}: {value!r} is not {_name(hint)}{near}")
+    for path, low, high in _RANGES:
+        value = _get(config, path)
+        if not low <= value <= high:
+            bounds = f"at least {low}" if high == _INF else f"from {low} to {high}"
+            raise ConfigError(f"config field {path!r} is {value}, must be {bounds}")
+    for is_right, message in _relations(config):
+        if not is_right:
+            raise ConfigError(message)
+
+
+_INF = float("inf")
+_RANGES: list[tuple[str, float, float]] = [
+    ("task.numbers", 2, 8),
+    ("task.min_number", 1, _INF),
+    ("task.n_solutions", 1, _INF),
+    ("task.validation_problems", 1, _INF),
+    ("task.test_problems", 1, _INF),
+    ("task.self_search", 0, 1),
+    ("pool.agents", 1, _INF),
+    ("pool.max_forks", 1, _INF),
+    ("pool.parallel_traces", 1, _INF),
+    ("model.vocab_size", 0, _INF),
+    ("model.layers", 1, _INF),
+    ("model.width", 1, _INF),
+    ("model.heads", 1, _INF),
+    ("model.kv_heads", 1, _INF),
+    ("model.head_dim", 2, _INF),
+    ("model.mlp_width", 1, _INF),
+    ("rollout.slots", 1, _INF),
+    ("rollout.organizer_budget", 1, _INF),
+    ("rollout.worker_budget", 1, _INF),
+    ("rollout.context", 2, _INF),
+    ("rollout.feed_width", 1, _INF),
+    *[
+        (f"{stage}.{name}", low, high)
+        for stage in ("sft", "rl")
+        for name, low, high in [
+            ("learning_rate", 0, _INF),
+            ("adam_learning_rate", 0, _INF),
+            ("warmup_steps", 0, _INF),
+            ("final_fraction", 0, 1),
+            ("weight_decay", 0, _INF),
+            ("b1", 0, 1),
+            ("b2", 0, 1),
+            ("grad_clip", 0, _INF),
+            ("rows", 1, _INF),
+            ("row_length", 2, _INF),
+            ("microbatches", 1, _INF),
+            ("loss_chunk", 1, _INF),
+        ]
+    ],
+    ("sft.steps", 0, _INF),
+    ("rl.iterations", 0, _INF),
+    ("rl.prompts", 1, _INF),
+    ("rl.group_size", 2, _INF),  # a group of one has no advantage
+    ("rl.temperature", 1e-3, _INF),
+    ("rl.optimizer_steps", 1, _INF),
+    ("rl.clip_low", 0, 1),
+    ("rl.clip_high", 0, _INF),
+    ("rl.kl", 0, _INF),
+    ("rl.worker_weight", 0, _INF),
+    ("rl.worker_keep", 0, 1),
+    ("rl.format_penalty", -_INF, 0),
+    ("rl.concurrency_weight", 0, _INF),
+    ("rl.tau", 1e-3, 1),
+    ("rl.all_correct_bonus", 0, _INF),
+    ("rl.wrong_penalty", 0, _INF),
+    ("eval.problems", 0, _INF),
+    ("eval.samples", 1, _INF),
+    ("eval.validate_every", 1, _INF),
+    ("eval.validation_problems", 1, _INF),
+    ("checkpoint.every_sft_steps", 1, _INF),
+    ("checkpoint.every_rl_iterations", 1, _INF),
+    ("checkpoint.keep", 1, _INF),
+]
+
+
+def _relations(config: Config) -> Iterator[tuple[bool, str]]:
+    """(holds?, the line to print if it doesn't)."""
+    task, model, rollout, sft, rl = config.task, config.model, config.rollout, config.sft, config.rl
+    yield (
+        task.max_number - task.min_number + 1 >= task.numbers,
+        f"task: {task.numbers} distinct numbers don't fit between {task.min_number} and {task.max_number}",
+    )
+    yield (
+        model.heads % model.kv_heads == 0,
+        f"model.heads ({model.heads}) must be a multiple of model.kv_heads ({model.kv_heads})",
+    )
+    yield model.head_dim % 2 == 0, f"model.head_dim ({model.head_dim}) must be even (rotary embedding)"
+    for path, value, choices in (
+        ("model.dtype", model.dtype, ("float32", "bfloat16")),
+        ("model.remat", model.remat, ("none", "full", "dots")),
+    ):
+        near = _did_you_mean(value, dict.fromkeys(choices))
+        yield value in choices, f"config field {path!r}: {value!r} is not one of {', '.join(choices)}{near}"
+    for stage, section in (("sft", sft), ("rl", rl)):
+        yield (
+            section.rows % section.microbatches == 0,
+            f"{stage}.rows ({section.rows}) must be a multiple of {stage}.microbatches ({section.microbatches})",
+        )
+    yield (
+        rl.row_length >= rollout.context,
+        f"rl.row_length ({rl.row_length}) must hold the longest trace, rollout.context ({rollout.context})",
+    )
+    yield (
+        rl.prompts % rl.optimizer_steps == 0,
+        f"rl.prompts ({rl.prompts}) must be a multiple of rl.optimizer_steps ({rl.optimizer_steps})",
+    )
+    yield bool(config.eval.temperatures), "eval.temperatures is empty; name at least one (0 = greedy)"
+    yield (
+        min(config.eval.temperatures, default=0) >= 0,
+        f"eval.temperatures {config.eval.temperatures}: a temperature cannot be negative",
+    )
+    sizes = dataclasses.asdict(config.mesh)
+    for axis, size in sizes.items():
+        yield size == -1 or size >= 1, f"mesh.{axis} is {size}, must be at least 1, or -1 for all devices that are left"
+    yield list(sizes.values()).count(-1) <= 1, "mesh: only one axis can be -1"
+
+
+# ----------------------------------------------------------------------------------------------------------- saving
+
+
+def to_json(config: Config) -> str:
+    """The resolved config as JSON text, one field a line."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The inverse of `to_json`. Raises ConfigError for text that is no config."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"saved config is not JSON: {error}") from error
+    return _from_dict(Config, data, "")
+
+
+def _from_dict(cls: Any, data: Any, prefix: str) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(f"saved config: {prefix.rstrip('.') or 'the whole'} is not a section")
+    hints = _hints(cls)
+    for key in data:
+        if key not in hints:
+            raise ConfigError(f"saved config: no field {prefix + key!r}{_did_you_mean(key, hints)}")
+    values = {}
+    for key, value in data.items():
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _from_dict(hints[key], value, f"{prefix}{key}.")
+        else:
+            values[key] = tuple(value) if isinstance(value, list) else value
+            if not _fits(values[key], hints[key]):
+                raise ConfigError(f"saved config: {prefix}{key} is {value!r}, not {_name(hints[key])}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"saved config: {' '.join(str(error).split())}") from error
+
+
+def differences(saved: Config, now: Config) -> list[str]:
+    """One line `field: saved X, now Y` for each field that differs and would change what is learned."""
+    lines = []
+    for path, _ in _fields(Config):
+        was, is_now = _get(saved, path), _get(now, path)
+        if was != is_now and path.split(".")[0] not in FREE_ON_RESUME:
+            lines.append(f"{path}: saved {was!r}, now {is_now!r}")
+    return lines
+
+
+def _get(config: Config, path: str) -> Any:
+    value: Any = config
+    for key in path.split("."):
+        value = getattr(value, key)
+    return value
