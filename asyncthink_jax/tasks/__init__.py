@@ -1,0 +1,1 @@
+"""The tasks: problems, prompts, demonstrations and scoring. Pure Python and NumPy."""

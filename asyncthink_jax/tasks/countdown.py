@@ -1,0 +1,354 @@
+"""Multi-solution Countdown, small enough to learn from scratch (paper.md section 5: MCD).
+
+A problem: distinct numbers and a target; find `n_solutions` different expressions that reach the target, each number used at
+most once. In the demo the numbers are four of 2..20, the target is at most 99, and every solution that is looked for uses
+two or three of the numbers with positive whole intermediate values of at most 99.
+
+The work divides into pairs: an expression of two or three numbers starts with an operation on some pair, whose result may
+be combined with one of the remaining numbers. Searching all six pairs of four numbers finds everything, and each search
+is independent of the others. So a sub-query is a pair (with all that a worker needs to search it, since it sees nothing
+else), and what the organizer has to learn is which pairs to hand out, when, and when to wait for them.
+
+All texts are words separated by single spaces, one token a word (data/tokenizer.py):
+
+    problem          5 6 8 10 = 3                   (numbers ascending, the target)
+    sub-query       " 5 8 6 10 = 3"                 (the pair, the rest, the target)
+    search          " + 13 6 19 7 78 10 23 3 ! 5 + 8 - 10 130 .." (see `search`)
+    worker trace    the search, then `<RETURN> 5 + 8 - 10 , 8 - 5</RETURN>`, or `<RETURN> none</RETURN>`
+    own search      " 5 8 6 10 = 3 :" + the search + " ."  (by an organizer that does a pair itself)
+    answer          `<ANSWER> E1 , E2 , E3 , E4</ANSWER>`, or `<ANSWER> none</ANSWER>`
+
+Demonstrations are scripts, that is, texts, so that they can be read and checked as text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+
+from asyncthink_jax.tasks import expressions
+
+NAME = "countdown_tiny"
+OPERATORS = ("+", "-", "*", "/")
+NONE = " none"
+MAX_ANSWER_CHARACTERS = 4096  # a longer answer counts as one wrong expression and is not looked at
+MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and are not looked at
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which problems there are. `n_solutions` is the number of solutions asked for, and the least a test problem has."""
+
+    numbers: int = 4  # numbers of a problem
+    min_number: int = 2
+    max_number: int = 20
+    max_target: int = 99  # also the largest value a search writes
+    n_solutions: int = 4
+
+
+@dataclass(frozen=True)
+class Problem:
+    numbers: tuple[int, ...]  # ascending
+    target: int
+    n_solutions: int = 4
+
+    @property
+    def query(self) -> str:
+        return f"{' '.join(map(str, self.numbers))} = {self.target}"
+
+    def to_json(self) -> dict:
+        return {**asdict(self), "numbers": list(self.numbers)}
+
+    @classmethod
+    def from_json(cls, record: dict) -> "Problem":
+        return cls(tuple(int(n) for n in record["numbers"]), int(record["target"]), int(record["n_solutions"]))
+
+
+@dataclass(frozen=True)
+class Script:
+    """A demonstration as text: what the roles write, without what a Join inserts.
+
+    `organizer` is in pieces whose concatenation is the organizer's decoded text; every tag and every stretch of words is a
+    piece of its own. `workers[i]` is the whole text that the worker of FORK-i writes.
+    """
+
+    problem: Problem
+    organizer: tuple[str, ...]
+    workers: dict[int, str] = field(default_factory=dict)
+    returns: dict[int, str] = field(default_factory=dict)  # what the worker of FORK-i returns: its text inside RETURN
+
+
+# ---------------------------------------------------------------------------------------------------------------- search
+
+
+def pairs(problem: Problem) -> list[tuple[int, int]]:
+    """The pairs of numbers, in ascending order: C(numbers, 2) of them."""
+    return list(combinations(problem.numbers, 2))
+
+
+def sub_query(problem: Problem, pair: tuple[int, int]) -> str:
+    """What a worker is told: the pair, the other numbers, the target."""
+    rest = " ".join(str(n) for n in problem.numbers if n not in pair)
+    return f" {pair[0]} {pair[1]} {rest} = {problem.target}"
+
+
+def results(a: int, b: int, max_value: int) -> list[tuple[str, int, bool]]:
+    """(operator, value, whether b is the left operand) of the operations on two numbers, in the order + - * /.
+
+    Only positive whole values of at most `max_value`. Of the two differences and the two quotients at most one is such
+    a value; where a = b the quotient is written a / b.
+    """
+    found = [("+", a + b, False), ("-", abs(a - b), a < b), ("*", a * b, False)]
+    if a % b == 0:
+        found.append(("/", a // b, False))
+    elif b % a == 0:
+        found.append(("/", b // a, True))
+    return [one for one in found if 0 < one[1] <= max_value]
+
+
+@lru_cache(maxsize=1 << 15)
+def _search(a: int, b: int, rest: tuple[int, ...], target: int, max_value: int) -> tuple[str, tuple[str, ...]]:
+    words, hits = [], []
+    for operator, subtotal, b_first in results(a, b, max_value):
+        left, right = (b, a) if b_first else (a, b)
+        words += [operator, str(subtotal)]
+        if subtotal == target:
+            hits.append(expressions.canonical((operator, left, right)))
+            words += ["!", hits[-1]]
+        for third in rest:
+            words.append(str(third))
+            for second, total, third_first in results(subtotal, third, max_value):
+                words.append(str(total))
+                if total == target:
+                    hits.append(expressions.canonical_of_three(left, operator, right, second, third, third_first))
+                    words += ["!", hits[-1]]
+    return " " + " ".join(words), tuple(dict.fromkeys(hits))
+
+
+def search(problem: Problem, pair: tuple[int, int], max_value: int = 99) -> tuple[str, tuple[str, ...]]:
+    """The text of the search of one pair, and the distinct solutions found, in the order in which they were found.
+
+    For each operation on the pair: the operator and its value, then for each other number that number and the values of
+    its combinations with it. A value equal to the target is followed at once by "!" and the whole expression: a small model
+    needs the expression written while it is at hand (exact searches went from 0.906 to 0.977).
+    """
+    a, b = pair
+    return _search(a, b, tuple(n for n in problem.numbers if n not in pair), problem.target, max_value)
+
+
+def worker_text(problem: Problem, pair: tuple[int, int]) -> str:
+    """The whole trace of a worker that searches a pair."""
+    text, hits = search(problem, pair)
+    return f"{text}<RETURN>{listing(hits)}</RETURN>"
+
+
+def listing(solutions: Sequence[str]) -> str:
+    """ " E1 , E2", or " none"."""
+    return " " + " , ".join(solutions) if solutions else NONE
+
+
+def solutions(problem: Problem) -> list[str]:
+    """All distinct solutions that the searches of all pairs find, in that order."""
+    return list(dict.fromkeys(hit for pair in pairs(problem) for hit in search(problem, pair)[1]))
+
+
+# -------------------------------------------------------------------------------------------------------------- problems
+
+
+def count_solutions(numbers: tuple[int, ...], rules: Rules = Rules()) -> dict[int, int]:
+    """For every target that can be asked of these numbers: how many distinct solutions it has."""
+    found: dict[int, set[str]] = {}
+    for a, b in combinations(numbers, 2):
+        for operator, subtotal, b_first in results(a, b, rules.max_target):
+            left, right = (b, a) if b_first else (a, b)
+            found.setdefault(subtotal, set()).add(expressions.canonical((operator, left, right)))
+            for third in numbers:
+                if third in (a, b):
+                    continue
+                for second, total, third_first in results(subtotal, third, rules.max_target):
+                    solution = expressions.canonical_of_three(left, operator, right, second, third, third_first)
+                    found.setdefault(total, set()).add(solution)
+    return {target: len(found[target]) for target in sorted(found) if target not in numbers}
+
+
+def splits(
+    rules: Rules = Rules(), validation_problems: int = 200, test_problems: int = 600, seed: int = 0
+) -> dict[str, list[Problem]]:
+    """All problems, split by number set: no two of train, validation and test share the numbers of a problem.
+
+    `train`, `validation` and `test` hold problems with at least `rules.n_solutions` solutions; `train_few` those with
+    fewer (of the training number sets), from which demonstrations may learn too. Validation and test have exactly the
+    number asked for; each split is in a random order that `seed` fixes. Raises ValueError if there are too few problems.
+    """
+    number_sets = list(combinations(range(rules.min_number, rules.max_number + 1), rules.numbers))
+    rng = np.random.default_rng(seed)
+    rng.shuffle(number_sets)
+    wanted = {"test": test_problems, "validation": validation_problems}
+    found: dict[str, list[Problem]] = {"train": [], "train_few": [], "validation": [], "test": []}
+    for number_set in number_sets:
+        numbers = tuple(int(n) for n in number_set)
+        split = next((name for name, n in wanted.items() if len(found[name]) < n), "train")
+        for target, count in count_solutions(numbers, rules).items():
+            problem = Problem(numbers, target, rules.n_solutions)
+            if count >= rules.n_solutions:
+                found[split].append(problem)
+            elif split == "train":
+                found["train_few"].append(problem)
+    for name, n in wanted.items():
+        if len(found[name]) < n:
+            raise ValueError(f"{name} split: {n} problems asked, the rules give {len(found[name])}: ask for fewer")
+        found[name] = found[name][:n]
+    if not found["train"]:
+        raise ValueError("train split: no problem left beside validation and test: ask for fewer there")
+    for problems in found.values():
+        rng.shuffle(problems)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- demonstrations
+
+
+def random_demonstration(
+    problem: Problem, rng: np.random.Generator, agents: int = 4, self_search: float = 0.15, early: float = 0.1
+) -> Script:
+    """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
+
+    1 to C(numbers, 2) pairs, uniformly, in random order; each is the organizer's own with probability `self_search`
+    (always, if `agents` is 1). At each point one of the legal moves is taken, uniformly: hand out or search the next
+    pair (a hand-out needs fewer than agents - 1 unjoined workers), or join a worker, any one that is unjoined. With
+    probability `early` the answer comes while a random number of workers is unjoined; otherwise all are joined.
+    """
+    candidates = pairs(problem)
+    order = [candidates[i] for i in rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]]
+    own = rng.random(len(order)) < (self_search if agents > 1 else 1.0)
+    writer = _Organizer(problem)
+    done, unjoined, left_behind = 0, [], -1
+    leaves_early = rng.random() < early
+    while done < len(order) or unjoined:
+        may_advance = done < len(order) and (own[done] or len(unjoined) < agents - 1)
+        if done == len(order) and left_behind < 0:
+            left_behind = int(rng.integers(1, len(unjoined) + 1)) if leaves_early else 0
+        if left_behind >= 0 and len(unjoined) <= left_behind:
+            break
+        if may_advance and (not unjoined or rng.random() < 0.5):
+            if own[done]:
+                writer.search(order[done])
+            else:
+                unjoined.append(writer.fork(order[done]))
+            done += 1
+        else:
+            writer.join(unjoined.pop(int(rng.integers(len(unjoined)))))
+    return writer.answer()
+
+
+def oracle_demonstration(problem: Problem, agents: int = 4) -> Script:
+    """The best organization: every pair forked as early as the pool allows, the oldest worker joined first."""
+    writer = _Organizer(problem)
+    unjoined: list[int] = []
+    for pair in pairs(problem):
+        if len(unjoined) == agents - 1:
+            writer.join(unjoined.pop(0))
+        unjoined.append(writer.fork(pair))
+    for fork_id in unjoined:
+        writer.join(fork_id)
+    return writer.answer()
+
+
+def sequential_demonstration(problem: Problem, rng: np.random.Generator) -> Script:
+    """One trace, no forks: 1 to C(numbers, 2) pairs, uniformly, searched one after the other in random order.
+
+    The baseline's traces: the same searches under the same headers as the workers', so that everything which makes a
+    worker's search easy to learn helps here too. The parallel paradigm uses them as well.
+    """
+    candidates = pairs(problem)
+    writer = _Organizer(problem)
+    for i in rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]:
+        writer.search(candidates[i])
+    return writer.answer()
+
+
+class _Organizer:
+    """Writes an organizer's script and keeps the solutions it has seen, in the order in which they came."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        self.pieces: list[str] = []
+        self.workers: dict[int, str] = {}
+        self.found: dict[int, tuple[str, ...]] = {}
+        self.seen: dict[str, None] = {}  # an ordered set
+
+    def fork(self, pair: tuple[int, int]) -> int:
+        fork_id = len(self.workers) + 1
+        self.pieces += [f"<FORK-{fork_id}>", sub_query(self.problem, pair), f"</FORK-{fork_id}>"]
+        self.workers[fork_id] = worker_text(self.problem, pair)
+        self.found[fork_id] = search(self.problem, pair)[1]
+        return fork_id
+
+    def join(self, fork_id: int) -> None:
+        self.pieces.append(f"<JOIN-{fork_id}>")
+        self.seen |= dict.fromkeys(self.found[fork_id])
+
+    def search(self, pair: tuple[int, int]) -> None:
+        text, hits = search(self.problem, pair)
+        self.pieces += [sub_query(self.problem, pair), " :", text, " ."]
+        self.seen |= dict.fromkeys(hits)
+
+    def answer(self) -> Script:
+        best = listing(list(self.seen)[: self.problem.n_solutions])
+        self.pieces += ["<ANSWER>", best, "</ANSWER>"]
+        returns = {fork_id: listing(hits) for fork_id, hits in self.found.items()}
+        return Script(self.problem, tuple(self.pieces), self.workers, returns)
+
+
+# --------------------------------------------------------------------------------------------------------------- scoring
+
+
+def answered_expressions(answer: str | None) -> list[str]:
+    """The expressions of an answer, unparsed: none for "none" or nothing at all."""
+    if answer is None or answer.strip(" ") in ("", "none"):
+        return []
+    return answer.split(",")
+
+
+def score(problem: Problem, answer: str | None) -> dict:
+    """Judges an answer: expressions separated by commas, or "none". Any string will do; nothing in it is evaluated.
+
+    Returns accuracy (min(correct, asked) / asked, paper.md section 4), correct (distinct right expressions), answered
+    (expressions given) and wrong (those that are no expression, use a number that is not there or twice, miss the target,
+    or repeat an earlier one). An answer beyond MAX_ANSWER_CHARACTERS is one wrong expression.
+    """
+    if answer is not None and len(answer) > MAX_ANSWER_CHARACTERS:
+        return {"accuracy": 0.0, "correct": 0, "answered": 1, "wrong": 1}
+    given = answered_expressions(answer)
+    right = {solution for solution in (_solution(problem, text) for text in given[:MAX_ANSWER_EXPRESSIONS]) if solution}
+    accuracy = min(len(right), problem.n_solutions) / problem.n_solutions
+    return {"accuracy": accuracy, "correct": len(right), "answered": len(given), "wrong": len(given) - len(right)}
+
+
+def _solution(problem: Problem, text: str) -> str | None:
+    """The canonical text if this is an expression that solves the problem."""
+    tree = expressions.parse(text)
+    if tree is None:
+        return None
+    used = expressions.leaves(tree)
+    if len(used) != len(set(used)) or not set(used) <= set(problem.numbers):
+        return None  # checked first: it bounds what has to be computed
+    return expressions.canonical(tree) if expressions.value(tree) == problem.target else None
+
+
+def merge_answers(answers: Sequence[str | None], n: int) -> str:
+    """One answer out of those of independent traces: the union, ranked by votes, cut to `n` (the parallel paradigm).
+
+    A vote is an answer that holds the expression (up to commutativity and associativity); ties go to the expression
+    that came first. No expression is checked against the problem; what cannot be parsed has no votes.
+    """
+    votes: dict[str, int] = {}
+    for answer in answers:
+        if answer is not None and len(answer) > MAX_ANSWER_CHARACTERS:
+            continue
+        trees = (expressions.parse(text) for text in answered_expressions(answer)[:MAX_ANSWER_EXPRESSIONS])
+        for text in dict.fromkeys(expressions.canonical(tree) for tree in trees if tree is not None):
+            votes[text] = votes.get(text, 0) + 1
+    return listing(sorted(votes, key=lambda text: -votes[text])[:n])
