@@ -1,13 +1,13 @@
 """Multi-solution Countdown, small enough to learn from scratch (paper.md section 5: MCD).
 
-A problem: distinct numbers and a target; find `n_solutions` different expressions that reach the target, each number used at
-most once. In the demo the numbers are four of 2..20, the target is at most 99, and every solution that is looked for uses
-two or three of the numbers with positive whole intermediate values of at most 99.
+A problem: distinct numbers and a target; find `n_solutions` different expressions that reach the target, each number
+used at most once. In the demo the numbers are four of 2..20, the target is at most 99, and every solution that is looked
+for uses two or three of the numbers with positive whole intermediate values of at most 99.
 
-The work divides into pairs: an expression of two or three numbers starts with an operation on some pair, whose result may
-be combined with one of the remaining numbers. Searching all six pairs of four numbers finds everything, and each search
-is independent of the others. So a sub-query is a pair (with all that a worker needs to search it, since it sees nothing
-else), and what the organizer has to learn is which pairs to hand out, when, and when to wait for them.
+The work divides into pairs: an expression of two or three numbers starts with an operation on some pair, whose result
+may be combined with one of the remaining numbers. Searching all six pairs of four numbers finds everything, and each
+search is independent of the others. So a sub-query is a pair (with all that a worker needs to search it, since it sees
+nothing else), and what the organizer has to learn is which pairs to hand out, when, and when to wait for them.
 
 All texts are words separated by single spaces, one token a word (data/tokenizer.py):
 
@@ -39,7 +39,7 @@ MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and ar
 
 @dataclass(frozen=True)
 class Rules:
-    """Which problems there are. `n_solutions` is the number of solutions asked for, and the least a test problem has."""
+    """Which problems there are. `n_solutions` solutions are asked for; a test problem has at least as many."""
 
     numbers: int = 4  # numbers of a problem
     min_number: int = 2
@@ -70,8 +70,8 @@ class Problem:
 class Script:
     """A demonstration as text: what the roles write, without what a Join inserts.
 
-    `organizer` is in pieces whose concatenation is the organizer's decoded text; every tag and every stretch of words is a
-    piece of its own. `workers[i]` is the whole text that the worker of FORK-i writes.
+    `organizer` is in pieces whose concatenation is the organizer's decoded text; every tag and every stretch of words is
+    a piece of its own. `workers[i]` is the whole text that the worker of FORK-i writes.
     """
 
     problem: Problem
@@ -80,7 +80,7 @@ class Script:
     returns: dict[int, str] = field(default_factory=dict)  # what the worker of FORK-i returns: its text inside RETURN
 
 
-# ---------------------------------------------------------------------------------------------------------------- search
+# --------------------------------------------------------------------------------------------------------------- search
 
 
 def pairs(problem: Problem) -> list[tuple[int, int]]:
@@ -131,8 +131,8 @@ def search(problem: Problem, pair: tuple[int, int], max_value: int = 99) -> tupl
     """The text of the search of one pair, and the distinct solutions found, in the order in which they were found.
 
     For each operation on the pair: the operator and its value, then for each other number that number and the values of
-    its combinations with it. A value equal to the target is followed at once by "!" and the whole expression: a small model
-    needs the expression written while it is at hand (exact searches went from 0.906 to 0.977).
+    its combinations with it. A value equal to the target is followed at once by "!" and the whole expression: a small
+    model needs the expression written while it is at hand (exact searches went from 0.906 to 0.977).
     """
     a, b = pair
     return _search(a, b, tuple(n for n in problem.numbers if n not in pair), problem.target, max_value)
@@ -142,6 +142,13 @@ def worker_text(problem: Problem, pair: tuple[int, int]) -> str:
     """The whole trace of a worker that searches a pair."""
     text, hits = search(problem, pair)
     return f"{text}<RETURN>{listing(hits)}</RETURN>"
+
+
+def tokenizer_texts(rules: Rules = Rules()) -> list[str]:
+    """Texts that hold every word of the task, to train a tokenizer on: each becomes one token."""
+    words = [str(n) for n in range(1, max(rules.max_target, rules.max_number) + 1)]
+    words += [*OPERATORS, "(", ")", "=", ":", "!", ",", ".", "none"]
+    return ["".join(f" {word}" for word in words), "solve", "work"] * 20
 
 
 def listing(solutions: Sequence[str]) -> str:
@@ -154,7 +161,7 @@ def solutions(problem: Problem) -> list[str]:
     return list(dict.fromkeys(hit for pair in pairs(problem) for hit in search(problem, pair)[1]))
 
 
-# -------------------------------------------------------------------------------------------------------------- problems
+# ------------------------------------------------------------------------------------------------------------- problems
 
 
 def count_solutions(numbers: tuple[int, ...], rules: Rules = Rules()) -> dict[int, int]:
@@ -180,7 +187,7 @@ def splits(
 
     `train`, `validation` and `test` hold problems with at least `rules.n_solutions` solutions; `train_few` those with
     fewer (of the training number sets), from which demonstrations may learn too. Validation and test have exactly the
-    number asked for; each split is in a random order that `seed` fixes. Raises ValueError if there are too few problems.
+    number asked for; each split is in a random order that `seed` fixes. Raises ValueError if there are too few.
     """
     number_sets = list(combinations(range(rules.min_number, rules.max_number + 1), rules.numbers))
     rng = np.random.default_rng(seed)
@@ -207,7 +214,7 @@ def splits(
     return found
 
 
-# -------------------------------------------------------------------------------------------------------- demonstrations
+# ------------------------------------------------------------------------------------------------------- demonstrations
 
 
 def random_demonstration(
@@ -302,7 +309,7 @@ class _Organizer:
         return Script(self.problem, tuple(self.pieces), self.workers, returns)
 
 
-# --------------------------------------------------------------------------------------------------------------- scoring
+# -------------------------------------------------------------------------------------------------------------- scoring
 
 
 def answered_expressions(answer: str | None) -> list[str]:
@@ -316,8 +323,8 @@ def score(problem: Problem, answer: str | None) -> dict:
     """Judges an answer: expressions separated by commas, or "none". Any string will do; nothing in it is evaluated.
 
     Returns accuracy (min(correct, asked) / asked, paper.md section 4), correct (distinct right expressions), answered
-    (expressions given) and wrong (those that are no expression, use a number that is not there or twice, miss the target,
-    or repeat an earlier one). An answer beyond MAX_ANSWER_CHARACTERS is one wrong expression.
+    (expressions given) and wrong (those that are no expression, use a number that is not there or twice, miss the
+    target, or repeat an earlier one). An answer beyond MAX_ANSWER_CHARACTERS is one wrong expression.
     """
     if answer is not None and len(answer) > MAX_ANSWER_CHARACTERS:
         return {"accuracy": 0.0, "correct": 0, "answered": 1, "wrong": 1}

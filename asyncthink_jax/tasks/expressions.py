@@ -5,9 +5,9 @@ length, nesting and the size of a number are bounded before any work is done. A 
 `(operator, left, right)` with the operator one of `+ - * /`.
 
 Two expressions are *the same solution* when commutativity and associativity turn one into the other. Sums and products
-are flattened for that, subtraction being the addition of a negated term and division the multiplication by a reciprocal:
-`10 - ( 2 + 3 )`, `10 - 3 - 2` and `10 - 2 - 3` are one solution, and so are `6 * ( 4 / 3 )` and `4 * 6 / 3`. Nothing is
-distributed or evaluated: `2 * ( 3 + 4 )` and `2 * 3 + 2 * 4` differ, and so do `2 + 2` and `4`.
+are flattened for that, subtraction being the addition of a negated term and division the multiplication by a
+reciprocal: `10 - ( 2 + 3 )`, `10 - 3 - 2` and `10 - 2 - 3` are one solution, and so are `6 * ( 4 / 3 )` and
+`4 * 6 / 3`. Nothing is distributed or evaluated: `2 * ( 3 + 4 )` and `2 * 3 + 2 * 4` differ, and so do `2 + 2` and `4`.
 """
 
 import re
@@ -102,8 +102,8 @@ def value(tree: Tree) -> Fraction | None:
 def canonical(tree: Tree) -> str:
     """The one text of all expressions equal to this one up to commutativity and associativity.
 
-    Parentheses are minimal. Added terms come before subtracted ones, factors before divisors; within each group compound
-    parts come first (as a search writes them: the pair's result, then the third number), then the numbers in
+    Parentheses are minimal. Added terms come before subtracted ones, factors before divisors; within each group
+    compound parts come first (as a search writes them: the pair's result, then the third number), then the numbers in
     ascending order: `5 + 6 + 8`, `( 5 + 8 ) * 2`, `2 * 3 + 10`, `10 - 2 * 3`.
     """
     return _text(tree)[0]
