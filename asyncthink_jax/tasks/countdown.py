@@ -1,8 +1,8 @@
 """Multi-solution Countdown, small enough to learn from scratch (paper.md section 5: MCD).
 
 A problem: distinct numbers and a target; find `n_solutions` different expressions that reach the target, each number
-used at most once. In the demo the numbers are four of 2..20, the target is at most 99, and every solution that is looked
-for uses two or three of the numbers with positive whole intermediate values of at most 99.
+used at most once. In the demo the numbers are four of 2..20, the target is at most 99, and every solution that is
+looked for uses two or three of the numbers with positive whole intermediate values of at most 99.
 
 The work divides into pairs: an expression of two or three numbers starts with an operation on some pair, whose result
 may be combined with one of the remaining numbers. Searching all six pairs of four numbers finds everything, and each
@@ -48,6 +48,9 @@ class Rules:
     n_solutions: int = 4
 
 
+DEMO = Rules()
+
+
 @dataclass(frozen=True)
 class Problem:
     numbers: tuple[int, ...]  # ascending
@@ -70,8 +73,8 @@ class Problem:
 class Script:
     """A demonstration as text: what the roles write, without what a Join inserts.
 
-    `organizer` is in pieces whose concatenation is the organizer's decoded text; every tag and every stretch of words is
-    a piece of its own. `workers[i]` is the whole text that the worker of FORK-i writes.
+    `organizer` is in pieces whose concatenation is the organizer's decoded text; every tag and every stretch of words
+    is a piece of its own. `workers[i]` is the whole text that the worker of FORK-i writes.
     """
 
     problem: Problem
@@ -144,7 +147,7 @@ def worker_text(problem: Problem, pair: tuple[int, int]) -> str:
     return f"{text}<RETURN>{listing(hits)}</RETURN>"
 
 
-def tokenizer_texts(rules: Rules = Rules()) -> list[str]:
+def tokenizer_texts(rules: Rules = DEMO) -> list[str]:
     """Texts that hold every word of the task, to train a tokenizer on: each becomes one token."""
     words = [str(n) for n in range(1, max(rules.max_target, rules.max_number) + 1)]
     words += [*OPERATORS, "(", ")", "=", ":", "!", ",", ".", "none"]
@@ -164,7 +167,7 @@ def solutions(problem: Problem) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- problems
 
 
-def count_solutions(numbers: tuple[int, ...], rules: Rules = Rules()) -> dict[int, int]:
+def count_solutions(numbers: tuple[int, ...], rules: Rules = DEMO) -> dict[int, int]:
     """For every target that can be asked of these numbers: how many distinct solutions it has."""
     found: dict[int, set[str]] = {}
     for a, b in combinations(numbers, 2):
@@ -181,7 +184,7 @@ def count_solutions(numbers: tuple[int, ...], rules: Rules = Rules()) -> dict[in
 
 
 def splits(
-    rules: Rules = Rules(), validation_problems: int = 200, test_problems: int = 600, seed: int = 0
+    rules: Rules = DEMO, validation_problems: int = 200, test_problems: int = 600, seed: int = 0
 ) -> dict[str, list[Problem]]:
     """All problems, split by number set: no two of train, validation and test share the numbers of a problem.
 

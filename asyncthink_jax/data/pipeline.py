@@ -1,0 +1,160 @@
+"""Iterators: problems for RL, packed demonstrations for SFT. Both are grain iterators whose state is one small dict.
+
+`iterator.get_state()` and `set_state(state)` go into and come out of a checkpoint. An element depends on (seed, index)
+alone, so an iterator that is set to a state goes on exactly as the one it was taken from. Demonstrations are made on
+the fly and never repeat: a thousand tokens take about a millisecond, so nothing is gained by storing them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import grain.python as grain
+import numpy as np
+
+from asyncthink_jax.data import packing
+from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.interpreter import demonstration
+from asyncthink_jax.protocol.prompts import TINY, Prompts
+from asyncthink_jax.tasks import countdown
+
+Kind = Literal["random", "oracle", "sequential"]
+
+# One element at a time, when it is asked for: it costs less than a thread's share of a busy machine.
+_IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+
+
+def problem_iterator(problems: Sequence[countdown.Problem], seed: int) -> grain.DatasetIterator:
+    """The problems for ever, each once an epoch, every epoch in another order that `seed` fixes."""
+    return iter(grain.MapDataset.source(problems).seed(seed).shuffle().repeat().to_iter_dataset(_IN_THIS_THREAD))
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Where demonstrations come from. `few` problems have fewer solutions than asked for, and are drawn half the time.
+
+    kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
+    allows), or "sequential" (one trace; also for the parallel paradigm).
+    """
+
+    problems: Sequence[countdown.Problem]
+    few: Sequence[countdown.Problem]
+    kind: Kind
+    tokenizer: Tokenizer
+    prompts: Prompts = TINY
+    agents: int = 4
+    self_search: float = 0.15
+
+    def script(self, rng: np.random.Generator) -> countdown.Script:
+        """One demonstration as text, of a problem drawn at random."""
+        source = self.few if self.few and rng.random() < 0.5 else self.problems
+        problem = source[int(rng.integers(len(source)))]
+        if self.kind == "random":
+            return countdown.random_demonstration(problem, rng, self.agents, self.self_search)
+        if self.kind == "oracle":
+            return countdown.oracle_demonstration(problem, self.agents)
+        return countdown.sequential_demonstration(problem, rng)
+
+
+def demonstration_iterator(
+    demonstrations: Demonstrations, rows: int, row_length: int, seed: int
+) -> grain.DatasetIterator:
+    """Packed batches for ever: `tokens`, `positions`, `segment_ids` int32, `loss_weights` float32, each [rows, L]."""
+
+    def batch(index: int) -> dict[str, np.ndarray]:
+        return packed_batch(demonstrations, rows, row_length, np.random.default_rng((seed, index)))
+
+    return iter(grain.MapDataset.range(1 << 40).map(batch).to_iter_dataset(_IN_THIS_THREAD))
+
+
+def packed_batch(
+    demonstrations: Demonstrations, rows: int, row_length: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """One batch of fresh demonstrations, see `demonstration_iterator`.
+
+    Demonstrations are drawn until their tokens would fill the batch, then packed with the longest traces first, so that
+    it is the shortest that may find no room. A demonstration with a trace longer than a row is drawn again; raises
+    ValueError if that takes 1,000 draws in one batch.
+    """
+    traces: list[packing.Trace] = []
+    tokens, rejected = 0, 0
+    while tokens < rows * row_length:
+        new = training_traces(demonstrations.script(rng), demonstrations.tokenizer, demonstrations.prompts)
+        longest = max(len(trace["tokens"]) for trace in new)
+        if longest > row_length:
+            rejected += 1
+            if rejected == 1000:
+                raise ValueError(f"row_length {row_length} is too short for the demonstrations, of {longest} tokens")
+            continue
+        traces += new
+        tokens += sum(len(trace["tokens"]) for trace in new)
+    batch, _ = packing.pack(traces, row_length, rows, demonstrations.tokenizer.pad_id)
+    return batch
+
+
+def training_traces(script: countdown.Script, tokenizer: Tokenizer, prompts: Prompts = TINY) -> list[packing.Trace]:
+    """The rows that a demonstration trains, organizer first: `tokens` int32[n] and `loss_weights` float32[n].
+
+    The weight is 1 for what the role writes, 0 for prompts and for what a Join inserts. The same tokens as those of
+    `episode(script, ..)`, at a fraction of the cost; but a worker that the answer would have stopped is trained on to
+    its end, since what it would have written is right all the same.
+    """
+    encode = tokenizer.encode_piece
+    tokens: list[int] = []
+    weights: list[float] = []
+
+    def add(piece: tuple[int, ...] | list[int], weight: float) -> None:
+        tokens.extend(piece)
+        weights.extend([weight] * len(piece))
+
+    def finish() -> packing.Trace:
+        trace = {"tokens": np.array(tokens, np.int32), "loss_weights": np.array(weights, np.float32)}
+        tokens.clear()
+        weights.clear()
+        return trace
+
+    add(tokenizer.encode(prompts.for_organizer(script.problem.query)), 0.0)
+    joins = {f"<JOIN-{fork_id}>": fork_id for fork_id in script.workers}
+    queries = {}
+    for piece, following in zip(script.organizer, (*script.organizer[1:], ""), strict=True):
+        add(encode(piece), 1.0)
+        if piece in joins:
+            add(encode(script.returns[joins[piece]]), 0.0)
+            add(encode(f"</JOIN-{joins[piece]}>"), 0.0)
+        elif piece.startswith("<FORK-"):
+            queries[len(queries) + 1] = following
+    traces = [finish()]
+    for fork_id, text in script.workers.items():
+        add(tokenizer.encode(prompts.for_worker(queries[fork_id])), 0.0)
+        thoughts, takeaways = text.removesuffix("</RETURN>").split("<RETURN>")
+        for piece in (thoughts, "<RETURN>", takeaways, "</RETURN>"):
+            add(encode(piece), 1.0)
+        traces.append(finish())
+    return traces
+
+
+def episode(
+    script: countdown.Script,
+    tokenizer: Tokenizer,
+    grammar: Grammar,
+    prompts: Prompts = TINY,
+    paradigm: str = "async",
+) -> Episode:
+    """A demonstration run through the protocol: the joined text and the clock filled in, the answer scored."""
+    close_join: Mapping[int, list[int]] = {i: tokenizer.encode(f"</JOIN-{i}>") for i in range(1, grammar.max_forks + 1)}
+    result = demonstration(
+        grammar,
+        tokenizer.encode(prompts.for_organizer(script.problem.query)),
+        tokenizer.encode(prompts.worker_prefix),
+        tokenizer.encode(prompts.worker_suffix),
+        tokenizer.encode("".join(script.organizer)),
+        {fork_id: tokenizer.encode(text) for fork_id, text in script.workers.items()},
+        [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)],
+        close_join,
+        eos_id=tokenizer.eos_id,
+    )
+    result.task, result.problem, result.paradigm = countdown.NAME, script.problem.to_json(), paradigm
+    result.score = countdown.score(script.problem, result.answer)
+    return result
