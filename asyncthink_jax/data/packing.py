@@ -1,9 +1,9 @@
 """Packing: traces of different lengths side by side in rows of one length, for both training stages.
 
 A packed batch has, per token: `tokens`, `positions` (from 0 within its trace), `segment_ids` (1, 2, .. within a row,
-0 = padding), and any other channel that the traces carry. A channel speaks of its own token: `loss_weights[b, l]` weights
-the prediction of `tokens[b, l]` (made from the token before it), and an old log-probability stands where its token
-stands. The first token of a trace is predicted from nothing, so its weight has to be 0 (it belongs to a prompt).
+0 = padding), and any other channel that the traces carry. A channel speaks of its own token: `loss_weights[b, l]`
+weights the prediction of `tokens[b, l]` (made from the token before it), and an old log-probability stands where its
+token stands. The first token of a trace is predicted from nothing: its weight has to be 0 (it belongs to a prompt).
 """
 
 from collections.abc import Mapping, Sequence

@@ -234,7 +234,8 @@ def random_demonstration(
     order = [candidates[i] for i in rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]]
     own = rng.random(len(order)) < (self_search if agents > 1 else 1.0)
     writer = _Organizer(problem)
-    done, unjoined, left_behind = 0, [], -1
+    unjoined: list[int] = []
+    done, left_behind = 0, -1
     leaves_early = rng.random() < early
     while done < len(order) or unjoined:
         may_advance = done < len(order) and (own[done] or len(unjoined) < agents - 1)

@@ -114,7 +114,8 @@ def _text(tree: Tree) -> tuple[str, bool]:
     if isinstance(tree, int):
         return str(tree), False
     is_sum = tree[0] in ("+", "-")
-    direct, inverse = [], []
+    direct: list[tuple] = []
+    inverse: list[tuple] = []
     _flatten(tree, is_sum, False, direct, inverse)
     return _join(direct, *(("+", "-") if is_sum else ("*", "/")), inverse), is_sum
 

@@ -1,0 +1,121 @@
+"""Demonstrations through the protocol, and iterators that go on where they were."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from asyncthink_jax.data import pipeline
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.tasks import countdown
+
+
+def demonstrations(splits, tokenizer, kind="random", **settings):
+    return pipeline.Demonstrations(splits["train"], splits["train_few"], kind, tokenizer, **settings)
+
+
+def some_scripts(source, n):
+    rng = np.random.default_rng(3)
+    return [source.script(rng) for _ in range(n)]
+
+
+@pytest.mark.parametrize("agents", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["random", "oracle", "sequential"])
+def test_demonstrations_are_well_formed_and_right(splits, tokenizer, kind, agents):
+    if kind == "oracle" and agents == 1:
+        pytest.skip("the oracle forks")
+    source = demonstrations(splits, tokenizer, kind, agents=agents)
+    for script in some_scripts(source, 40):
+        episode = pipeline.episode(script, tokenizer, Grammar(agents, 6))
+        assert episode.format_error is None and episode.traces[0].end == "answer"
+        assert episode.score["wrong"] == 0
+        if kind == "oracle":
+            assert episode.score["correct"] == min(4, len(countdown.solutions(script.problem)))
+            assert [trace.end for trace in episode.traces[1:]] == ["return"] * 6
+
+
+@pytest.mark.parametrize("kind", ["random", "oracle", "sequential"])
+def test_training_traces_are_the_episodes_traces(splits, tokenizer, kind):
+    source = demonstrations(splits, tokenizer, kind)
+    for script in some_scripts(source, 60):
+        episode = pipeline.episode(script, tokenizer, Grammar(4, 6))
+        traces = pipeline.training_traces(script, tokenizer)
+        assert len(traces) == len(episode.traces)
+        for ours, theirs in zip(traces, episode.traces, strict=True):
+            tokens = [*theirs.prompt, *theirs.tokens]
+            weights = [0.0] * len(theirs.prompt) + theirs.sampled.astype(float).tolist()
+            if theirs.end != "stopped":  # a stopped worker is trained on to its own end
+                assert len(ours["tokens"]) == len(tokens)
+            assert ours["tokens"].tolist()[: len(tokens)] == tokens
+            assert ours["loss_weights"].tolist()[: len(tokens)] == weights
+
+
+def test_prompts_and_joined_text_are_not_trained(splits, tokenizer):
+    script = countdown.oracle_demonstration(countdown.Problem((5, 6, 8, 10), 3))
+    organizer, first_worker, *_ = pipeline.training_traces(script, tokenizer)
+    untrained = tokenizer.decode(organizer["tokens"][organizer["loss_weights"] == 0])
+    joined = "".join(f"{script.returns[i]}</JOIN-{i}>" for i in range(1, 7))
+    assert untrained == "solve 5 6 8 10 = 3 :" + joined
+    trained = tokenizer.decode(organizer["tokens"][organizer["loss_weights"] == 1])
+    assert trained == "".join(script.organizer)
+    assert tokenizer.decode(first_worker["tokens"]) == "work 5 6 8 10 = 3 :" + script.workers[1]
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all((one[name] == two[name]).all() for name in one)
+
+
+def test_a_demonstration_iterator_goes_on_from_its_saved_state(splits, tokenizer):
+    source = demonstrations(splits, tokenizer)
+    first = pipeline.demonstration_iterator(source, 4, 256, seed=5)
+    batches = [next(first) for _ in range(3)]
+    state = json.loads(json.dumps(first.get_state()))  # it has to fit into a checkpoint
+    following = [next(first) for _ in range(2)]
+    second = pipeline.demonstration_iterator(source, 4, 256, seed=5)
+    second.set_state(state)
+    assert all(same(next(second), batch) for batch in following)
+    assert not same(batches[0], batches[1])
+    assert not same(next(pipeline.demonstration_iterator(source, 4, 256, seed=6)), batches[0])
+
+
+def test_a_problem_iterator_goes_on_from_its_saved_state(splits):
+    problems = splits["validation"]
+    first = pipeline.problem_iterator(problems, seed=1)
+    epochs = [[next(first) for _ in range(len(problems))] for _ in range(2)]
+    assert all(set(epoch) == set(problems) for epoch in epochs)
+    assert epochs[0] != epochs[1] != problems
+    state = json.loads(json.dumps(first.get_state()))
+    following = [next(first) for _ in range(5)]
+    second = pipeline.problem_iterator(problems, seed=1)
+    second.set_state(state)
+    assert [next(second) for _ in range(5)] == following
+
+
+@pytest.mark.parametrize("kind", ["random", "oracle", "sequential"])
+def test_batches_are_full_and_hold_whole_demonstrations(splits, tokenizer, kind):
+    length = 512 if kind == "sequential" else 256
+    batch = next(pipeline.demonstration_iterator(demonstrations(splits, tokenizer, kind), 16, length, seed=0))
+    assert {name: values.shape for name, values in batch.items()} == dict.fromkeys(batch, (16, length))
+    assert (batch["segment_ids"] > 0).mean() > 0.9
+    starts = (batch["positions"] == 0) & (batch["segment_ids"] > 0)
+    assert set(batch["tokens"][starts]) <= {tokenizer.piece_to_id("solve"), tokenizer.piece_to_id("work")}
+    assert not batch["loss_weights"][starts].any()
+    closers = {tokenizer.piece_to_id(tag) for tag in ("</ANSWER>", "</RETURN>")}
+    for row in range(16):
+        for segment in range(1, batch["segment_ids"][row].max() + 1):
+            assert batch["tokens"][row][batch["segment_ids"][row] == segment][-1] in closers
+
+
+def test_rows_too_short_for_any_demonstration_are_refused(splits, tokenizer):
+    source = demonstrations(splits, tokenizer, "oracle")
+    with pytest.raises(ValueError, match="row_length 40 is too short"):
+        next(pipeline.demonstration_iterator(source, 4, 40, seed=0))
+
+
+def test_making_demonstrations_takes_little_of_the_training_time(splits, tokenizer):
+    # Training takes 20,000 to 30,000 tokens a second; measured here: about a million.
+    iterator = pipeline.demonstration_iterator(demonstrations(splits, tokenizer), 16, 256, seed=0)
+    start = time.process_time()
+    tokens = sum(int((next(iterator)["segment_ids"] > 0).sum()) for _ in range(10))
+    assert tokens / (time.process_time() - start) > 200_000

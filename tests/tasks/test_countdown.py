@@ -1,0 +1,262 @@
+"""Countdown: the solver finds all there is, the splits are apart, demonstrations are legal, the scorer is exact."""
+
+import random
+import time
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from asyncthink_jax.tasks import countdown, expressions
+from asyncthink_jax.tasks.countdown import Problem, Rules
+
+EXAMPLE = Problem((5, 6, 8, 10), 3)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return countdown.splits()
+
+
+def brute_force(problem, max_value=99):
+    """All solutions of two or three numbers with whole positive intermediate values, by trying everything."""
+    found = set()
+
+    def step(values, used):
+        for (left, left_tree), (right, right_tree) in permutations(values, 2):
+            for operator in "+-*/":
+                value = expressions.value((operator, left, right)) if right else None
+                if value is None or value.denominator != 1 or not 0 < value <= max_value:
+                    continue
+                tree, rest = (
+                    (operator, left_tree, right_tree),
+                    [v for v in values if v[1] not in (left_tree, right_tree)],
+                )
+                if value == problem.target:
+                    found.add(expressions.canonical(tree))
+                if used == 2:
+                    # The third number joins the pair's result; two separate pairs would use all four.
+                    for third in rest:
+                        step([(int(value), tree), third], 3)
+
+    step([(n, n) for n in problem.numbers], 2)
+    return found
+
+
+def test_the_searches_of_all_pairs_find_every_solution(splits):
+    for problem in splits["test"][:60] + splits["train_few"][:60]:
+        # Where the pair's result equals the third number, a search writes one of the two quotients (both are 1).
+        if problem.target != 1:
+            assert set(countdown.solutions(problem)) == brute_force(problem), problem
+
+
+def test_counting_agrees_with_searching(splits):
+    for problem in splits["train"][:50] + splits["train_few"][:50]:
+        assert countdown.count_solutions(problem.numbers)[problem.target] == len(countdown.solutions(problem))
+
+
+def test_a_search_writes_each_operation_and_each_hit():
+    text, hits = countdown.search(EXAMPLE, (5, 8))
+    plus = " + 13 6 19 7 78 10 23 3 ! 5 + 8 - 10"
+    minus = " - 3 ! 8 - 5 6 9 3 ! 5 + 6 - 8 18 2 10 13 7 30"
+    times = " * 40 6 46 34 10 50 30 4"
+    assert text == plus + minus + times
+    assert hits == ("5 + 8 - 10", "8 - 5", "5 + 6 - 8")
+    assert countdown.worker_text(EXAMPLE, (5, 8)) == f"{text}<RETURN> 5 + 8 - 10 , 8 - 5 , 5 + 6 - 8</RETURN>"
+    assert countdown.worker_text(EXAMPLE, (6, 10)).endswith("<RETURN> none</RETURN>")
+    assert countdown.sub_query(EXAMPLE, (5, 8)) == " 5 8 6 10 = 3"
+
+
+def test_a_search_writes_positive_whole_numbers_up_to_99_only(splits):
+    for problem in splits["test"][:50]:
+        for pair in countdown.pairs(problem):
+            numbers = [int(word) for word in countdown.search(problem, pair)[0].split() if word.isdigit()]
+            assert min(numbers) >= 1 and max(numbers) <= 99
+
+
+def test_every_hit_is_a_solution_by_the_scorer(splits):
+    for problem in splits["test"]:
+        found = countdown.solutions(problem)
+        assert countdown.score(problem, countdown.listing(found))["correct"] == len(found) >= 4
+
+
+def test_splits_are_disjoint_by_number_set(splits):
+    sets = {name: {problem.numbers for problem in problems} for name, problems in splits.items()}
+    train = sets["train"] | sets["train_few"]
+    assert not train & sets["test"] and not train & sets["validation"] and not sets["test"] & sets["validation"]
+    assert len(splits["test"]) == 600 and len(splits["validation"]) == 200 and len(splits["train"]) > 5000
+    assert all(len(countdown.solutions(problem)) < 4 for problem in splits["train_few"][:200])
+
+
+def test_problems_keep_the_rules(splits):
+    for problem in splits["train"] + splits["test"]:
+        assert list(problem.numbers) == sorted(set(problem.numbers)) and len(problem.numbers) == 4
+        assert 2 <= min(problem.numbers) and max(problem.numbers) <= 20
+        assert 1 <= problem.target <= 99 and problem.target not in problem.numbers
+
+
+def test_splits_depend_on_the_seed_alone(splits):
+    assert countdown.splits() == splits
+    assert countdown.splits(seed=1)["test"] != splits["test"]
+
+
+def test_rules_that_give_too_few_problems_are_refused():
+    with pytest.raises(ValueError, match="test split: 600 problems asked"):
+        countdown.splits(Rules(max_number=6))
+
+
+def test_problem_survives_json():
+    assert Problem.from_json(EXAMPLE.to_json()) == EXAMPLE
+    assert EXAMPLE.to_json() == {"numbers": [5, 6, 8, 10], "target": 3, "n_solutions": 4}
+
+
+# Demonstrations. That they break no rule of the protocol is checked where they meet it: tests/data/test_pipeline.py.
+
+
+def actions(script):
+    return [piece for piece in script.organizer if piece.startswith(("<FORK", "<JOIN", "<ANSWER"))]
+
+
+def test_random_demonstrations_take_every_structure():
+    rng = np.random.default_rng(0)
+    scripts = [countdown.random_demonstration(EXAMPLE, rng, agents=3, self_search=0.2) for _ in range(4000)]
+    # Every legal order of two forks and their joins occurs, those with unjoined workers included.
+    two_forks = {tuple(a for a in actions(s) if a != "<ANSWER>") for s in scripts if len(s.workers) == 2}
+    f1, f2, j1, j2 = "<FORK-1>", "<FORK-2>", "<JOIN-1>", "<JOIN-2>"
+    assert two_forks == {(f1, f2, j1, j2), (f1, f2, j2, j1), (f1, j1, f2, j2)} | {
+        (f1, f2),
+        (f1, f2, j1),
+        (f1, f2, j2),
+        (f1, j1, f2),
+    }
+    assert {len(s.workers) + s.organizer.count(" :") for s in scripts} == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_demonstration_leaves_a_worker_unjoined_one_time_in_ten():
+    rng = np.random.default_rng(1)
+    scripts = [countdown.random_demonstration(EXAMPLE, rng, self_search=0.0) for _ in range(4000)]
+    share = np.mean([len(s.workers) > sum(a.startswith("<JOIN") for a in actions(s)) for s in scripts])
+    assert 0.08 < share < 0.12
+
+
+def test_a_pool_of_one_searches_everything_itself():
+    script = countdown.random_demonstration(EXAMPLE, np.random.default_rng(0), agents=1)
+    assert not script.workers and actions(script) == ["<ANSWER>"]
+
+
+def test_the_oracle_forks_as_early_as_the_pool_allows():
+    order = "F1 F2 F3 J1 F4 J2 F5 J3 F6 J4 J5 J6 A".split()
+    names = {"F": "<FORK-{}>", "J": "<JOIN-{}>", "A": "<ANSWER>"}
+    assert actions(countdown.oracle_demonstration(EXAMPLE)) == [names[a[0]].format(a[1:]) for a in order]
+
+
+def test_an_answer_is_the_first_four_solutions_that_came_into_the_context():
+    script = countdown.oracle_demonstration(EXAMPLE)
+    assert script.organizer[-2] == " 5 + 6 - 8 , 5 * 6 / 10 , 5 + 8 - 10 , 8 - 5"
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        script = countdown.random_demonstration(EXAMPLE, rng)
+        context = "".join(
+            piece + script.returns.get(int(piece[6]), "") if piece.startswith("<JOIN") else piece
+            for piece in script.organizer[:-3]
+        )
+        seen = [s for s in countdown.solutions(EXAMPLE) if s in context]
+        seen.sort(key=context.index)
+        assert script.organizer[-2] == countdown.listing(seen[:4])
+
+
+def test_sequential_demonstrations_search_one_to_six_pairs():
+    rng = np.random.default_rng(0)
+    scripts = [countdown.sequential_demonstration(EXAMPLE, rng) for _ in range(200)]
+    assert {script.organizer.count(" :") for script in scripts} == {1, 2, 3, 4, 5, 6}
+    assert not any(script.workers or "<FORK" in "".join(script.organizer) for script in scripts)
+
+
+def test_demonstrations_depend_on_the_generator_alone():
+    one, two = (countdown.random_demonstration(EXAMPLE, np.random.default_rng(7)) for _ in range(2))
+    assert one == two
+
+
+# Scoring.
+
+
+@pytest.mark.parametrize(
+    ("answer", "correct", "answered", "wrong"),
+    [
+        (" 8 - 5 , 5 + 8 - 10 , 5 + 6 - 8 , 5 * 6 / 10", 4, 4, 0),
+        ("8-5,(8+10)/6", 2, 2, 0),
+        ("8 - 5 , 8 - 5", 1, 2, 1),  # a repetition
+        ("5 + 8 - 10 , 8 + 5 - 10 , 8 - (10 - 5)", 1, 3, 2),  # the same up to order and grouping
+        ("8 - 5 + 6 - 6", 0, 1, 1),  # a number twice
+        ("7 - 4 , 3 , 9 / 3", 0, 3, 3),  # numbers that are not there
+        ("8 - 6", 0, 1, 1),  # another value
+        ("6 / ( 8 - 8 )", 0, 1, 1),
+        ("8 - 5 = 3", 0, 1, 1),
+        ("8 - 5 ,", 1, 2, 1),
+        (" none", 0, 0, 0),
+        ("", 0, 0, 0),
+        (None, 0, 0, 0),
+        ("none , 8 - 5", 1, 2, 1),
+    ],
+)
+def test_scores(answer, correct, answered, wrong):
+    expected = {"accuracy": correct / 4, "correct": correct, "answered": answered, "wrong": wrong}
+    assert countdown.score(EXAMPLE, answer) == expected
+
+
+def test_accuracy_stops_at_what_was_asked():
+    answer = countdown.listing(countdown.solutions(EXAMPLE))
+    assert countdown.score(EXAMPLE, answer) == {"accuracy": 1.0, "correct": 6, "answered": 6, "wrong": 0}
+
+
+def test_intermediate_values_may_be_fractions_and_negative():
+    assert countdown.score(Problem((3, 4, 6, 8), 8), "6 / (3 / 4)")["correct"] == 1
+    assert countdown.score(EXAMPLE, "5 - 10 + 8")["correct"] == 1
+
+
+def hostile_answers(n):
+    rng = random.Random(0)
+    fixed = [
+        "9**9**9",
+        "(" * 10_000 + "5" + ")" * 10_000,
+        "__import__('os').system('false')",
+        "8 - ٥",
+        "８ - ５",
+        "9" * 10**6,
+    ]
+    fixed += ["(" * 4_000, "," * 4_096, ",".join(["8-5"] * 1_000), "1" * 4_096, " " * 4_096, "8 - 5" + "\x00", "\ud800"]
+    fixed += [
+        ",".join(["(" * 15 + "8-5" + ")" * 15] * 100),
+        "/".join("5" * 120),
+        "5/0",
+        "5%0",
+        "lambda: 0",
+        "8 - 5 # x",
+    ]
+    alphabet = "0123456789+-*/() ,.=^e_none٣²\n\t<ANSWER>"
+    for i in range(n):
+        yield fixed[i % len(fixed)] if i % 2 else "".join(rng.choices(alphabet, k=rng.randrange(200)))
+
+
+def test_hostile_answers_do_no_harm_and_cost_little():
+    answers = list(hostile_answers(10_000))
+    start = time.process_time()
+    scores = [countdown.score(EXAMPLE, answer) for answer in answers]
+    seconds = time.process_time() - start
+    assert seconds / len(answers) < 1e-3
+    assert all(score["wrong"] <= score["answered"] and 0 <= score["accuracy"] <= 1 for score in scores)
+    assert countdown.score(EXAMPLE, "9" * 10**6) == {"accuracy": 0.0, "correct": 0, "answered": 1, "wrong": 1}
+
+
+# The parallel paradigm.
+
+
+def test_merging_ranks_by_votes_then_by_first_appearance():
+    answers = [" 8 - 5 , 5 * 6 / 10", " 6 / ( 10 - 8 ) , 6 * 5 / 10", None, " none", " 5 + 6 - 8 , 8 - 5 , 8 - 5"]
+    assert countdown.merge_answers(answers, 4) == " 8 - 5 , 5 * 6 / 10 , 6 / ( 10 - 8 ) , 5 + 6 - 8"
+    assert countdown.merge_answers(answers, 1) == " 8 - 5"
+
+
+def test_merging_does_not_look_at_the_problem_and_drops_what_is_no_expression():
+    assert countdown.merge_answers([" 7 + 7 , what , 9 **9", " 7 + 7"], 4) == " 7 + 7"
+    assert countdown.merge_answers([None, " none", "9" * 10**6], 4) == " none"
