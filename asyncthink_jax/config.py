@@ -214,7 +214,7 @@ def _run_experiment_file(path: str) -> Config:
     except Exception as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from error
     if not isinstance(config, Config):
-        raise ConfigError(f"{path}: get_config() returned a {type(config).__name__}, not a Config")
+        raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not Config")
     return config
 
 
@@ -224,9 +224,9 @@ def _one_line(error: Exception) -> str:
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     if unknown:
         section, key = unknown.groups()
-        for cls in (Config, *(hint for hint in _hints(Config).values() if dataclasses.is_dataclass(hint))):
-            if cls.__name__ == section:
-                return f"{section} has no field {key!r}{_did_you_mean(key, _hints(cls))}"
+        sections = {hint.__name__: hint for hint in (Config, *_hints(Config).values()) if hasattr(hint, "__name__")}
+        if dataclasses.is_dataclass(sections.get(section)):
+            return f"{section} has no field {key!r}{_did_you_mean(key, _hints(sections[section]))}"
     return f"{type(error).__name__}: {message}"
 
 
@@ -287,17 +287,17 @@ def _did_you_mean(wrong: str, names: Mapping[str, Any], leaf: str | None = None)
 # ------------------------------------------------------------------------------------------------------------ types
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     """Field name -> resolved type."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _fields(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted path, type) of every leaf field."""
     for name, hint in _hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            yield from _fields(typing.cast(type, hint), f"{prefix}{name}.")
+            yield from _fields(hint, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", hint
 

@@ -1,0 +1,52 @@
+# make train       set up, then cold start, RL, evaluation and figures of the tiny demo; goes on where it stopped
+# make baselines   the sequential and parallel baselines, the control and the oracle; fills in the table
+# make test        set up, then the tests (under 10 minutes on 2 cores)
+# make test-all    the slow checks that it leaves out: kills and resumes, peers, large random searches
+# make lint        format, lint and types, as the continuous integration checks them
+# make format      rewrites the files as `make lint` wants them
+
+PYTHON ?= python3
+RUNS ?= runs
+BIN := .venv/bin
+
+.PHONY: setup train baselines test test-all lint format clean
+.DELETE_ON_ERROR:
+
+setup: .venv/installed
+
+# Installed again only when what has to be installed changes.
+.venv/installed: setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version)" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+	  || { echo "$(PYTHON) cannot make virtual environments; install its venv module (python3-venv)" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+train: setup
+	$(BIN)/python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir $(RUNS)/countdown_tiny
+
+baselines: train
+	for name in sequential parallel control oracle; do \
+	  $(BIN)/python -m asyncthink_jax.train --config experiments/countdown_tiny_$$name.py \
+	    --workdir $(RUNS)/countdown_tiny_$$name || exit; \
+	done
+
+test: setup
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

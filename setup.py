@@ -1,0 +1,33 @@
+"""Installs `asyncthink_jax`: `pip install -e .` to train, `pip install -e '.[test]'` to run the tests as well."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="asyncthink_jax",
+    version="0.1.0",
+    description="AsyncThink in JAX: language models that learn to organize their own thinking",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["asyncthink_jax", "asyncthink_jax.*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "array-record>=0.5",
+        "etils[epath]>=1.9",
+        "flax>=0.10.4",
+        "grain>=0.2.10",
+        "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
+        "jaxtyping>=0.2.36",
+        "matplotlib>=3.9",
+        "numpy>=1.26",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20",
+        "rich>=13.7",
+        "sentencepiece>=0.2.0",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.8",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.8"],
+        "tpu": ["libtpu"],  # to run on TPUs, or to compile for them without one
+    },
+)

@@ -1,0 +1,197 @@
+"""The experiment config: loading, overriding, checking, saving, comparing."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from asyncthink_jax import config as config_lib
+from asyncthink_jax.config import Config, ConfigError, load
+
+MODEL = "ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384)"
+EXPERIMENT = f'''"""A lab note."""
+from asyncthink_jax.config import Config, ModelConfig, RLConfig
+
+
+def get_config():
+    return Config(name="here", model={MODEL}, rl=RLConfig(tau=0.7))
+'''
+
+
+@pytest.fixture
+def experiment(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / "experiment.py"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def error_line(*arguments) -> str:
+    """The one line that `load` complains with."""
+    with pytest.raises(ConfigError) as error:
+        load(*arguments)
+    line = str(error.value)
+    assert line.strip() and len(line.splitlines()) == 1
+    return line
+
+
+def test_an_experiment_file_gives_its_config(experiment):
+    config = load(experiment)
+    assert config.name == "here"
+    assert config.rl.tau == 0.7
+    assert config.model.layers == 3
+
+
+def test_a_field_that_the_experiment_does_not_name_has_its_default(experiment):
+    assert load(experiment).pool == config_lib.PoolConfig()
+
+
+@pytest.mark.parametrize(
+    ("item", "value"),
+    [
+        ("name=other", "other"),
+        ("seed=-3", -3),
+        ("paradigm=sequential", "sequential"),
+        ("rl.learning_rate=1e-4", 1e-4),
+        ("rl.learning_rate=1", 1.0),
+        ("rl.std_normalise=true", True),
+        ("rl.std_normalise=False", False),
+        ("rollout.constrain=1", True),
+        ("eval.temperatures=0.5", (0.5,)),
+        ("eval.temperatures=(0.7, 1, 0)", (0.7, 1.0, 0.0)),
+        ("model.layers=2", 2),
+        ("model.dtype=bfloat16", "bfloat16"),
+    ],
+)
+def test_an_override_is_parsed_by_the_type_of_its_field(experiment, item, value):
+    config = load(experiment, [item])
+    path = item.partition("=")[0]
+    assert config_lib._get(config, path) == value
+    assert type(config_lib._get(config, path)) is type(value)
+
+
+def test_an_override_leaves_everything_else_alone(experiment):
+    config = load(experiment)
+    changed = load(experiment, ["rl.tau=0.9"])
+    assert dataclasses.replace(changed, rl=dataclasses.replace(changed.rl, tau=0.7)) == config
+
+
+def test_the_last_override_of_a_field_counts(experiment):
+    assert load(experiment, ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ("rl.learning_rat=1", "did you mean 'rl.learning_rate'"),
+        ("rl.slots=2", "did you mean 'rollout.slots'"),
+        ("sead=2", "did you mean 'seed'"),
+        ("qqqqqq=2", "no field 'qqqqqq'"),
+        ("rl.tau=high", "'rl.tau': 'high' is not a number"),
+        ("sft.rows=1.5", "'1.5' is not a whole number"),
+        ("rl.std_normalise=maybe", "'maybe' is not true or false"),
+        ("paradigm=asink", "one of async, sequential, parallel; did you mean 'async'"),
+        ("model.dtype=float33", "did you mean 'float32'"),
+        ("eval.temperatures=0.7,warm", "'warm' is not a number"),
+        ("rl=2", "'rl' is a section"),
+        ("rl.tau.x=2", "tau is a value"),
+        ("rl.tau", "not of the form section.field=value"),
+        ("rl.tau=2", "'rl.tau' is 2.0, must be from 0.001 to 1"),
+        ("rl.tau=nan", "must be from"),
+        ("rl.group_size=1", "at least 2"),
+        ("pool.agents=0", "at least 1"),
+        ("model.kv_heads=3", "model.heads (4) must be a multiple of model.kv_heads (3)"),
+        ("rl.row_length=100", "must hold the longest trace"),
+        ("sft.microbatches=3", "multiple of sft.microbatches (3)"),
+        ("rl.optimizer_steps=3", "multiple of rl.optimizer_steps (3)"),
+        ("mesh.fsdp=-1", "only one axis can be -1"),
+        ("mesh.fsdp=0", "mesh.fsdp is 0"),
+        ("task.max_number=4", "4 distinct numbers don't fit between 2 and 4"),
+        ("eval.temperatures=-1", "cannot be negative"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_the_remedy(experiment, item, says):
+    assert says in error_line(experiment, [item])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = 1\n", "has no function get_config()"),
+        ("def get_config():\n    return 3\n", "returned int, not Config"),
+        ("def get_config(:\n", "SyntaxError"),
+        ("import not_a_module_at_all\n", "ModuleNotFoundError"),
+        (EXPERIMENT.replace("tau=0.7", "tou=0.7"), "RLConfig has no field 'tou'; did you mean 'tau'"),
+        (EXPERIMENT.replace("tau=0.7", "tau='high'"), "'rl.tau': 'high' is not a number"),
+        (EXPERIMENT.replace("tau=0.7", "rows=2.5"), "'rl.rows': 2.5 is not a whole number"),
+        (EXPERIMENT.replace("tau=0.7", "optimizer='adam'"), "did you mean 'adamw'"),
+        (EXPERIMENT.replace('name="here", ', ""), "missing 1 required"),
+    ],
+)
+def test_a_wrong_experiment_file_is_one_line(tmp_path, text, says):
+    path = tmp_path / "wrong.py"
+    path.write_text(text)
+    assert says in error_line(path)
+
+
+def test_a_missing_experiment_file_is_one_line(tmp_path):
+    assert "not found" in error_line(tmp_path / "nowhere.py")
+
+
+def test_the_command_line_is_split_into_flags_and_overrides():
+    argv = [
+        "train",
+        "--config",
+        "e.py",
+        "--config.rl.tau=0.9",
+        "--config.seed",
+        "-3",
+        "--config.rollout.constrain",
+        "-v",
+    ]
+    assert config_lib.split_argv(argv) == (
+        ["train", "--config", "e.py", "-v"],
+        ["rl.tau=0.9", "seed=-3", "rollout.constrain=true"],
+    )
+
+
+def test_a_saved_config_comes_back_equal(experiment, tmp_path):
+    config = load(experiment, ["eval.temperatures=0.5,0", "rl.kl=0.01"])
+    assert config_lib.from_json(config_lib.to_json(config)) == config
+    saved = tmp_path / "config.json"
+    saved.write_text(config_lib.to_json(config))
+    assert load(saved) == config
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (('"tau"', '"tou"'), "no field 'rl.tou'; did you mean 'tau'"),
+        (('"seed": 0', '"seed": "0"'), "seed is '0', not a whole number"),
+        (("{", "", 1), "not JSON"),
+    ],
+)
+def test_a_saved_config_that_does_not_fit_is_one_line(experiment, tmp_path, edit, says):
+    saved = tmp_path / "config.json"
+    saved.write_text(config_lib.to_json(load(experiment)).replace(*edit))
+    assert says in error_line(saved)
+
+
+def test_a_resume_lists_what_changes_the_result(experiment):
+    saved = load(experiment)
+    now = load(experiment, ["rl.learning_rate=1e-4", "model.layers=2"])
+    assert config_lib.differences(saved, now) == [
+        "model.layers: saved 3, now 2",
+        "rl.learning_rate: saved 0.0003, now 0.0001",
+    ]
+
+
+def test_a_resume_may_change_what_is_only_watched(experiment):
+    free = ["name=b", "eval.samples=4", "checkpoint.keep=9", "mesh.fsdp=2"]
+    assert config_lib.differences(load(experiment), load(experiment, free)) == []
+
+
+def test_every_number_has_a_range():
+    checked = {path for path, _, _ in config_lib._RANGES}
+    free = {"seed", "task.split_seed", "task.max_number", "task.max_target", "model.rope_theta", "model.norm_eps"}
+    numbers = {path for path, hint in config_lib._fields(Config) if hint in (int, float)}
+    assert {path for path in numbers - checked - free if not path.startswith("mesh.")} == set()
