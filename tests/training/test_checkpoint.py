@@ -263,6 +263,6 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path, s
         assert restored.state["n"] == restored.step
         for i in range(10):
             np.testing.assert_array_equal(restored.state[f"p{i}"], np.float32(restored.step + i / 100))
-        assert not half_saved()
         checkpoints.save(restored.step + 1, restored.state, {})  # the run goes on
         assert checkpoints.restore(wanted).step == restored.step + 1
+    assert not half_saved()
