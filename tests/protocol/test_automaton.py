@@ -13,7 +13,7 @@ from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literals
 AUTOMATA = {n: tag_automaton(n) for n in (0, 1, 6, 12, 123)}
 IN_TAG = lift(AUTOMATA[12], [b"x"]).in_tag
 PIECES = [s.encode() for s in tag_literals(12)] + [
-    *(b"<FORK-0>", b"</FORK-007>", b"<JOIN-13>", b"</JOIN-124>", b"<FORK-1234567890123>"),
+    *(b"<FORK-0>", b"<JOIN-01>", b"</FORK-007>", b"<JOIN-13>", b"</JOIN-124>", b"<FORK-1234567890123>"),
     *(b"<", b"<<", b"</", b"<FORK-", b"</JOIN-1", b"-", b">", b"><", b"0", b"12", b"ANSWER>", b"RETURN", b"/", b"x"),
     *(b" hello", b"\xe2\x96\x81", b"\xff"),
 ]

@@ -153,6 +153,7 @@ def test_without_ids_every_id_is_out_of_range():
 def test_two_digit_ids_are_ids():
     assert error_of("<FORK-12></FORK-12><JOIN-12><FORK-1></FORK-1><ANSWER></ANSWER>", max_forks=12) == "NONE"
     assert error_of("<FORK-13>", max_forks=12) == "ID_OUT_OF_RANGE"
+    assert error_of("<FORK-01>", max_forks=12) == "ID_OUT_OF_RANGE"
 
 
 def test_the_offending_tag_is_the_last_action():

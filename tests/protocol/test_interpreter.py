@@ -106,6 +106,15 @@ def test_joined_text_is_not_read_for_tags():
     assert (episode.answer, episode.format_error) == (" a", None)
 
 
+def test_a_tag_does_not_continue_across_joined_text():
+    # Here one token closes the Join and begins what looks like an Answer, cut in two by the joined text.
+    vocabulary = [*WORDS, b"<JOIN-1><", b"ANSWER>"]
+    organizer = "<FORK-1></FORK-1><JOIN-1><ANSWER> a<ANSWER> b</ANSWER>"
+    episode = play(organizer, {1: "<RETURN></RETURN>"}, vocabulary=vocabulary)
+    assert text_of(episode.traces[0], vocabulary).startswith("<FORK-1></FORK-1><JOIN-1><</JOIN-1>ANSWER> a")
+    assert (episode.answer, episode.format_error) == (" b", None)
+
+
 def test_the_protocol_allows_empty_texts():
     episode = play("<FORK-1></FORK-1><JOIN-1><ANSWER></ANSWER>", {1: "<RETURN></RETURN>"})
     assert (episode.answer, episode.format_error) == ("", None)
