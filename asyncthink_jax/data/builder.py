@@ -8,6 +8,7 @@ numbers with all its targets, not one problem: the splits are by number set, and
 import contextlib
 import io
 import os
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,7 +24,7 @@ class CountdownBuilder(tfds.core.GeneratorBasedBuilder):
 
     name = "countdown"
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
     # Where checksums of downloads would lie: there are none, and looking for them needs importlib_resources, which
     # tensorflow-datasets imports without depending on it.
     code_path = None

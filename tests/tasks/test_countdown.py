@@ -91,7 +91,7 @@ def test_splits_are_disjoint_by_number_set(splits):
 def test_problems_keep_the_rules(splits):
     for problem in splits["train"] + splits["test"]:
         assert list(problem.numbers) == sorted(set(problem.numbers)) and len(problem.numbers) == 4
-        assert 2 <= min(problem.numbers) and max(problem.numbers) <= 20
+        assert min(problem.numbers) >= 2 and max(problem.numbers) <= 20
         assert 1 <= problem.target <= 99 and problem.target not in problem.numbers
 
 
@@ -145,7 +145,7 @@ def test_a_pool_of_one_searches_everything_itself():
 
 
 def test_the_oracle_forks_as_early_as_the_pool_allows():
-    order = "F1 F2 F3 J1 F4 J2 F5 J3 F6 J4 J5 J6 A".split()
+    order = ["F1", "F2", "F3", "J1", "F4", "J2", "F5", "J3", "F6", "J4", "J5", "J6", "A"]
     names = {"F": "<FORK-{}>", "J": "<JOIN-{}>", "A": "<ANSWER>"}
     assert actions(countdown.oracle_demonstration(EXAMPLE)) == [names[a[0]].format(a[1:]) for a in order]
 
@@ -220,8 +220,8 @@ def hostile_answers(n):
         "9**9**9",
         "(" * 10_000 + "5" + ")" * 10_000,
         "__import__('os').system('false')",
-        "8 - ٥",
-        "８ - ５",
+        "8 - \u0665",
+        "\uff18 - \uff15",
         "9" * 10**6,
     ]
     fixed += ["(" * 4_000, "," * 4_096, ",".join(["8-5"] * 1_000), "1" * 4_096, " " * 4_096, "8 - 5" + "\x00", "\ud800"]
@@ -233,7 +233,7 @@ def hostile_answers(n):
         "lambda: 0",
         "8 - 5 # x",
     ]
-    alphabet = "0123456789+-*/() ,.=^e_none٣²\n\t<ANSWER>"
+    alphabet = "0123456789+-*/() ,.=^e_none\u0663\u00b2\n\t<ANSWER>"
     for i in range(n):
         yield fixed[i % len(fixed)] if i % 2 else "".join(rng.choices(alphabet, k=rng.randrange(200)))
 
@@ -248,6 +248,18 @@ def test_hostile_answers_do_no_harm_and_cost_little():
     assert countdown.score(EXAMPLE, "9" * 10**6) == {"accuracy": 0.0, "correct": 0, "answered": 1, "wrong": 1}
 
 
+def test_what_is_beyond_the_bounds_is_wrong_unread():
+    assert countdown.score(EXAMPLE, "8 - 5," + "," * 4090)["correct"] == 1  # 4,096 characters
+    assert countdown.score(EXAMPLE, "8 - 5," + "," * 4091) == {"accuracy": 0.0, "correct": 0, "answered": 1, "wrong": 1}
+    assert countdown.score(EXAMPLE, "5," * 63 + "8 - 5") == {
+        "accuracy": 0.25,
+        "correct": 1,
+        "answered": 64,
+        "wrong": 63,
+    }
+    assert countdown.score(EXAMPLE, "5," * 64 + "8 - 5") == {"accuracy": 0.0, "correct": 0, "answered": 65, "wrong": 65}
+
+
 # The parallel paradigm.
 
 
@@ -255,6 +267,7 @@ def test_merging_ranks_by_votes_then_by_first_appearance():
     answers = [" 8 - 5 , 5 * 6 / 10", " 6 / ( 10 - 8 ) , 6 * 5 / 10", None, " none", " 5 + 6 - 8 , 8 - 5 , 8 - 5"]
     assert countdown.merge_answers(answers, 4) == " 8 - 5 , 5 * 6 / 10 , 6 / ( 10 - 8 ) , 5 + 6 - 8"
     assert countdown.merge_answers(answers, 1) == " 8 - 5"
+    assert countdown.merge_answers([" 9 - 5 , 8 - 5", " 8 - 5"], 4) == " 8 - 5 , 9 - 5"
 
 
 def test_merging_does_not_look_at_the_problem_and_drops_what_is_no_expression():
