@@ -1,0 +1,343 @@
+"""One episode as a picture: a lane per agent over the steps, forks, joins, waiting, and the critical path.
+
+`layout` turns an episode (a line of `episodes.jsonl`) into what has to be drawn, in steps and lanes; `draw` draws it.
+A worker's lane is one of the pool's c - 1: it is taken at the Fork and free again after the Join.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Patch
+
+ORGANIZER = "#24476b"
+WORKERS = ["#5fa8a0", "#8fb569", "#d9a441", "#b98bc0", "#6f9bd1", "#d68a6a"]  # by fork id
+WAITING = "#dde1e6"
+RETURNED = "#c3c9d1"
+CRITICAL = "#e0453a"
+INK = "#22272e"
+FAINT = "#6b7480"
+
+
+# ----------------------------------------------------------------------------------------------------------- layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """What an agent does from step `start` to step `end`."""
+
+    lane: int
+    start: int
+    end: int
+    kind: Literal["organizer", "worker", "waiting", "returned"]  # returned: the result is there, not joined yet
+    fork_id: int | None = None
+    failed: bool = False  # ended by a format error
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """A Fork (organizer to worker) or a Join (worker to organizer) at a step."""
+
+    kind: Literal["fork", "join"]
+    fork_id: int
+    lane: int  # the worker's; the organizer's is 0
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    lanes: list[str]
+    bars: list[Bar]
+    links: list[Link]
+    critical: list[tuple[int, int, int]]  # (lane, start, end) from the beginning to the Answer, without a gap
+    steps: int
+
+
+def layout(episode: Mapping[str, Any]) -> Layout:
+    """Lanes, bars, links and the critical path of an episode in the format of `episodes.jsonl`."""
+    organizers = [trace for trace in episode["traces"] if trace["role"] == "organizer"]
+    if len(organizers) == 1:
+        return _fork_join(episode, organizers[0])
+    bars = [
+        Bar(lane, trace["start_step"], trace["end_step"], "organizer", failed=trace["end"] == "format_error")
+        for lane, trace in enumerate(organizers)
+    ]
+    longest = max(bars, key=lambda bar: bar.end)
+    lanes = [f"trace {lane + 1}" for lane in range(len(organizers))]
+    return Layout(lanes, bars, [], [(longest.lane, longest.start, longest.end)], longest.end)
+
+
+def _fork_join(episode: Mapping[str, Any], organizer: Mapping[str, Any]) -> Layout:
+    workers = {trace["fork_id"]: trace for trace in episode["traces"] if trace["role"] == "worker"}
+    steps = organizer["end_step"]
+    bars: list[Bar] = []
+    links: list[Link] = []
+    moments: list[tuple[str, int, int, int]] = []  # action, id, step at which it was written, step after it
+    lane_of: dict[int, int] = {}
+    joined: dict[int, int] = {}
+
+    now = counted = begun = 0
+    for event in organizer["events"]:
+        fork_id = event["id"]
+        now, counted = now + event["at"] - counted, event["at"]
+        written = now
+        if event["action"] == "fork":
+            taken = {lane for other, lane in lane_of.items() if other not in joined}
+            lane_of[fork_id] = next(lane for lane in range(1, len(taken) + 2) if lane not in taken)
+        else:
+            joined[fork_id] = now = max(now, workers[fork_id]["end_step"])
+            if now > written:
+                bars += [Bar(0, begun, written, "organizer"), Bar(0, written, now, "waiting")]
+                begun = now
+        moments.append((event["action"], fork_id, written, now))
+        links.append(Link(event["action"], fork_id, lane_of[fork_id], now))
+    bars.append(Bar(0, begun, steps, "organizer", failed=organizer["end"] == "format_error"))
+
+    for fork_id, worker in workers.items():
+        lane, start, end = lane_of[fork_id], worker["start_step"], worker["end_step"]
+        bars.append(Bar(lane, start, end, "worker", fork_id, failed=worker["end"] == "format_error"))
+        if joined.get(fork_id, steps) > end:
+            bars.append(Bar(lane, end, joined.get(fork_id, steps), "returned", fork_id))
+
+    count = max([episode["agents"] - 1, *lane_of.values()])
+    lanes = ["organizer", *[f"worker {lane}" for lane in range(1, count + 1)]]
+    return Layout(lanes, bars, links, _critical(moments, workers, lane_of, steps), steps)
+
+
+def _critical(
+    moments: list[tuple[str, int, int, int]],
+    workers: Mapping[int, Mapping[str, Any]],
+    lane_of: Mapping[int, int],
+    steps: int,
+) -> list[tuple[int, int, int]]:
+    """Walks back from the Answer: where the organizer had waited for a worker, the path goes through that worker."""
+    path = []
+    end = steps
+    through: int | None = None  # the worker whose Fork is being looked for
+    for action, fork_id, written, after in reversed(moments):
+        if through is not None:
+            if (action, fork_id) == ("fork", through):
+                through = None
+        elif action == "join" and after > written:
+            start = workers[fork_id]["start_step"]
+            path += [(0, after, end), (lane_of[fork_id], start, after)]
+            end, through = start, fork_id
+    path.append((0, 0, end))
+    return path[::-1]
+
+
+# ---------------------------------------------------------------------------------------------------------- drawing
+
+
+def draw(episode: Mapping[str, Any], *, width: float = 12.0) -> Figure:
+    """The timeline of an episode; `width` in inches."""
+    plan = layout(episode)
+    height = 0.74 * len(plan.lanes) + 1.75
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    axes = figure.add_axes((1.05 / width, 0.95 / height, 1 - 1.25 / width, 0.74 * len(plan.lanes) / height))
+    axes.set_xlim(0, max(plan.steps, 1) * 1.004)
+    axes.set_ylim(len(plan.lanes) - 0.42, -0.5)
+    for lane in range(len(plan.lanes)):
+        axes.axhline(lane, color="#eef0f3", linewidth=1.0, zorder=0)
+    late = {bar.fork_id for bar in plan.bars if bar.kind == "returned"}
+    for link in plan.links:
+        _draw_link(axes, link, is_late=link.kind == "join" and link.fork_id in late)
+    for bar in plan.bars:
+        _draw_bar(axes, bar)
+    _draw_critical(axes, plan.critical)
+    _draw_axes(axes, plan)
+    _draw_labels(figure, axes, plan, episode)
+    _draw_title(figure, episode, height, width)
+    _draw_legend(figure, plan, width)
+    return figure
+
+
+def save_timeline(episode: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes the timeline as PNG (or SVG or PDF, by the name)."""
+    draw(episode).savefig(path)
+
+
+HALF = 0.29  # half the height of a bar, in lanes
+
+
+def _worker_color(fork_id: int) -> str:
+    return WORKERS[(fork_id - 1) % len(WORKERS)]
+
+
+def _draw_bar(axes: Axes, bar: Bar) -> None:
+    if bar.end <= bar.start:
+        return
+    if bar.kind == "returned":
+        line = {"color": RETURNED, "linewidth": 3.0, "solid_capstyle": "butt", "zorder": 1.5}
+        axes.plot([bar.start, bar.end], [bar.lane] * 2, **line)
+        return
+    color = {"organizer": ORGANIZER, "waiting": WAITING}.get(bar.kind) or _worker_color(bar.fork_id or 1)
+    x_per_inch, y_per_inch = _units_per_inch(axes)
+    half = 0.5 * HALF if bar.kind == "waiting" else HALF
+    radius = min(0.05 * x_per_inch, 0.4 * (bar.end - bar.start)) if bar.kind == "worker" else 0
+    axes.add_patch(
+        FancyBboxPatch(
+            (bar.start, bar.lane - half),
+            bar.end - bar.start,
+            2 * half,
+            boxstyle=f"round,pad=0,rounding_size={radius}" if radius else "square,pad=0",
+            mutation_aspect=y_per_inch / x_per_inch,
+            facecolor=color,
+            edgecolor="none",
+            zorder=2,
+        )
+    )
+    if bar.failed:
+        axes.plot([bar.end], [bar.lane], marker="X", color=CRITICAL, markersize=11, zorder=5, clip_on=False)
+
+
+def _units_per_inch(axes: Axes) -> tuple[float, float]:
+    box = axes.get_position()
+    width, height = axes.figure.get_size_inches()
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    return (right - left) / (box.width * width), abs(top - bottom) / (box.height * height)
+
+
+def _draw_link(axes: Axes, link: Link, is_late: bool) -> None:
+    """Behind the bars, so that a link to a lower lane shows in the gaps between the lanes above it.
+
+    A late join starts where the line of the result that waits ends, at the middle of the lane.
+    """
+    color = _worker_color(link.fork_id)
+    axes.plot([link.step] * 2, [0, link.lane - (0 if is_late else HALF)], color=color, linewidth=1.6, zorder=1)
+    marker, tip = ("v", link.lane - HALF - 0.05) if link.kind == "fork" else ("^", HALF + 0.05)
+    head = {"marker": marker, "color": color, "markersize": 6, "markeredgewidth": 0, "clip_on": False, "zorder": 3.5}
+    axes.plot([link.step], [tip], **head)
+
+
+def _draw_critical(axes: Axes, critical: list[tuple[int, int, int]]) -> None:
+    """Along the lower edge of the bars; from lane to lane behind the bars, so that it strikes out no text."""
+    line = {"color": CRITICAL, "linewidth": 2.8, "solid_capstyle": "round", "clip_on": False}
+    edge = HALF + 0.06
+    for i, (lane, start, end) in enumerate(critical):
+        axes.plot([start, end], [lane + edge] * 2, zorder=4, **line)
+        if i:
+            before = critical[i - 1][0]
+            axes.plot([start] * 2, [before + edge, lane + edge], zorder=1.8, **line)
+            marker, tip = ("v", lane - HALF - 0.05) if lane > before else ("^", lane + edge + 0.08)
+            axes.plot([start], [tip], marker=marker, color=CRITICAL, markersize=7, markeredgewidth=0, zorder=4.1)
+
+
+def _draw_axes(axes: Axes, plan: Layout) -> None:
+    axes.set_yticks(range(len(plan.lanes)), plan.lanes)
+    axes.tick_params(axis="y", length=0, labelsize=11, labelcolor=INK, pad=8)
+    axes.tick_params(axis="x", length=3, labelsize=9.5, labelcolor=FAINT, color=FAINT)
+    axes.set_xlabel("step (tokens decoded one after the other)", fontsize=9.5, color=FAINT)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#c3c9d1")
+
+
+def _draw_labels(figure: Figure, axes: Axes, plan: Layout, episode: Mapping[str, Any]) -> None:
+    """The sub-query and what was returned, in each worker's bar, as far as there is room."""
+    texts = _worker_texts(episode)
+    for bar in plan.bars:
+        if bar.kind == "worker" and bar.fork_id is not None:
+            query, returned = texts.get(bar.fork_id, ("", ""))
+            lines = [(f"{bar.fork_id}  {query}", 9.5, "bold", -0.12), (f"→ {returned}", 8.5, "normal", 0.13)]
+            for text, size, weight, shift in lines:
+                if text.strip("→ "):
+                    _fit(figure, axes, bar, text, size=size, weight=weight, y=bar.lane + shift)
+        elif bar.kind == "waiting":
+            _fit(figure, axes, bar, "waits", size=8.5, weight="normal", y=bar.lane, color=FAINT, centered=True)
+
+
+def _fit(figure, axes, bar: Bar, text: str, *, size, weight, y, color="white", centered=False) -> None:
+    """Writes `text` into a bar; cut to the words that fit, or left out if not even the first does."""
+    pad = 0.06 * _units_per_inch(axes)[0]
+    style = {"fontsize": size, "fontweight": weight, "color": color, "va": "center", "zorder": 6}
+    label = axes.text(bar.start + pad, y, text, parse_math=False, **style)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    to_data = axes.transData.inverted()
+
+    def too_wide() -> bool:
+        box = label.get_window_extent(renderer)
+        return to_data.transform((box.x1, box.y1))[0] > bar.end - 0.5 * pad
+
+    words = text.split(" ")
+    while words and too_wide():
+        words.pop()
+        label.set_text(" ".join(words).rstrip(" ,") + " …" if words and not centered else "")
+        if centered or label.get_text() in (" …", "→ …"):
+            label.set_text("")
+            break
+    if centered and label.get_text():
+        label.set_x((bar.start + bar.end) / 2)
+        label.set_ha("center")
+
+
+def _worker_texts(episode: Mapping[str, Any]) -> dict[int, tuple[str, str]]:
+    """Fork id -> (sub-query, returned text)."""
+    written = {trace["fork_id"]: "".join(text for _, text in trace["spans"]) for trace in episode["traces"]}
+    organizer = written.get(None, "")
+    texts = {}
+    for fork_id, text in written.items():
+        if fork_id is not None:
+            query = re.search(rf"<FORK-{fork_id}>(.*?)</FORK-{fork_id}>", organizer, re.DOTALL)
+            returned = re.search(r"<RETURN>(.*?)(</RETURN>|$)", text, re.DOTALL)
+            texts[fork_id] = (_clean(query[1]) if query else "", _clean(returned[1]) if returned else "")
+    return texts
+
+
+def _clean(text: str) -> str:
+    """One line, brackets close to what they hold."""
+    return re.sub(r"\( | \)| ,", lambda match: match[0].strip(), " ".join(text.split()))
+
+
+def _draw_title(figure: Figure, episode: Mapping[str, Any], height: float, width: float) -> None:
+    prompt = _clean(episode["traces"][0]["prompt"]).removesuffix(":").strip()
+    left, right = 0.22 / width, 1 - 0.2 / width
+    prompt = prompt if len(prompt) <= 60 else prompt[:58] + " …"
+    figure.text(
+        left, 1 - 0.27 / height, prompt, fontsize=14, fontweight="bold", color=INK, va="center", parse_math=False
+    )
+    facts = [f"critical path {episode['critical_path']} steps", f"η/c {episode['concurrency']:.2f}"]
+    if episode.get("format_error"):
+        facts.append(f"format error: {episode['format_error'].replace('_', ' ')}")
+    elif episode.get("score") and "correct" in episode["score"]:
+        asked = episode["problem"].get("n_solutions")
+        facts.append(f"{episode['score']['correct']}{f' of {asked}' if asked else ''} correct")
+    figure.text(right, 1 - 0.27 / height, "   ·   ".join(facts), fontsize=11, color=INK, va="center", ha="right")
+    answer = "no answer" if episode.get("answer") is None else _clean(episode["answer"])
+    answer = answer if len(answer) <= 110 else answer[:108] + " …"
+    figure.text(left, 1 - 0.55 / height, f"answers  {answer}", fontsize=11, color=FAINT, va="center", parse_math=False)
+
+
+def _draw_legend(figure: Figure, plan: Layout, width: float) -> None:
+    kinds = {bar.kind for bar in plan.bars}
+    handles: list[Any] = [Patch(color=ORGANIZER, label="organizer decodes" if plan.links else "decodes")]
+    if "worker" in kinds:
+        handles.append(Patch(color=WORKERS[0], label="worker decodes, → returns"))
+    if "waiting" in kinds:
+        handles.append(Patch(color=WAITING, label="organizer waits"))
+    if "returned" in kinds:
+        handles.append(Line2D([], [], color=RETURNED, linewidth=3, label="result not joined yet"))
+    if plan.links:
+        arrow = {"linestyle": "none", "color": FAINT, "markersize": 7}
+        handles.append(Line2D([], [], marker="v", label="fork", **arrow))
+        handles.append(Line2D([], [], marker="^", label="join", **arrow))
+    handles.append(Line2D([], [], color=CRITICAL, linewidth=2.6, label="critical path"))
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.15 / width, 0.0),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=INK,
+        handlelength=1.4,
+        columnspacing=1.6,
+    )
