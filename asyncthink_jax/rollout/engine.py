@@ -1,0 +1,620 @@
+"""The engine: fork-join episodes decoded inside one jitted loop.
+
+Rows. A batch has S slots of A agents, R = S * A rows. Row (s, 0) is the organizer of the episode in slot s, the others
+are its workers. A slot works through a queue of Q prompts, one episode after the other, so that the batch stays full;
+nothing that an episode does touches another slot, so slots are sharded over the data axes without any collective.
+
+Traces. Trace 0 of an episode is the organizer, trace i the worker of FORK-i. Tokens belong to traces, the KV cache to
+rows: a worker's row is free again when the worker ends.
+
+Known and fed. A trace has *known* tokens, of which the first few are *fed* (are in the KV cache). Prompts, sub-queries
+and joined text are simply known tokens that are not fed yet. One step of the loop:
+
+    pull     rows that take text from another trace append what can be read by now: a worker its sub-query while the
+             organizer still writes it, an organizer at a Join the takeaways while the worker still writes them
+    feed     every row feeds its next known tokens to the transformer
+    sample   a row whose known tokens are all fed, and that waits for nothing, samples one token more
+    react    the automaton says which rows completed a tag; fork, join, return, answer, errors, budgets
+    turn     an episode that has ended hands its slot to the next prompt
+
+Time. Each trace carries its own clock, in decoded tokens (the paper's l_i): a worker's starts at its `</FORK-i>`, an
+organizer's is set to max(own, worker's) by a Join. What an episode contains thus does not depend on how the engine
+schedules it: when an organizer has ended at T, running workers decode up to step T, and what is stamped later is cut.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from asyncthink_jax.parallel.sharding import cache_spec, replicated, row_spec
+from asyncthink_jax.protocol.automaton import TokenAutomaton
+from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag
+from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR, RETURN, RUNNING, Rollout
+from asyncthink_jax.rollout.sampling import sample, token_uniforms
+
+PLAIN, IN_FORK, IN_ANSWER, IN_RETURN = range(4)  # what a trace is inside of
+
+
+class Where(NamedTuple):
+    """Which token of which trace each row is about to sample; a scripted model needs it, a transformer does not."""
+
+    episode: Int[Array, "R"]
+    trace: Int[Array, "R"]
+    decoded: Int[Array, "R"]
+
+
+class DecodingModel(NamedTuple):
+    """What the engine needs of a model.
+
+    `init_cache(rows, length)` gives an empty cache. `logits(params, cache, tokens[R,W], positions[R,W], last[R],
+    read_length, where)` feeds tokens (position -1: nothing), and returns the logits [R,V] after column `last` of each
+    row, and the cache.
+    """
+
+    init_cache: Callable[[int, int], Any]
+    logits: Callable[..., tuple[Float[Array, "R V"], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Static sizes of a rollout. Budgets count decoded tokens, `context` all known tokens of a row."""
+
+    slots: int
+    context: int
+    organizer_budget: int
+    worker_budget: int
+    feed_width: int = 1
+
+
+@struct.dataclass
+class State:
+    """One rollout under way. First axis: slots (S), or slots * prompts * traces (the token buffers)."""
+
+    cache: Any
+    # What comes out, a row per (slot, prompt, trace): known tokens, which were sampled, their log-probability, their step.
+    tokens: Int[Array, "SQT L"]
+    sampled: Bool[Array, "SQT L"]
+    logprobs: Float[Array, "SQT L"]
+    steps: Int[Array, "SQT L"]
+    finished: "Episodes"  # [S, Q, ...]: the episodes that have ended
+    # The episode each slot works on.
+    current: "Episodes"  # [S, ...]
+    turn: Int[Array, "S"]  # which of its Q prompts
+    active: Bool[Array, "S"]  # False when the queue of the slot is empty
+    row_trace: Int[Array, "S A"]  # trace that a row decodes, -1 = idle
+    fed: Int[Array, "S T"]  # known tokens in the cache
+    decoding: Bool[Array, "S T"]  # False while the trace waits for text from another trace
+    pulled: Int[Array, "S T"]  # tokens taken of the text it waits for
+    waits_for: Int[Array, "S"]  # the worker an organizer is joining, 0 = none
+    lexer: Int[Array, "S T"]  # automaton state
+    tag_start: Int[Array, "S T"]  # position at which the tag in progress started
+    context: Int[Array, "S T"]  # PLAIN, IN_FORK, ..
+    context_id: Int[Array, "S"]  # the FORK an organizer is inside of
+    engine_steps: Int[Array, ""]
+    sampled_tokens: Int[Array, ""]
+
+
+@struct.dataclass
+class Episodes:
+    """The record of an episode, by trace (axis T) where it has one. Leading axes: [S] in flight, [S, Q] finished."""
+
+    known: Int[Array, "... T"]
+    decoded: Int[Array, "... T"]
+    clock: Int[Array, "... T"]  # step of the last decoded token (organizers: or of the last Join)
+    end: Int[Array, "... T"]  # RUNNING, ANSWER, ..
+    error: Int[Array, "... T"]  # FormatError
+    sub_start: Int[Array, "... T"]  # sub-query i: positions in the organizer's trace
+    sub_end: Int[Array, "... T"]
+    return_start: Int[Array, "... T"]  # takeaways: positions in the worker's own trace, -1 = no <RETURN>
+    return_end: Int[Array, "... T"]
+    fork_at: Int[Array, "... T"]  # the organizer's decoded tokens at </FORK-i>, 0 = not forked
+    join_at: Int[Array, "... T"]  # the organizer's decoded tokens at <JOIN-i>, 0 = not joined
+    used: Bool[Array, "... T"]  # <FORK-i> was written
+    answer_start: Int[Array, "..."]
+    answer_end: Int[Array, "..."]
+
+
+def _blank(shape: tuple[int, ...], traces: int) -> Episodes:
+    per_trace = lambda: jnp.zeros((*shape, traces), jnp.int32)  # noqa: E731
+    names = [f.name for f in dataclasses.fields(Episodes)]
+    record = {name: per_trace() for name in names}
+    record["return_start"] = record["return_start"] - 1
+    record["used"] = jnp.zeros((*shape, traces), bool)
+    record["answer_start"] = record["answer_end"] = jnp.zeros(shape, jnp.int32)
+    return Episodes(**record)
+
+
+class Engine:
+    """A compiled rollout for one grammar, tokenizer, model and set of limits.
+
+    Args:
+        model: what decodes.
+        grammar: pool capacity (A) and number of fork ids.
+        automaton: the tag automaton lifted to the tokenizer's vocabulary.
+        worker_prefix, worker_suffix: tokens around the sub-query in a worker's prompt. The suffix may not be empty: it
+            is what a worker whose sub-query is complete feeds to sample its first token.
+        close_join: for each id 1..max_forks the tokens of `</JOIN-i>`.
+        limits: static sizes.
+        eos_id: a token that ends a trace, or None.
+        mesh: slots and rows are split over its data and fsdp axes; None = one device.
+
+    Raises:
+        ValueError: if a prompt, the prefix or the suffix can't be used.
+    """
+
+    def __init__(
+        self,
+        model: DecodingModel,
+        grammar: Grammar,
+        automaton: TokenAutomaton,
+        worker_prefix: list[int],
+        worker_suffix: list[int],
+        close_join: dict[int, list[int]],
+        limits: Limits,
+        eos_id: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
+        if not worker_suffix:
+            raise ValueError("the worker prompt needs at least one token after the sub-query; its suffix is empty")
+        self.model, self.grammar, self.limits, self.mesh = model, grammar, limits, mesh
+        self.agents, self.traces = grammar.capacity, grammar.max_forks + 1
+        self.eos_id = -1 if eos_id is None else eos_id
+        self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
+        self.prefix = jnp.asarray(worker_prefix or [0], jnp.int32)
+        self.suffix = jnp.asarray(worker_suffix, jnp.int32)
+        self.prefix_length, self.suffix_length = len(worker_prefix), len(worker_suffix)
+        width = max([len(tokens) for tokens in close_join.values()] + [1])
+        table = np.zeros((self.traces, width), np.int32)
+        lengths = np.zeros(self.traces, np.int32)
+        for i, tokens in close_join.items():
+            table[i, : len(tokens)] = tokens
+            lengths[i] = len(tokens)
+        self.close_join, self.close_join_length = jnp.asarray(table), jnp.asarray(lengths)
+        self._advance = jax.jit(self._loop, static_argnames="read_length", donate_argnums=1)
+        self._start = jax.jit(self._initial, static_argnames="rounds")
+
+    # The host's side: fill the queues, run until every queue is empty.
+
+    def run(
+        self,
+        params: Any,
+        prompts: list[list[int]],
+        key: Key[Array, ""],
+        temperature: float,
+        episode_ids: list[int] | None = None,
+        rounds: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Rollout:
+        """Decodes one episode for each prompt.
+
+        Args:
+            params: the model's parameters, in the rollout layout.
+            prompts: token ids; episode n is the n-th of them.
+            key: seed of all random numbers of this call.
+            temperature: of the sampling; 0 is greedy.
+            episode_ids: what the random numbers of each episode are keyed by; default 0, 1, 2, ..
+            rounds: length of a slot's queue; default just enough. Calls with equal rounds share their compilation.
+            progress: called now and then with (engine steps, episodes finished).
+        """
+        slots, length = self.limits.slots, self.limits.context
+        too_long = max(map(len, prompts), default=0)
+        if too_long > length or min(map(len, prompts), default=1) == 0:
+            raise ValueError(f"a prompt must have 1 to {length} tokens (rollout.context); got 0 or {too_long}")
+        rounds = max(rounds or 1, -(-len(prompts) // slots))
+        table = np.zeros((slots, rounds, length), np.int32)
+        lengths = np.zeros((slots, rounds), np.int32)
+        ids = np.zeros((slots, rounds), np.int32)
+        for n, prompt in enumerate(prompts):
+            # Episode n runs in slot n % slots, as that slot's (n // slots)-th.
+            table[n % slots, n // slots, : len(prompt)] = prompt
+            lengths[n % slots, n // slots] = len(prompt)
+            ids[n % slots, n // slots] = n if episode_ids is None else episode_ids[n]
+        state = self._start(*(self._place(x) for x in (table, lengths)), rounds=rounds)
+        lengths, ids = self._place(lengths), self._place(ids)
+        temperature = jnp.asarray(temperature, jnp.float32)
+        while bool(jnp.any(state.active)):
+            longest = int(jnp.max(jnp.where(state.active[:, None], state.current.known, 0)))
+            state = self._advance(params, state, lengths, ids, key, temperature, read_length=self._bucket(longest))
+            if progress is not None:
+                progress(int(state.engine_steps), int(jnp.sum(state.turn)))
+        return Rollout.from_state(self, jax.device_get(state.replace(cache=None)), prompts)
+
+    def _place(self, x: np.ndarray) -> Array:
+        return jnp.asarray(x) if self.mesh is None else jax.device_put(x, row_spec(self.mesh))
+
+    def _bucket(self, longest: int) -> int:
+        """The number of cache positions that attention reads while no row is longer: a few sizes, each compiled once."""
+        quarter = -(-self.limits.context // 64) * 16
+        return min(self.limits.context, -(-(longest + self.limits.feed_width + quarter // 2) // quarter) * quarter)
+
+    def _initial(self, prompts: Array, lengths: Array, rounds: int) -> State:
+        slots, traces, length = self.limits.slots, self.traces, self.limits.context
+        rows = slots * rounds * traces
+        tokens = jnp.zeros((slots, rounds, traces, length), jnp.int32).at[:, :, 0].set(prompts).reshape(rows, length)
+        blank = jnp.zeros((slots, traces), jnp.int32)
+        state = State(
+            cache=self.model.init_cache(slots * self.agents, length),
+            tokens=tokens,
+            sampled=jnp.zeros((rows, length), bool),
+            logprobs=jnp.zeros((rows, length), jnp.float32),
+            steps=jnp.zeros((rows, length), jnp.int32),
+            finished=_blank((slots, rounds), traces),
+            current=_blank((slots,), traces),
+            turn=jnp.zeros((slots,), jnp.int32),
+            active=jnp.zeros((slots,), bool),
+            row_trace=jnp.zeros((slots, self.agents), jnp.int32),
+            fed=blank,
+            decoding=blank.astype(bool),
+            pulled=blank,
+            waits_for=jnp.zeros((slots,), jnp.int32),
+            lexer=blank,
+            tag_start=blank,
+            context=blank,
+            context_id=jnp.zeros((slots,), jnp.int32),
+            engine_steps=jnp.zeros((), jnp.int32),
+            sampled_tokens=jnp.zeros((), jnp.int32),
+        )
+        state = self._begin(state, jnp.ones((slots,), bool), lengths)
+        return state if self.mesh is None else jax.lax.with_sharding_constraint(state, self._shardings(state))
+
+    def _shardings(self, state: State) -> State:
+        rows, whole, cache = row_spec(self.mesh), replicated(self.mesh), cache_spec(self.mesh)
+        by_slot = jax.tree.map(lambda x: rows if x.ndim else whole, state.replace(cache=None))
+        return by_slot.replace(
+            cache=jax.tree.map(lambda x: cache if x.ndim == 5 else rows if x.ndim else whole, state.cache)
+        )
+
+    def _begin(self, state: State, begins: Bool[Array, "S"], lengths: Int[Array, "S Q"]) -> State:
+        """Starts the prompt number `turn` in the slots that begin; a slot without a further prompt goes idle."""
+        rounds = lengths.shape[1]
+        prompt = jnp.take_along_axis(lengths, jnp.minimum(state.turn, rounds - 1)[:, None], axis=1)[:, 0]
+        has_prompt = (state.turn < rounds) & (prompt > 0)
+        fresh = _blank(begins.shape, self.traces)
+        fresh = fresh.replace(known=fresh.known.at[:, 0].set(jnp.where(has_prompt, prompt, 0)))
+        choose = lambda new, old: jnp.where(begins.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
+        zero = jnp.zeros_like(state.fed)
+        first_row = jnp.arange(self.agents)[None, :] == 0
+        return state.replace(
+            current=jax.tree.map(choose, fresh, state.current),
+            active=choose(has_prompt, state.active),
+            row_trace=choose(jnp.where(first_row & has_prompt[:, None], 0, -1), state.row_trace),
+            fed=choose(zero, state.fed),
+            decoding=choose(jnp.arange(self.traces)[None, :] == 0, state.decoding),
+            pulled=choose(zero, state.pulled),
+            waits_for=choose(0, state.waits_for),
+            lexer=choose(zero, state.lexer),
+            tag_start=choose(zero, state.tag_start),
+            context=choose(zero, state.context),
+            context_id=choose(0, state.context_id),
+        )
+
+    # The device's side.
+
+    def _loop(
+        self,
+        params: Any,
+        state: State,
+        lengths: Int[Array, "S Q"],
+        episode_ids: Int[Array, "S Q"],
+        key: Key[Array, ""],
+        temperature: Float[Array, ""],
+        read_length: int,
+    ) -> State:
+        """Steps until every slot is idle, or a row outgrows `read_length`."""
+
+        def goes_on(state: State) -> Array:
+            longest = jnp.max(jnp.where(state.active[:, None], state.current.known, 0))
+            fits = (longest + self.limits.feed_width <= read_length) | (read_length >= self.limits.context)
+            return jnp.any(state.active) & fits
+
+        def step(state: State) -> State:
+            state = self._pull(state)
+            state, logits, ready = self._feed(params, state, episode_ids, read_length)
+            state, token, position = self._sample(state, logits, ready, episode_ids, key, temperature)
+            state = self._react(state, ready, token, position)
+            return self._next_episodes(state, lengths)
+
+        return jax.lax.while_loop(goes_on, step, state)
+
+    def _buffer_row(self, state: State, trace: Int[Array, "S ..."]) -> Int[Array, "S ..."]:
+        """Row of `state.tokens` that holds a trace of the episode in flight; out of range (so dropped) for trace -1."""
+        slots, rounds = state.finished.answer_end.shape
+        first = (jnp.arange(slots) * rounds + jnp.minimum(state.turn, rounds - 1)) * self.traces
+        first = first.reshape(-1, *[1] * (trace.ndim - 1))
+        return jnp.where(trace < 0, slots * rounds * self.traces, first + trace)
+
+    def _readable(self, state: State) -> Int[Array, "S T"]:
+        """How far each running trace may be read by another: a tag that may be in progress is held back."""
+        return jnp.where(self.automaton["in_tag"][state.lexer], state.tag_start, state.current.known)
+
+    def _pull(self, state: State) -> State:
+        now, width, length = state.current, self.limits.feed_width, self.limits.context
+        trace = jnp.arange(self.traces)[None, :]
+        readable = self._readable(state)
+        # Workers: prefix, sub-query, suffix. Organizers at a Join: takeaways, closing tag.
+        is_worker = trace > 0
+        closed = now.fork_at > 0
+        sub_length = jnp.where(closed, now.sub_end, readable[:, :1]) - now.sub_start
+        joined = state.waits_for[:, None]
+        ended = _at(now.end, joined) != RUNNING
+        returned = _at(now.return_start, joined)
+        read_to = jnp.where(ended, _at(now.return_end, joined), _at(readable, joined))
+        takeaways = jnp.where(returned >= 0, read_to - returned, 0)
+        before = jnp.where(is_worker, self.prefix_length, 0)
+        body = jnp.where(is_worker, jnp.maximum(sub_length, 0), takeaways)
+        complete = jnp.where(is_worker, closed, ended)
+        after = jnp.where(is_worker, self.suffix_length, self.close_join_length[joined])
+        available = before + body + jnp.where(complete, after, 0)
+        takes = jnp.where(is_worker, now.used, joined > 0) & ~state.decoding & (now.end == RUNNING)
+        room = length - now.known
+        count = jnp.where(takes, jnp.clip(jnp.minimum(available - state.pulled, room), 0, width), 0)
+
+        column = jnp.arange(width)[None, None, :]
+        k = state.pulled[:, :, None] + column
+        source = self._buffer_row(state, jnp.where(is_worker, 0, joined))
+        offset = jnp.where(is_worker, now.sub_start, returned)[:, :, None] + k - before[:, :, None]
+        text = state.tokens[source[:, :, None], jnp.clip(offset, 0, length - 1)]
+        prefix = self.prefix[jnp.clip(k, 0, self.prefix.size - 1)]
+        tail = jnp.clip(k - (before + body)[:, :, None], 0)
+        suffix = self.suffix[jnp.minimum(tail, self.suffix_length - 1)]
+        closing = self.close_join[joined[:, :, None], jnp.minimum(tail, self.close_join.shape[1] - 1)]
+        ending = jnp.where(is_worker[:, :, None], suffix, closing)
+        new = jnp.where(k < before[:, :, None], prefix, jnp.where(k < (before + body)[:, :, None], text, ending))
+        target = jnp.where(
+            column < count[:, :, None],
+            self._buffer_row(state, jnp.broadcast_to(trace, k.shape[:2]))[:, :, None],
+            state.tokens.shape[0],
+        )
+        tokens = state.tokens.at[target, now.known[:, :, None] + column].set(new, mode="drop")
+
+        pulled, known = state.pulled + count, now.known + count
+        full = known >= length
+        done = takes & complete & ((pulled >= before + body + after) | full)
+        spent = full | (~is_worker & (now.decoded >= self.limits.organizer_budget))
+        end = jnp.where(done & spent, BUDGET, now.end)
+        clock = jnp.where(done & ~is_worker, jnp.maximum(now.clock, _at(now.clock, joined)), now.clock)
+        now = now.replace(
+            known=known, end=end, clock=clock, return_end=jnp.where(done & full & is_worker, 0, now.return_end)
+        )
+        now = now.replace(return_start=jnp.where(done & full & is_worker, 0, now.return_start))
+        return state.replace(
+            tokens=tokens,
+            current=now,
+            pulled=pulled,
+            decoding=state.decoding | done,
+            waits_for=jnp.where(done[:, 0], 0, state.waits_for),
+            row_trace=jnp.where(
+                (state.row_trace > 0) & (_at(end, jnp.maximum(state.row_trace, 0)) != RUNNING), -1, state.row_trace
+            ),
+        )
+
+    def _feed(self, params: Any, state: State, episode_ids: Array, read_length: int) -> tuple[State, Array, Array]:
+        """Feeds every row its next known tokens. Returns logits [R, V] and which rows may sample [S, A]."""
+        now = state.current
+        trace = jnp.maximum(state.row_trace, 0)
+        fed, known = _at(state.fed, trace), _at(now.known, trace)
+        works = (state.row_trace >= 0) & (_at(now.end, trace) == RUNNING)
+        backlog = jnp.where(works, known - fed, 0)
+        episode = jnp.take_along_axis(episode_ids, jnp.minimum(state.turn, episode_ids.shape[1] - 1)[:, None], axis=1)
+        where = Where(
+            jnp.broadcast_to(episode, trace.shape).reshape(-1), trace.reshape(-1), _at(now.decoded, trace).reshape(-1)
+        )
+
+        def feed(width: int, cache: Any) -> tuple[Array, Any]:
+            column = jnp.arange(width)[None, None, :]
+            position = fed[:, :, None] + column
+            tokens = state.tokens[
+                jnp.minimum(self._buffer_row(state, trace), state.tokens.shape[0] - 1)[:, :, None],
+                jnp.minimum(position, self.limits.context - 1),
+            ]
+            position = jnp.where(column < backlog[:, :, None], position, -1)
+            last = jnp.clip(backlog, 1, width) - 1
+            rows = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+            return self.model.logits(params, cache, rows(tokens), rows(position), rows(last), read_length, where)
+
+        width = self.limits.feed_width
+        if width == 1:
+            logits, cache = feed(1, state.cache)
+        else:
+            logits, cache = jax.lax.cond(jnp.max(backlog) > 1, partial(feed, width), partial(feed, 1), state.cache)
+        count = jnp.minimum(backlog, width)
+        ready = works & (backlog > 0) & (count == backlog) & _at(state.decoding, trace)
+        # An episode whose organizer has ended runs its workers up to the organizer's step and no further.
+        over = now.end[:, :1] != RUNNING
+        ready &= ~over | (_at(now.clock, trace) < now.clock[:, :1])
+        fed = _add_at(state.fed, state.row_trace, count)
+        return state.replace(cache=cache, fed=fed), logits, ready
+
+    def _sample(
+        self, state: State, logits: Array, ready: Array, episode_ids: Array, key: Array, temperature: Array
+    ) -> tuple[State, Array, Array]:
+        """Appends a token to every ready row's trace. Returns the tokens and their positions, [S, A]."""
+        now = state.current
+        trace = jnp.maximum(state.row_trace, 0)
+        position = _at(now.known, trace)
+        episode = jnp.take_along_axis(episode_ids, jnp.minimum(state.turn, episode_ids.shape[1] - 1)[:, None], axis=1)
+        flat = lambda x: jnp.broadcast_to(x, trace.shape).reshape(-1)  # noqa: E731
+        uniforms = token_uniforms(key, flat(episode), flat(trace), flat(position))
+        token, logprob = (x.reshape(trace.shape) for x in sample(logits, uniforms, temperature))
+
+        chosen = jnp.where(ready, state.row_trace, -1)
+        at = (self._buffer_row(state, chosen), position)
+        now = now.replace(
+            known=_add_at(now.known, chosen, 1),
+            decoded=_add_at(now.decoded, chosen, 1),
+            clock=_add_at(now.clock, chosen, 1),
+        )
+        state = state.replace(
+            current=now,
+            tokens=state.tokens.at[at].set(token, mode="drop"),
+            sampled=state.sampled.at[at].set(True, mode="drop"),
+            logprobs=state.logprobs.at[at].set(logprob, mode="drop"),
+            steps=state.steps.at[at].set(_at(now.clock, trace), mode="drop"),
+            engine_steps=state.engine_steps + 1,
+            sampled_tokens=state.sampled_tokens + jnp.sum(ready),
+        )
+        return state, token, position
+
+    def _react(self, state: State, ready: Array, token: Array, position: Array) -> State:
+        """Follows the protocol: what `protocol/grammar.py` decides, for all rows at once."""
+        tables, limits = self.automaton, self.limits
+        trace = jnp.maximum(state.row_trace, 0)
+        chosen = jnp.where(ready, state.row_trace, -1)
+        before = _at(state.lexer, trace)
+        kind = tables["token_class"][token]
+        tag = jnp.where(ready, tables["tag"][before, kind], Tag.NONE)
+        tag_id = tables["tag_id"][before, kind]
+        # Where the tag that this token completes started, and where one that it leaves unfinished did.
+        started = _at(state.tag_start, trace)
+        begins, after = tables["begins"][before, kind], tables["next_state"][before, kind]
+        completed_start = jnp.where(begins, position, started)
+        begins = jnp.where(tag == Tag.NONE, begins, tables["in_tag"][after])
+        state = state.replace(
+            lexer=_set_at(state.lexer, chosen, after),
+            tag_start=_set_at(state.tag_start, chosen, jnp.where(begins, position, started)),
+        )
+        is_eos = ready & (token == self.eos_id)
+
+        # Organizers.
+        now = state.current
+        own_tag, own_id, own_start, own_at = tag[:, 0], tag_id[:, 0], completed_start[:, 0], position[:, 0] + 1
+        ids = jnp.arange(self.traces)[None, :]
+        one = ids == own_id[:, None]
+        used, joined = now.used, now.join_at > 0
+        of = lambda flags: jnp.any(flags & one, axis=1)  # noqa: E731
+        inside, inside_id = state.context[:, 0], state.context_id
+        plain = inside == PLAIN
+        closes_fork = (inside == IN_FORK) & (own_tag == Tag.END_FORK) & (own_id == inside_id)
+        closes_answer = (inside == IN_ANSWER) & (own_tag == Tag.END_ANSWER)
+        active_workers = jnp.sum(used & ~joined, axis=1)
+        is_fork, is_join = own_tag == Tag.FORK, own_tag == Tag.JOIN
+        error = jnp.select(
+            [
+                own_tag == Tag.NONE,
+                closes_fork | closes_answer,
+                ~plain,
+                (own_tag == Tag.RETURN) | (own_tag == Tag.END_RETURN),
+                (own_tag == Tag.END_FORK) | (own_tag == Tag.END_JOIN) | (own_tag == Tag.END_ANSWER),
+                own_tag == Tag.ANSWER,
+                own_id == 0,
+                is_fork & of(used),
+                is_fork & (active_workers >= self.agents - 1),
+                is_join & ~of(used),
+                is_join & of(joined),
+            ],
+            [
+                FormatError.NONE,
+                FormatError.NONE,
+                FormatError.NESTED_TAG,
+                FormatError.WRONG_ROLE,
+                FormatError.STRAY_TAG,
+                FormatError.NONE,
+                FormatError.ID_OUT_OF_RANGE,
+                FormatError.FORK_TWICE,
+                FormatError.POOL_FULL,
+                FormatError.JOIN_UNKNOWN,
+                FormatError.JOIN_TWICE,
+            ],
+            FormatError.NONE,
+        )
+        fine = error == FormatError.NONE
+        forks, joins = fine & plain & is_fork, fine & plain & is_join
+        opens_answer = fine & plain & (own_tag == Tag.ANSWER)
+        spent = ready[:, 0] & ~closes_answer & fine
+        spent &= (now.decoded[:, 0] >= limits.organizer_budget) | (now.known[:, 0] >= limits.context) | is_eos[:, 0]
+        # A Join that is the last token of the budget is still carried out, and the trace ends after it: see _pull.
+        own_end = jnp.select([closes_answer, ~fine, spent & ~joins], [ANSWER, FORMAT_ERROR, BUDGET], now.end[:, 0])
+        closed = closes_fork[:, None] & (ids == inside_id[:, None])
+        opened = forks[:, None] & one
+        now = now.replace(
+            used=used | opened,
+            sub_start=jnp.where(opened, own_at[:, None], now.sub_start),
+            sub_end=jnp.where(closed, own_start[:, None], now.sub_end),
+            fork_at=jnp.where(closed, now.decoded[:, :1], now.fork_at),
+            join_at=jnp.where(joins[:, None] & one, now.decoded[:, :1], now.join_at),
+            clock=jnp.where(closed, now.clock[:, :1], now.clock),
+            answer_start=jnp.where(opens_answer, own_at, now.answer_start),
+            answer_end=jnp.where(closes_answer, own_start, now.answer_end),
+        )
+        context = jnp.select([forks, opens_answer, closes_fork | closes_answer], [IN_FORK, IN_ANSWER, PLAIN], inside)
+        # The forked worker takes the first idle row of the episode. There is one: a pool that is full was an error.
+        idle = state.row_trace < 0
+        takes_row = forks[:, None] & idle & (jnp.cumsum(idle, axis=1) == 1)
+        row_trace = jnp.where(takes_row, own_id[:, None], state.row_trace)
+
+        # Workers.
+        rows = jnp.arange(self.agents)[None, :] > 0
+        worker = ready & rows
+        within = _at(state.context, trace)
+        opens = worker & (tag == Tag.RETURN) & (within == PLAIN)
+        closes = worker & (tag == Tag.END_RETURN) & (within == IN_RETURN)
+        wrong = worker & (tag != Tag.NONE) & ~opens & ~closes
+        worker_error = jnp.where(
+            within == IN_RETURN,
+            FormatError.NESTED_TAG,
+            jnp.where(tag == Tag.END_RETURN, FormatError.STRAY_TAG, FormatError.WRONG_ROLE),
+        )
+        decoded, known = _at(now.decoded, trace), _at(now.known, trace)
+        out = worker & ~closes & ~wrong
+        out &= (decoded >= limits.worker_budget) | (known >= limits.context) | is_eos
+        ends = closes | wrong | out
+        why = jnp.select([closes, wrong], [RETURN, FORMAT_ERROR], BUDGET)
+        stop_reading = jnp.where(closes | wrong, completed_start, jnp.where(is_eos, position, known))
+        ended = jnp.where(ends, trace, -1)
+        return_start = _set_at(now.return_start, jnp.where(opens, trace, -1), position + 1)
+        now = now.replace(
+            end=_set_at(now.end, ended, why).at[:, 0].set(own_end),
+            error=_set_at(now.error, jnp.where(wrong, trace, -1), worker_error).at[:, 0].set(error),
+            return_start=return_start,
+            return_end=_set_at(now.return_end, ended, stop_reading),
+        )
+        return state.replace(
+            current=now,
+            context=_set_at(state.context, jnp.where(opens, trace, -1), IN_RETURN).at[:, 0].set(context),
+            context_id=jnp.where(forks, own_id, inside_id),
+            lexer=state.lexer.at[:, 0].set(jnp.where(joins, 0, state.lexer[:, 0])),  # no tag spans inserted text
+            decoding=state.decoding.at[:, 0].set(state.decoding[:, 0] & ~joins),
+            pulled=state.pulled.at[:, 0].set(jnp.where(joins, 0, state.pulled[:, 0])),
+            waits_for=jnp.where(joins, own_id, state.waits_for),
+            row_trace=jnp.where(ends, -1, row_trace),
+        )
+
+    def _next_episodes(self, state: State, lengths: Array) -> State:
+        """Files away the episodes that are over and gives their slots the next prompts."""
+        now = state.current
+        worker_runs = (now.fork_at > 0) & (now.end == RUNNING) & (now.clock < now.clock[:, :1])
+        over = state.active & (now.end[:, 0] != RUNNING) & ~jnp.any(worker_runs[:, 1:], axis=1)
+
+        here = over[:, None] & (jnp.arange(lengths.shape[1])[None, :] == state.turn[:, None])
+        keep = lambda new, old: jnp.where(here.reshape(*here.shape, *[1] * (old.ndim - 2)), new[:, None], old)  # noqa: E731
+        state = state.replace(finished=jax.tree.map(keep, state.current, state.finished), turn=state.turn + over)
+        return self._begin(state, over, lengths)
+
+
+def _at(values: Array, trace: Array) -> Array:
+    """values[s, trace[s, ..]]"""
+    return jnp.take_along_axis(values, trace, axis=1)
+
+
+def _one_hot(values: Array, trace: Int[Array, "S A"]) -> Bool[Array, "S A T"]:
+    return trace[:, :, None] == jnp.arange(values.shape[1])
+
+
+def _add_at(values: Array, trace: Int[Array, "S A"], amount: Array | int) -> Array:
+    """values[s, trace[s, a]] += amount[s, a]; trace -1 adds nothing. Dense, since XLA's scatters are slow on CPU."""
+    amount = jnp.broadcast_to(amount, trace.shape)
+    return values + jnp.sum(jnp.where(_one_hot(values, trace), amount[:, :, None], 0), axis=1)
+
+
+def _set_at(values: Array, trace: Int[Array, "S A"], new: Array | int) -> Array:
+    """values[s, trace[s, a]] = new[s, a]; trace -1 sets nothing."""
+    chosen = _one_hot(values, trace)
+    new = jnp.sum(jnp.where(chosen, jnp.broadcast_to(new, trace.shape)[:, :, None], 0), axis=1)
+    return jnp.where(jnp.any(chosen, axis=1), new, values).astype(values.dtype)

@@ -1,0 +1,143 @@
+"""What a rollout leaves behind: the engine's arrays on the host, and the Episodes made of them."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from asyncthink_jax.protocol.episode import Episode, Event, Trace
+from asyncthink_jax.protocol.grammar import FormatError
+
+if TYPE_CHECKING:
+    from asyncthink_jax.rollout.engine import Engine, State
+
+RUNNING, ANSWER, RETURN, BUDGET, FORMAT_ERROR = range(5)  # how a trace ended, as the engine numbers it
+ENDS = ("stopped", "answer", "return", "budget", "format_error")  # RUNNING when its episode is over = stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """n finished episodes of at most T traces (0 = organizer, i = worker of FORK-i) of at most L tokens.
+
+    `tokens`, `sampled`, `logprobs` and `steps` are [n, T, L], as in the engine's State; `record` has the fields of the
+    engine's Episodes as NumPy arrays [n, T] or [n]; `prompt_lengths` is [n].
+    """
+
+    tokens: np.ndarray
+    sampled: np.ndarray
+    logprobs: np.ndarray
+    steps: np.ndarray
+    record: dict[str, np.ndarray]
+    prompt_lengths: np.ndarray
+    worker_frame: int  # tokens of a worker's prompt beside the sub-query
+    agents: int
+    engine_steps: int
+    occupancy: float  # share of row-steps that sampled a token
+
+    @staticmethod
+    def from_state(engine: "Engine", state: "State", prompts: list[list[int]]) -> "Rollout":
+        """Puts the episodes back into the order of their prompts."""
+        slots, rounds = state.finished.answer_end.shape
+        n = np.arange(len(prompts))
+        slot, turn = n % slots, n // slots
+
+        def by_episode(x: np.ndarray) -> np.ndarray:
+            return x.reshape(slots, rounds, engine.traces, -1)[slot, turn]
+
+        record = {f.name: getattr(state.finished, f.name)[slot, turn] for f in dataclasses.fields(state.finished)}
+        return Rollout(
+            tokens=by_episode(state.tokens),
+            sampled=by_episode(state.sampled),
+            logprobs=by_episode(state.logprobs),
+            steps=by_episode(state.steps),
+            record=record,
+            prompt_lengths=np.array([len(prompt) for prompt in prompts]),
+            worker_frame=engine.prefix_length + engine.suffix_length,
+            agents=engine.agents,
+            engine_steps=int(state.engine_steps),
+            occupancy=int(state.sampled_tokens) / max(1, int(state.engine_steps) * slots * engine.agents),
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompt_lengths)
+
+    def answer_tokens(self, n: int) -> np.ndarray | None:
+        """The tokens between `<ANSWER>` and `</ANSWER>` of episode n, None if it has not answered."""
+        if self.record["end"][n, 0] != ANSWER:
+            return None
+        return self.tokens[n, 0, self.record["answer_start"][n] : self.record["answer_end"][n]]
+
+    def episode(self, n: int, **about: Any) -> Episode:
+        """Episode n as the rest of the project speaks of it; `about`: task, problem, paradigm, seed, answer.
+
+        What a worker decoded after the organizer's last step is cut: the organizer's end stops every worker.
+        """
+        r = {name: values[n] for name, values in self.record.items()}
+        total = int(r["clock"][0])
+        traces = [self._organizer(n, r)]
+        error = int(r["error"][0])
+        if r["end"][0] == BUDGET:
+            error = FormatError.NO_ANSWER
+        worker_errors = []
+        for i in range(1, self.tokens.shape[1]):
+            if r["fork_at"][i] == 0:
+                continue
+            traces.append(self._worker(n, i, r, total))
+            if traces[-1].end == "format_error":
+                worker_errors.append((int(r["clock"][i]), i, int(r["error"][i])))
+        if not error and worker_errors:
+            error = min(worker_errors)[2]
+        decoded = sum(trace.decoded_tokens for trace in traces)
+        return Episode(
+            agents=self.agents,
+            traces=traces,
+            format_error=FormatError(error).name.lower() if error else None,
+            critical_path=total,
+            concurrency=decoded / (total * self.agents),
+            **about,
+        )
+
+    def _organizer(self, n: int, r: dict[str, np.ndarray]) -> Trace:
+        start, stop = int(self.prompt_lengths[n]), int(r["known"][0])
+        sampled = self.sampled[n, 0, start:stop].copy()
+        steps = self.steps[n, 0, start:stop].copy()
+        forks = [(int(at), "fork", i) for i, at in enumerate(r["fork_at"]) if at]
+        joins = [(int(at), "join", i) for i, at in enumerate(r["join_at"]) if at]
+        # Inserted tokens carry the step at which they could be read: the organizer's own, or its worker's end.
+        decoded = np.cumsum(sampled)
+        for at, _, i in joins:
+            inserted = ~sampled & (decoded == at)
+            own = int(steps[sampled][at - 1])
+            steps[inserted] = max(own, int(r["clock"][i]))
+        return Trace(
+            role="organizer",
+            fork_id=None,
+            prompt=self.tokens[n, 0, :start].copy(),
+            tokens=self.tokens[n, 0, start:stop].copy(),
+            sampled=sampled,
+            logprobs=self.logprobs[n, 0, start:stop].copy(),
+            steps=steps,
+            events=[Event(action, i, at) for at, action, i in sorted(forks + joins)],
+            end=ENDS[r["end"][0]],
+        )
+
+    def _worker(self, n: int, i: int, r: dict[str, np.ndarray], total: int) -> Trace:
+        length = self.tokens.shape[2]
+        start = min(length, int(r["sub_end"][i] - r["sub_start"][i]) + self.worker_frame)
+        known = int(r["known"][i])
+        # A worker decodes nothing but its own tokens after its prompt, one a step: those up to `total` come first.
+        stop = start + int(np.sum(self.steps[n, i, start:known] <= total))
+        cut = stop < known or int(r["clock"][i]) > total
+        end = "stopped" if cut else ENDS[r["end"][i]]
+        own = slice(start, stop)
+        return Trace(
+            role="worker",
+            fork_id=i,
+            prompt=self.tokens[n, i, :start].copy(),
+            tokens=self.tokens[n, i, own].copy(),
+            sampled=self.sampled[n, i, own].copy(),
+            logprobs=self.logprobs[n, i, own].copy(),
+            steps=self.steps[n, i, own].copy(),
+            events=[],
+            end=end,
+        )

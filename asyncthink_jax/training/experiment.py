@@ -1,0 +1,146 @@
+"""Everything that a config names, built: task splits, tokenizer, mesh, model, engine. What all commands start from."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from asyncthink_jax.config import Config, ConfigError
+from asyncthink_jax.data import builder
+from asyncthink_jax.data.pipeline import Demonstrations
+from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.model import transformer
+from asyncthink_jax.model.transformer import ModelConfig, Params
+from asyncthink_jax.parallel.mesh import make_mesh
+from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
+from asyncthink_jax.protocol.automaton import lift, tag_automaton
+from asyncthink_jax.protocol.grammar import Grammar, tag_literals
+from asyncthink_jax.protocol.prompts import TINY, Prompts
+from asyncthink_jax.rollout.engine import DecodingModel, Engine, Limits, Where
+from asyncthink_jax.tasks import countdown
+from asyncthink_jax.training.sft import with_number_features
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts of a run. Nothing in here changes while it trains."""
+
+    config: Config
+    mesh: Mesh
+    tokenizer: Tokenizer
+    model: ModelConfig
+    splits: dict[str, list[countdown.Problem]]
+    prompts: Prompts
+    grammar: Grammar
+
+    def demonstrations(self) -> Demonstrations:
+        """What the cold start of this paradigm is trained on."""
+        config = self.config
+        return Demonstrations(
+            problems=self.splits["train"],
+            few=self.splits["train_few"],
+            kind=config.task.demonstrations if config.paradigm == "async" else "sequential",
+            tokenizer=self.tokenizer,
+            prompts=self.prompts,
+            agents=config.pool.agents,
+            self_search=config.task.self_search,
+        )
+
+    def prompt(self, problem: countdown.Problem) -> list[int]:
+        """The organizer's prompt, as tokens."""
+        return self.tokenizer.encode(self.prompts.for_organizer(problem.query))
+
+    def new_params(self) -> Params:
+        """Fresh parameters in the training layout."""
+        key = jax.random.key(self.config.seed)
+        init_key, number_key = jax.random.split(key)
+        params = jax.jit(functools.partial(transformer.init, self.model))(init_key)
+        if self.config.sft.number_init:
+            params = with_number_features(params, self.tokenizer, number_key)
+        return jax.device_put(params, param_specs(params, self.mesh))
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The engine of this paradigm; independent traces (sequential, parallel) are organizers without workers."""
+        rollout, encode = self.config.rollout, self.tokenizer.encode
+        limits = Limits(
+            slots=rollout.slots,
+            context=rollout.context,
+            organizer_budget=rollout.organizer_budget,
+            worker_budget=rollout.worker_budget,
+            feed_width=rollout.feed_width,
+        )
+        token_bytes = [self.tokenizer.token_bytes(i) for i in range(self.tokenizer.vocab_size)]
+        return Engine(
+            decoding_model(self.model),
+            self.grammar,
+            lift(tag_automaton(self.grammar.max_forks), token_bytes),
+            encode(self.prompts.worker_prefix),
+            encode(self.prompts.worker_suffix),
+            {i: encode(f"</JOIN-{i}>") for i in range(1, self.grammar.max_forks + 1)},
+            limits,
+            eos_id=self.tokenizer.eos_id,
+            mesh=self.mesh,
+        )
+
+    @functools.cached_property
+    def to_rollout_layout(self) -> Any:
+        """Jitted: parameters from the training layout to the rollout layout, in the compute type."""
+        dtype = jnp.dtype(self.model.dtype)
+        layout = rollout_specs(transformer.abstract_params(self.model), self.mesh)
+        return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=layout)
+
+
+def decoding_model(config: ModelConfig) -> DecodingModel:
+    """The transformer as the engine wants it."""
+
+    def logits(
+        params: Params, cache: Any, tokens: Array, positions: Array, last: Array, read_length: int, where: Where
+    ) -> tuple[Array, Any]:
+        hidden, cache = transformer.decode(config, params, cache, tokens, positions, read_length=read_length)
+        hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        return transformer.logits(config, params, hidden), cache
+
+    return DecodingModel(functools.partial(transformer.init_cache, config), logits)
+
+
+def build(config: Config, workdir: Path) -> Experiment:
+    """Builds the experiment; writes the splits (under `workdir/data`) and the tokenizer if they are not there yet.
+
+    Raises ConfigError, in one line, for what doesn't fit: mesh and devices, vocabulary and model, rules and splits.
+    """
+    try:
+        mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    task = config.task
+    rules = countdown.Rules(task.numbers, task.min_number, task.max_number, task.max_target, task.n_solutions)
+    try:
+        splits = builder.prepare(workdir / "data", rules, task.validation_problems, task.test_problems, task.split_seed)
+    except ValueError as error:
+        raise ConfigError(f"task: {error}") from error
+    path = workdir / "tokenizer.model"
+    if path.exists():
+        tokenizer = Tokenizer.load(path)
+    else:
+        tokenizer = Tokenizer.train(countdown.tokenizer_texts(rules), tag_literals(config.pool.max_forks), path)
+    if config.model.vocab_size not in (0, tokenizer.vocab_size):
+        raise ConfigError(
+            f"model.vocab_size is {config.model.vocab_size}, the tokenizer {path} has {tokenizer.vocab_size} tokens; "
+            "0 takes it from the tokenizer"
+        )
+    organizes = config.paradigm == "async"
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        tokenizer=tokenizer,
+        model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size),
+        splits=splits,
+        prompts=TINY,
+        grammar=Grammar(config.pool.agents, config.pool.max_forks) if organizes else Grammar(1, 0),
+    )

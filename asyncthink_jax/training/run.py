@@ -1,0 +1,345 @@
+"""A run: cold start, reinforcement learning, evaluation, each going on exactly where a kill has left it.
+
+Whatever a step depends on is either in the checkpoint (parameters, optimizer, the data iterators' states) or a function
+of the seed and the step's number (all random numbers). So a run that was killed and resumed ends with the same bits.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from asyncthink_jax.data import packing, pipeline
+from asyncthink_jax.model import transformer
+from asyncthink_jax.model.transformer import Params
+from asyncthink_jax.parallel.sharding import param_specs
+from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.report.metrics import MetricsWriter, Progress
+from asyncthink_jax.training import rl, sft
+from asyncthink_jax.training.checkpoint import Checkpoints
+from asyncthink_jax.training.evaluation import evaluate, play
+from asyncthink_jax.training.experiment import Experiment
+from asyncthink_jax.training.logprobs import token_logprobs
+from asyncthink_jax.training.optimizer import make_optimizer
+from asyncthink_jax.training.state import TrainState, make_step, new_state
+
+
+class Run:
+    """The stages of one run in `workdir`, its checkpoints, metrics and results.
+
+    Args:
+        experiment: the parts, built.
+        workdir: the folder of the run; what is in there already is gone on with.
+        progress: shows what is done.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: Path, progress: Progress):
+        self.experiment, self.config, self.workdir, self.progress = experiment, experiment.config, workdir, progress
+        self.checkpoints = Checkpoints(workdir / "checkpoints", keep=self.config.checkpoint.keep)
+        self.cold_start_checkpoint = Checkpoints(workdir / "checkpoints" / "cold_start", keep=1)
+        self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
+        self.seconds: dict[str, float] = dict(self.saved["seconds"])
+        self.metrics = MetricsWriter(workdir, self.saved["position"])
+
+    # ------------------------------------------------------------------------------------------------ stage 1
+
+    def cold_start(self) -> Params:
+        """Supervised training on demonstrations. Returns the parameters that RL starts from."""
+        config, experiment = self.config.sft, self.experiment
+        finished = self.cold_start_checkpoint.restore(self._abstract_params())
+        if finished is not None:
+            return finished.state
+        optimizer = make_optimizer(config, config.steps)
+        state = new_state(experiment.new_params(), optimizer, experiment.mesh)
+        batches = pipeline.demonstration_iterator(
+            experiment.demonstrations(), config.rows, config.row_length, self.config.seed
+        )
+        first = 0
+        if self.saved["step"]:
+            first, state = self._restore(state)
+            batches.set_state(self.saved["data"])
+        step = make_step(sft.make_loss(experiment.model, config), optimizer, experiment.mesh, config.microbatches)
+        with self._timed("sft"):
+            for number in range(first + 1, config.steps + 1):
+                started = time.monotonic()
+                state, numbers = step(state, sft.normalised(next(batches)))
+                numbers = jax.device_get(numbers)
+                numbers["tokens_per_second"] = config.rows * config.row_length / (time.monotonic() - started)
+                self._report("sft", number, numbers)
+                if number % self.config.checkpoint.every_sft_steps == 0 or number == config.steps:
+                    self._save("sft", number, number, state, batches.get_state())
+        self.checkpoints.wait()
+        self.cold_start_checkpoint.save(config.steps, state.params, {"seconds": self.seconds})
+        self.cold_start_checkpoint.wait()
+        return state.params
+
+    def adopt_cold_start(self, other: Path) -> None:
+        """Takes the cold start of another run of the same model instead of training one."""
+        found = Checkpoints(other / "checkpoints" / "cold_start", keep=1).restore(self._abstract_params())
+        if found is None:
+            raise FileNotFoundError(f"no finished cold start in {other}")
+        self.seconds = dict(found.metadata["seconds"])
+        self.cold_start_checkpoint.save(found.step, found.state, found.metadata)
+        self.cold_start_checkpoint.wait()
+
+    # ------------------------------------------------------------------------------------------------ stage 2
+
+    def reinforce(self, start: Params) -> Params:
+        """GRPO from the cold start. Returns the parameters with the best validation reward."""
+        config, experiment = self.config.rl, self.experiment
+        if config.iterations == 0:
+            return start
+        optimizer = make_optimizer(config, config.iterations * config.optimizer_steps)
+        reference = jax.tree.map(lambda x: x.copy(), start) if config.kl else None
+        state = new_state(start, optimizer, experiment.mesh)
+        problems = pipeline.problem_iterator(experiment.splits["train"], self.config.seed)
+        first = 0
+        if self.saved["stage"] == "rl":
+            first, state = self._restore(state)
+            problems.set_state(self.saved["data"])
+        update = Update(self.experiment, optimizer, reference)
+        with self._timed("rl"):
+            for number in range(first + 1, config.iterations + 1):
+                started = time.monotonic()
+                chosen = [next(problems) for _ in range(config.prompts)]
+                key = jax.random.fold_in(jax.random.key(self.config.seed), number)
+                rollout_params = experiment.to_rollout_layout(state.params)
+                played = play(
+                    experiment, rollout_params, chosen, config.group_size, key, config.temperature, merge=False
+                )
+                rolled_out = time.monotonic()
+                state, numbers = update(state, played.episodes, np.random.default_rng((self.config.seed, number)))
+                numbers |= rollout_numbers(played.episodes)
+                numbers["occupancy"] = played.occupancy
+                numbers["rollout_seconds"] = rolled_out - started
+                numbers["update_seconds"] = time.monotonic() - rolled_out
+                numbers["tokens_per_second"] = played.decoded_tokens / (time.monotonic() - started)
+                if number % self.config.eval.validate_every == 0 or number == config.iterations:
+                    numbers |= self._validate(number, state)
+                self._report("rl", number, numbers)
+                if number % self.config.checkpoint.every_rl_iterations == 0 or number == config.iterations:
+                    self._save("rl", number, self.config.sft.steps + number, state, problems.get_state())
+        self.checkpoints.wait()
+        best = self.checkpoints.restore_best(self._abstract_params())
+        return state.params if best is None else best.state
+
+    def _validate(self, number: int, state: TrainState) -> dict[str, float]:
+        """Scores the validation split; the best parameters so far are kept."""
+        scores, _ = evaluate(
+            self.experiment,
+            state.params,
+            "validation",
+            self.config.rl.temperature,
+            problems=self.config.eval.validation_problems,
+        )
+        self.checkpoints.save_best(number, state.params, {"iteration": number}, metric=scores["reward"])
+        names = ("reward", "all_correct", "critical_path", "concurrency", "format_error", "wrong")
+        return {f"validation_{name}": scores[name] for name in names}
+
+    # --------------------------------------------------------------------------------------------- evaluation
+
+    def evaluate(self, after: str, params: Params, name: str) -> None:
+        """Scores `params` on the test split at each temperature of the config, once: into results.json, under `name`.
+
+        The first temperature gives the row `after`, the others `after_t<temperature>` or `after_greedy`.
+        """
+        config = self.config.eval
+        for place, temperature in enumerate(config.temperatures):
+            suffix = "" if place == 0 else "_greedy" if temperature == 0 else f"_t{temperature:g}"
+            row = after + suffix
+            results = read_results(self.workdir)
+            if results["paradigms"].get(name, {}).get(row):
+                continue
+            with self._timed("eval"):
+                scores, episodes = evaluate(
+                    self.experiment, params, "test", temperature, config.problems, config.samples
+                )
+            if place == 0:
+                self._write_episodes(name, episodes)
+            results = read_results(self.workdir)
+            results["paradigms"].setdefault(name, {})[row] = scores
+            write_results(self.workdir, results | provenance() | {"wall_clock_s": self._wall_clock()})
+
+    def _write_episodes(self, name: str, episodes: list[Episode]) -> None:
+        folder = self.workdir / "eval" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "episodes.jsonl", "w", encoding="utf-8") as file:
+            for episode in episodes:
+                file.write(json.dumps(episode.to_json(self.experiment.tokenizer.decode), ensure_ascii=False) + "\n")
+
+    # ------------------------------------------------------------------------------------------------- common
+
+    def close(self) -> None:
+        """Waits for what is being saved and closes the files."""
+        self.checkpoints.close()
+        self.cold_start_checkpoint.close()
+        self.metrics.close()
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Counts the wall-clock of a stage, over all the sittings it takes."""
+        before, self._started = self.seconds.get(stage, 0.0), time.monotonic()
+        self._counts = (stage, before)
+        try:
+            yield
+        finally:
+            self._count()
+
+    def _count(self) -> None:
+        stage, before = self._counts
+        self.seconds[stage] = before + time.monotonic() - self._started
+
+    def _wall_clock(self) -> dict[str, float]:
+        return {stage: round(self.seconds.get(stage, 0.0), 1) for stage in ("setup", "sft", "rl", "eval")}
+
+    def _report(self, stage: str, number: int, numbers: dict[str, Any]) -> None:
+        self.metrics.write(stage, number, numbers)
+        self.progress.update(stage, number, numbers)
+
+    def _save(self, stage: str, number: int, step: int, state: TrainState, data: Any) -> None:
+        self._count()
+        metadata = {
+            "stage": stage,
+            "step": number,
+            "position": self.metrics.position,
+            "seconds": self.seconds,
+            "data": data,
+        }
+        self.checkpoints.save(step, state, metadata)
+
+    def _restore(self, state: TrainState) -> tuple[int, TrainState]:
+        restored = self.checkpoints.restore(state)
+        assert restored is not None
+        return restored.metadata["step"], restored.state
+
+    def _abstract_params(self) -> Params:
+        abstract = transformer.abstract_params(self.experiment.model)
+        layout = param_specs(abstract, self.experiment.mesh)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout)
+
+
+class Update:
+    """The training half of an RL iteration: scored episodes to new parameters, in `optimizer_steps` minibatches."""
+
+    def __init__(self, experiment: Experiment, optimizer: Any, reference: Params | None):
+        self.experiment, self.config, self.reference = experiment, experiment.config.rl, reference
+        self.step = make_step(
+            rl.make_loss(experiment.model, self.config), optimizer, experiment.mesh, self.config.microbatches
+        )
+        self.logprobs = jax.jit(
+            lambda params, batch: token_logprobs(
+                experiment.model,
+                params,
+                batch["tokens"],
+                batch["positions"],
+                batch["segment_ids"],
+                temperature=self.config.temperature,
+                chunk=self.config.loss_chunk,
+            )[0]
+        )
+
+    def __call__(
+        self, state: TrainState, episodes: list[Episode], rng: np.random.Generator
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """`episodes`: `group_size` for each problem, in a row."""
+        config = self.config
+        rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
+        advantage = rl.advantages(config, rewards).reshape(-1)
+        groups = np.array_split(np.arange(len(rewards)), config.optimizer_steps)
+        collected: list[dict[str, Any]] = []
+        for group in groups:
+            chosen = [int(n) for g in group for n in range(g * config.group_size, (g + 1) * config.group_size)]
+            rows = rl.training_rows(config, [episodes[n] for n in chosen], advantage[chosen], rng)
+            if not rows:
+                continue
+            batch, left_out = packing.pack(rows, config.row_length, config.rows)
+            batch = sft.normalised(batch)
+            if config.recompute_logprobs:
+                batch["old_logprobs"] = np.asarray(self.logprobs(state.params, batch))
+            if self.reference is not None:
+                batch["reference_logprobs"] = np.asarray(self.logprobs(self.reference, batch))
+            per_part = config.rows // config.microbatches
+            filled = int(np.sum(batch["segment_ids"].any(axis=1)))
+            state, numbers = self.step(state, batch, -(-filled // per_part))
+            collected.append({**jax.device_get(numbers), "rows": filled, "traces_left_out": len(left_out)})
+        numbers = (
+            {name: float(np.mean([part[name] for part in collected])) for name in collected[0]} if collected else {}
+        )
+        if collected:
+            # Before the first update the trainer's forward pass must give what the sampler recorded.
+            numbers["replay_gap"] = float(collected[0]["logprob_change"])
+        return state, numbers
+
+
+def rollout_numbers(episodes: list[Episode]) -> dict[str, float]:
+    """Means over an iteration's episodes, under the names of report/metrics.py."""
+    scores: list[dict[str, Any]] = [episode.score or {} for episode in episodes]
+    fine = [episode.format_error is None for episode in episodes]
+    answered = sum(score["answered"] for score in scores)
+    return {
+        "reward": float(np.mean([episode.reward for episode in episodes])),
+        "accuracy": float(np.mean([s["accuracy"] * ok for s, ok in zip(scores, fine, strict=True)])),
+        "all_correct": float(np.mean([s["accuracy"] == 1.0 and ok for s, ok in zip(scores, fine, strict=True)])),
+        "critical_path": float(np.mean([episode.critical_path for episode in episodes])),
+        "concurrency": float(np.mean([episode.concurrency for episode in episodes])),
+        "format_error": 1.0 - float(np.mean(fine)),
+        "forks": float(np.mean([sum(e.action == "fork" for e in ep.traces[0].events) for ep in episodes])),
+        "wrong": sum(score["wrong"] for score in scores) / max(1, answered),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ results.json
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """The results so far; empty ones if there is no file."""
+    path = workdir / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"paradigms": {}}
+
+
+def write_results(workdir: Path, results: dict[str, Any]) -> None:
+    """Replaces results.json in one move, so that a kill leaves the old or the new one."""
+    path = workdir / "results.json"
+    draft = path.with_suffix(".json.new")
+    draft.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def provenance() -> dict[str, str]:
+    """Commit (with a + if files differ from it), date and hardware of this run."""
+
+    def git(*words: str) -> str:
+        root = Path(__file__).resolve().parent
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    hardware = f"{len(devices)} x {kind}" if kind != "cpu" else f"{_cpu_count()} CPU cores ({_cpu_name()})"
+    commit = git("rev-parse", "HEAD")
+    return {
+        "commit": commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else ""),
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware,
+    }
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
