@@ -20,8 +20,9 @@ import gc
 import io
 import sys
 import time
+import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -217,8 +218,7 @@ def _restore(manager: ocp.CheckpointManager, abstract_state: Any, partial: bool)
     arguments = ocp.args.PyTreeRestore(
         abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
     )
-    with _reading(folder):
-        arrays = manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+    arrays = _read(folder, lambda: manager.restore(step, args=ocp.args.Composite(state=arguments))["state"])
     for name, array in arrays.items():
         crc32 = record["leaves"][name]["crc32"]
         if crc32 is not None and getattr(array, "is_fully_addressable", True) and _checksum(array) != crc32:
@@ -236,33 +236,31 @@ def _record(manager: ocp.CheckpointManager) -> dict[str, Any] | None:
     step = manager.latest_step()
     if step is None:
         return None
-    with _reading(str(manager.directory / str(step))):
-        return manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+    arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
+    return _read(str(manager.directory / str(step)), lambda: manager.restore(step, args=arguments)["record"])
 
 
-@contextlib.contextmanager
-def _reading(folder: str) -> Iterator[None]:
-    """Turns whatever goes wrong into one line.
+def _read(folder: str, read: Callable[[], Any]) -> Any:
+    """What `read` returns; turns whatever goes wrong into one line.
 
     Where one array can't be read, orbax abandons the reads of all others, which end a moment later and then print a
     traceback each, some when they are collected: hence the silence, the pause and the collection.
     """
-    hook, reason = sys.unraisablehook, None
-    sys.unraisablehook = lambda _: None
+    hook = sys.unraisablehook
     try:
         with contextlib.redirect_stderr(io.StringIO()):
+            sys.unraisablehook = lambda _: None
             try:
-                yield
+                return read()
             except Exception as error:
                 reason = _reason(error)
-            if reason is not None:
-                for _ in range(3):
+            with warnings.catch_warnings(action="ignore"):
+                for _ in range(3):  # out of the except block, where the error would keep them alive
                     time.sleep(0.1)
                     gc.collect()
     finally:
         sys.unraisablehook = hook
-    if reason is not None:
-        raise CheckpointError(f"unreadable checkpoint {folder}: {reason}; remove the folder to use the one before")
+    raise CheckpointError(f"unreadable checkpoint {folder}: {reason}; remove the folder to use the one before")
 
 
 def _reason(error: Exception) -> str:
