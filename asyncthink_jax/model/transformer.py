@@ -1,0 +1,248 @@
+"""The language model: a Qwen3 / Llama decoder as Linen modules, with pure functions around them.
+
+Parameters are a plain nested dict of fp32 arrays in which the layers are stacked (leading axis `layers`). The same
+`Block` serves training (`forward`: packed rows with segment ids, layers scanned) and rollouts (`decode`: a key/value
+cache that is written in place, layers unrolled).
+
+Shapes: B training rows, R rollout rows, L tokens, W new tokens a row, C cache positions, D width, N query heads,
+K key/value heads, H head dim, F feed-forward width, V vocabulary.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from asyncthink_jax.model import attention
+from asyncthink_jax.parallel.sharding import constrain_rows
+
+Params = dict[str, Any]
+Cache = dict[str, tuple[Float[Array, "R K C H"], ...]]  # "k" and "v", an array for each layer
+Rope = tuple[Float[Array, "B L 1 H/2"], Float[Array, "B L 1 H/2"]]  # cosines and sines
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the model; what is not a size is the same for every Qwen3 and Llama model."""
+
+    vocab_size: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    rope_theta: float = 1e6
+    norm_eps: float = 1e-6
+    tied_embeddings: bool = True
+    qk_norm: bool = True  # Qwen3 has it, Llama has not
+    dtype: str = "float32"  # of activations and cache; parameters are kept in fp32
+    remat: str = "none"  # what training recomputes: "none", "full" (all but layer inputs), "dots" (all but matmuls)
+
+
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """Fresh fp32 parameters."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return Transformer(config).init(key, tokens, tokens, tokens)["params"]
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The tree of `init` as `jax.ShapeDtypeStruct`s: nothing is allocated."""
+    return jax.eval_shape(lambda: init(config, jax.random.key(0)))
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    tokens: Int[Array, "B L"],
+    positions: Int[Array, "B L"],
+    segment_ids: Int[Array, "B L"],
+) -> Float[Array, "B L D"]:
+    """Hidden states (after the final norm) of packed rows.
+
+    A token attends to itself and to earlier tokens of its own segment. Segment 0 is padding: its output means nothing.
+    """
+    return Transformer(config).apply({"params": params}, tokens, positions, segment_ids)
+
+
+def logits(config: ModelConfig, params: Params, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+    """Next-token logits in fp32. For long rows or large vocabularies call it on chunks of `hidden`."""
+    if config.tied_embeddings:
+        kernel, equation = params["embed"], "...d,vd->...v"
+    else:
+        kernel, equation = params["unembed"], "...d,dv->...v"
+    hidden, kernel = hidden.astype(config.dtype), kernel.astype(config.dtype)
+    return jnp.einsum(equation, hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
+    """An empty cache. It need not be cleared when a row is reused: no query sees past its own position."""
+    shape = (rows, config.kv_heads, length, config.head_dim)
+    return {name: tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)) for name in ("k", "v")}
+
+
+def decode(
+    config: ModelConfig,
+    params: Params,
+    cache: Cache,
+    tokens: Int[Array, "R W"],
+    positions: Int[Array, "R W"],
+    *,
+    read_length: int | None = None,
+) -> tuple[Float[Array, "R W D"], Cache]:
+    """Feeds W tokens a row: writes their keys and values at `positions`, returns their hidden states and the cache.
+
+    A position < 0 marks padding: nothing is written for it and its output means nothing. Every other position p must
+    be < `read_length` (default: the whole cache), the part of the cache that is read; positions 0..p-1 must have been
+    fed before or be fed in the same call.
+    """
+    x = embed(config, params["embed"], tokens)
+    rope = rope_table(config, positions)
+    layers = []
+    # Unrolled, where training scans: a scan would first copy each layer's cache out of the stack, and that takes longer
+    # than to attend to it (see attention.py).
+    for layer in range(config.layers):
+        weights = {"params": jax.tree.map(lambda p, layer=layer: p[layer], params["layers"])}
+        layer_cache = cache["k"][layer], cache["v"][layer]
+        x, layer_cache = Block(config).apply(weights, x, rope, positions, layer_cache, read_length, method="decode")
+        layers.append(layer_cache)
+    k, v = zip(*layers, strict=True)
+    return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x), {"k": k, "v": v}
+
+
+class Transformer(nn.Module):
+    """Embedding, scanned blocks and final norm over packed rows."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens, positions, segment_ids):
+        c = self.config
+        table = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
+        if not c.tied_embeddings:  # read by `logits`
+            self.param("unembed", nn.initializers.normal(0.02), (c.width, c.vocab_size))
+        x = embed(c, table, tokens)
+        layers = nn.scan(
+            _remat(Block, c.remat),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=c.layers,
+            # A scan saves a layer's activations by copying them into stacks: a fifth of the time of a shallow model. A
+            # deep one needs the short compile, and recomputation needs the loop (unrolled, it would be optimised away).
+            unroll=c.layers if c.layers <= 4 and c.remat == "none" else 1,
+        )
+        x, _ = layers(c, name="layers")(x, rope_table(c, positions), segment_ids)
+        return RMSNorm(c.norm_eps, name="final_norm")(x)
+
+
+class Block(nn.Module):
+    """One layer: attention and SwiGLU, each behind an RMSNorm and added to the residual stream."""
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        self.attention_norm = RMSNorm(c.norm_eps)
+        self.q = Projection((c.width,), (c.heads, c.head_dim))
+        self.k = Projection((c.width,), (c.kv_heads, c.head_dim))
+        self.v = Projection((c.width,), (c.kv_heads, c.head_dim))
+        if c.qk_norm:
+            self.q_norm = RMSNorm(c.norm_eps)
+            self.k_norm = RMSNorm(c.norm_eps)
+        self.o = Projection((c.heads, c.head_dim), (c.width,))
+        self.mlp_norm = RMSNorm(c.norm_eps)
+        self.gate = Projection((c.width,), (c.mlp_width,))
+        self.up = Projection((c.width,), (c.mlp_width,))
+        self.down = Projection((c.mlp_width,), (c.width,))
+
+    def __call__(self, x, rope, segment_ids):
+        """Packed rows; the second value is the scan's (it has no per-layer output)."""
+        q, k, v = self.qkv(x, rope)
+        return self.finish(x, attention.packed(q, k, v, segment_ids)), None
+
+    def decode(self, x, rope, positions, cache, read_length):
+        """New tokens against the cache; returns the cache with their keys and values in it."""
+        q, k, v = self.qkv(x, rope)
+        k, v = (write(old, positions, new) for old, new in zip(cache, (k, v), strict=True))
+        return self.finish(x, attention.cached(q, k[:, :, :read_length], v[:, :, :read_length], positions)), (k, v)
+
+    def qkv(self, x, rope):
+        h = self.attention_norm(x)
+        q, k, v = self.q(h), self.k(h), self.v(h)  # [B, L, N, H], [B, L, K, H], [B, L, K, H]
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rotate(q, rope), rotate(k, rope), v
+
+    def finish(self, x, mixed):
+        x = x + self.o(mixed)  # [B, L, D]
+        h = self.mlp_norm(x)
+        return constrain_rows(x + self.down(nn.silu(self.gate(h)) * self.up(h)))
+
+
+class Projection(nn.Module):
+    """A linear map without bias from the last axes `inputs` to the axes `outputs`."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        shape, n = self.inputs + self.outputs, len(self.inputs)
+        axes = {"in_axis": tuple(range(n)), "out_axis": tuple(range(n, len(shape)))}
+        kernel = self.param(
+            "kernel", nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", **axes), shape
+        )
+        return jnp.tensordot(x, kernel.astype(x.dtype), axes=n)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, computed in fp32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * scale).astype(x.dtype)
+
+
+def embed(config: ModelConfig, table: Float[Array, "V D"], tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+    """The tokens' rows of the table, in the compute dtype."""
+    return constrain_rows(table[tokens].astype(config.dtype))
+
+
+def rope_table(config: ModelConfig, positions: Int[Array, "B L"]) -> Rope:
+    """Cosines and sines of the rotary position embedding, once for all layers and heads."""
+    half = config.head_dim // 2
+    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "B L heads H"], rope: Rope) -> Float[Array, "B L heads H"]:
+    """Rotates the pairs (x[i], x[i + H/2]): the half-split layout of the Hugging Face weights."""
+    cos, sin = rope
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def write(
+    cache: Float[Array, "R K C H"], positions: Int[Array, "R W"], new: Float[Array, "R W K H"]
+) -> Float[Array, "R K C H"]:
+    """Puts `new` at `positions` of each row's cache; positions < 0 are dropped."""
+    places = jnp.where(positions < 0, cache.shape[2], positions)  # past the end, since a negative index would wrap
+    # A map over rows: it tells the partitioner that a row writes to itself alone.
+    return jax.vmap(lambda row, at, n: row.at[:, at].set(n.swapaxes(0, 1), mode="drop"))(cache, places, new)
+
+
+def _remat(block: type[nn.Module], policy: str) -> type[nn.Module]:
+    if policy == "none":
+        return block
+    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    return nn.remat(block, policy=policies[policy], prevent_cse=False)  # a scan's body cannot be merged with its copy

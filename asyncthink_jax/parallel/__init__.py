@@ -1,0 +1,1 @@
+"""Meshes and shardings: which parameter and which activation lives where."""

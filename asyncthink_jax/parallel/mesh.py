@@ -1,0 +1,55 @@
+"""The device mesh: three axes for three ways to split the work.
+
+data    every device along it has all parameters and its own rows
+fsdp    rows are split here too, and parameters and optimizer state with them
+tensor  heads, feed-forward and vocabulary are split
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all of `devices` (default: every device of every process). One axis may be -1: what is left.
+
+    Raises ValueError, in one line that names the nearest mesh that fits, where the sizes don't multiply to the devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = _resolve((data, fsdp, tensor), len(devices))
+    automatic = (AxisType.Auto,) * len(AXES)
+    if devices == jax.devices():
+        return jax.make_mesh(sizes, AXES, axis_types=automatic)  # orders devices by the machine's topology
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=automatic)
+
+
+def _resolve(sizes: tuple[int, ...], devices: int) -> tuple[int, ...]:
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise ValueError(f"mesh {_text(sizes)}: sizes are positive, and at most one is -1 (what is left)")
+    fixed = math.prod(size for size in sizes if size != -1)
+    resolved = tuple(devices // fixed if size == -1 else size for size in sizes)
+    if math.prod(resolved) != devices:
+        nearest = _nearest(sizes, devices)
+        raise ValueError(f"mesh {_text(sizes)} doesn't fit {devices} device(s); {_text(nearest)} would")
+    return resolved
+
+
+def _nearest(sizes: tuple[int, ...], devices: int) -> tuple[int, ...]:
+    """The mesh that fits whose sizes change least (as ratios), tensor first and data last to be kept."""
+    divisors = [n for n in range(1, devices + 1) if devices % n == 0]
+    meshes = [(devices // (f * t), f, t) for f in divisors for t in divisors if devices % (f * t) == 0]
+
+    def distance(mesh: tuple[int, ...]) -> float:
+        weights = (1.0, 1.1, 1.2)
+        return sum(w * abs(math.log(m / s)) for w, m, s in zip(weights, mesh, sizes, strict=True) if s != -1)
+
+    return min(meshes, key=distance)
+
+
+def _text(sizes: tuple[int, ...]) -> str:
+    return " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))

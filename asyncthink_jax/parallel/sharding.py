@@ -1,0 +1,103 @@
+"""Which array lives where: one table for the parameters, one line for the rows.
+
+A parameter's path in the tree gives it logical axes (what its dimensions mean); a layout gives each logical axis the
+mesh axes it is split over. There are two layouts. TRAINING splits parameters and optimizer state over `fsdp` as well as
+`tensor`; ROLLOUT has them whole on every data/fsdp device, so that the decode loop gathers no parameters.
+"""
+
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Layout = dict[str, str | None]
+
+# The last dimensions of every parameter; the leading `layers` axis of stacked layers is never split.
+PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"embed$", ("vocab", "width")),
+    (r"unembed$", ("width", "vocab")),
+    (r"layers/q/kernel$", ("width", "heads", None)),
+    (r"layers/[kv]/kernel$", ("width", "kv_heads", None)),
+    (r"layers/o/kernel$", ("heads", None, "width")),
+    (r"layers/(gate|up)/kernel$", ("width", "mlp")),
+    (r"layers/down/kernel$", ("mlp", "width")),
+    (r"scale$", (None,)),
+)
+TRAINING: Layout = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "width": "fsdp"}
+ROLLOUT: Layout = TRAINING | {"width": None}
+
+MAX_REPLICATED = 16  # elements of an optimizer's counters and coefficients, which no line of the table names
+ROWS = ("data", "fsdp")  # the mesh axes over which rows of a batch are split
+
+
+def param_specs(abstract_params: Any, mesh: Mesh, layout: Layout = TRAINING) -> Any:
+    """The NamedSharding of every parameter, as a tree like `abstract_params`.
+
+    Works on any tree whose paths end like the parameters' (an optimizer state holds such trees); an array that the
+    table doesn't name, a step counter for example, is replicated if it is tiny. Raises ValueError, in one line,
+    for a larger array that no line names and for a dimension that its mesh axis doesn't divide.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _param_spec(_name(path), leaf, mesh, layout), abstract_params
+    )
+
+
+def rollout_specs(abstract_params: Any, mesh: Mesh) -> Any:
+    """`param_specs` in the rollout layout: replicated over data and fsdp, split over tensor."""
+    return param_specs(abstract_params, mesh, ROLLOUT)
+
+
+def row_spec(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """An array whose dimension `axis` is rows (a training batch: 0)."""
+    return NamedSharding(mesh, P(*[None] * axis, ROWS))
+
+
+def cache_spec(mesh: Mesh) -> NamedSharding:
+    """A layer's key or value cache [R, K, C, H]: rows over data and fsdp, heads over tensor."""
+    return NamedSharding(mesh, P(ROWS, "tensor"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """An array that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def shard(tree: Any, shardings: Any) -> Any:
+    """`tree` laid out by `shardings` (one for all, or a tree of them)."""
+    return jax.device_put(tree, shardings)
+
+
+def constrain_rows(x: jax.Array) -> jax.Array:
+    """Inside jit under `jax.set_mesh`: keeps dimension 0 of an activation split as the rows are; without a mesh, `x`.
+
+    Without it the partitioner may split activations along the width, as the fsdp parameters are, instead. Rows that
+    don't divide (a single prompt on a large mesh) are left to the partitioner.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    axes = tuple(axis for axis in ROWS if types.get(axis) == AxisType.Auto)  # under shard_map rows are split already
+    if not axes or x.shape[0] % math.prod(mesh.shape[axis] for axis in axes):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(axes, *[P.UNCONSTRAINED] * (x.ndim - 1)))
+
+
+def _param_spec(name: str, leaf: Any, mesh: Mesh, layout: Layout) -> NamedSharding:
+    logical = next((axes for pattern, axes in PARAMETERS if re.search(rf"(^|/){pattern}", name)), None)
+    if logical is None or leaf.ndim < len(logical):
+        if leaf.size <= MAX_REPLICATED:
+            return NamedSharding(mesh, P())
+        raise ValueError(f"parameter {name} {leaf.shape}: no line of the table in parallel/sharding.py names it")
+    spec = [None] * (leaf.ndim - len(logical)) + [layout[axis] if axis else None for axis in logical]
+    for size, axis in zip(leaf.shape, spec, strict=True):
+        if axis and size % mesh.shape[axis]:
+            raise ValueError(
+                f"parameter {name} {leaf.shape}: mesh axis {axis}={mesh.shape[axis]} doesn't divide {size}"
+            )
+    return NamedSharding(mesh, P(*spec))
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
