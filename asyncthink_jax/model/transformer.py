@@ -9,6 +9,7 @@ K key/value heads, H head dim, F feed-forward width, V vocabulary.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +44,7 @@ class ModelConfig:
     remat: str = "none"  # what training recomputes: "none", "full" (all but layer inputs), "dots" (all but matmuls)
 
 
+@partial(jax.jit, static_argnums=0)
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """Fresh fp32 parameters."""
     tokens = jnp.zeros((1, 1), jnp.int32)

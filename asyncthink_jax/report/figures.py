@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from asyncthink_jax.report.metrics import ROWS, STAGES
+from asyncthink_jax.report.metrics import ROWS, STAGES, read_metrics
+from asyncthink_jax.report.timeline import save_timeline
 
 COLORS = {
     "async": "#24476b",
@@ -208,3 +211,31 @@ def save_figures(
     for path, figure in zip(paths, figures.values(), strict=True):
         figure.savefig(path)
     return paths
+
+
+def draw_run(workdir: str | os.PathLike[str], name: str, results: Mapping[str, Any]) -> list[str]:
+    """Writes all figures of a run into `workdir/figures`: curves, bars, and the timeline of one real episode.
+
+    The episode is the first of `eval/<name>/episodes.jsonl` that found everything with as many Forks as most do.
+    """
+    workdir = Path(workdir)
+    metrics, episodes = workdir / "metrics.jsonl", workdir / "eval" / name / "episodes.jsonl"
+    folder = workdir / "figures"
+    paths = save_figures(folder, lines=read_metrics(metrics) if metrics.exists() else (), results=results)
+    if episodes.exists():
+        with open(episodes, encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        right = [line for line in lines if line["score"]["accuracy"] == 1.0 and not line["format_error"]]
+        if right or lines:
+            chosen = typical_episode(right or lines)
+            save_timeline(chosen, folder / "episode.png")
+            paths.append(str(folder / "episode.png"))
+    return paths
+
+
+def typical_episode(episodes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The episode of the most common number of traces whose critical path is the median of those."""
+    counts = [len(episode["traces"]) for episode in episodes]
+    usual = max(set(counts), key=counts.count)
+    alike = sorted((e for e in episodes if len(e["traces"]) == usual), key=lambda e: e["critical_path"])
+    return alike[len(alike) // 2]

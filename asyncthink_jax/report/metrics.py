@@ -222,6 +222,8 @@ ROWS = {
 STAGES = {
     "after_sft": "SFT",
     "after_rl": "SFT + RL",
+    "after_sft_t1": "SFT",
+    "after_rl_t1": "SFT + RL",
     "after_sft_greedy": "SFT, greedy",
     "after_rl_greedy": "SFT + RL, greedy",
 }
@@ -245,7 +247,8 @@ def result_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         ("critical path", lambda s: f"{s['critical_path']:.1f}{_error(s, 'critical_path', 1)}"),
         ("η/c", lambda s: f"{s['concurrency']:.2f}"),
         ("reward", lambda s: f"{s['reward']:.3f}" if s.get("reward") is not None else ""),
-        ("episodes", lambda s: str(s["n"])),
+        ("problems", lambda s: str(s["n"] // s.get("samples", 1))),
+        ("samples", lambda s: str(s.get("samples", 1))),
     ]
     rows = [[name, stage, *[cell(scores) for _, cell in columns]] for name, stage, scores in entries]
     header = ["", "after", *[title for title, _ in columns]]

@@ -78,7 +78,7 @@ class State:
     """One rollout under way. First axis: slots (S), or slots * prompts * traces (the token buffers)."""
 
     cache: Any
-    # What comes out, a row per (slot, prompt, trace): known tokens, which were sampled, their log-probability, their step.
+    # What comes out, a row per (slot, prompt, trace): known tokens, which were sampled, log-probabilities, steps.
     tokens: Int[Array, "SQT L"]
     sampled: Bool[Array, "SQT L"]
     logprobs: Float[Array, "SQT L"]
@@ -230,7 +230,7 @@ class Engine:
         return jnp.asarray(x) if self.mesh is None else jax.device_put(x, row_spec(self.mesh))
 
     def _bucket(self, longest: int) -> int:
-        """The number of cache positions that attention reads while no row is longer: a few sizes, each compiled once."""
+        """How many cache positions attention reads while no row is longer: one of four sizes, each compiled once."""
         quarter = -(-self.limits.context // 64) * 16
         return min(self.limits.context, -(-(longest + self.limits.feed_width + quarter // 2) // quarter) * quarter)
 
@@ -265,11 +265,9 @@ class Engine:
         return state if self.mesh is None else jax.lax.with_sharding_constraint(state, self._shardings(state))
 
     def _shardings(self, state: State) -> State:
-        rows, whole, cache = row_spec(self.mesh), replicated(self.mesh), cache_spec(self.mesh)
-        by_slot = jax.tree.map(lambda x: rows if x.ndim else whole, state.replace(cache=None))
-        return by_slot.replace(
-            cache=jax.tree.map(lambda x: cache if x.ndim == 5 else rows if x.ndim else whole, state.cache)
-        )
+        by_slot, whole, cache = row_spec(self.mesh), replicated(self.mesh), cache_spec(self.mesh)
+        shardings = jax.tree.map(lambda x: by_slot if x.ndim else whole, state.replace(cache=None))
+        return shardings.replace(cache=jax.tree.map(lambda x: cache if x.ndim == 4 else whole, state.cache))
 
     def _begin(self, state: State, begins: Bool[Array, "S"], lengths: Int[Array, "S Q"]) -> State:
         """Starts the prompt number `turn` in the slots that begin; a slot without a further prompt goes idle."""

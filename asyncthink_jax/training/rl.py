@@ -86,8 +86,8 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
 
         loss = - sum_t w_t min( r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t )  +  kl * sum_t w_t KL_t
 
-    r_t is the probability ratio to the policy that sampled, at the sampling temperature. KL_t is the k3 estimator against
-    the cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0.
+    r_t is the probability ratio to the policy that sampled, at the sampling temperature. KL_t is the k3 estimator
+    against the cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0.
     """
 
     def loss(params: Params, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:

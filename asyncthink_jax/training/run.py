@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,15 @@ class Run:
         experiment: the parts, built.
         workdir: the folder of the run; what is in there already is gone on with.
         progress: shows what is done.
+        name: of the run's rows in results.json, and of its folder under `eval/`.
+        results: folder of the results.json that the rows go into; default `workdir`.
     """
 
-    def __init__(self, experiment: Experiment, workdir: Path, progress: Progress):
+    def __init__(
+        self, experiment: Experiment, workdir: Path, progress: Progress, name: str, results: Path | None = None
+    ):
         self.experiment, self.config, self.workdir, self.progress = experiment, experiment.config, workdir, progress
+        self.name, self.results = name, results or workdir
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep=self.config.checkpoint.keep)
         self.cold_start_checkpoint = Checkpoints(workdir / "checkpoints" / "cold_start", keep=1)
         self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
@@ -123,54 +128,47 @@ class Run:
                 numbers["rollout_seconds"] = rolled_out - started
                 numbers["update_seconds"] = time.monotonic() - rolled_out
                 numbers["tokens_per_second"] = played.decoded_tokens / (time.monotonic() - started)
-                if number % self.config.eval.validate_every == 0 or number == config.iterations:
-                    numbers |= self._validate(number, state)
                 self._report("rl", number, numbers)
+                if number % self.config.eval.validate_every == 0 or number == config.iterations:
+                    self._validate(number, state)
                 if number % self.config.checkpoint.every_rl_iterations == 0 or number == config.iterations:
                     self._save("rl", number, self.config.sft.steps + number, state, problems.get_state())
         self.checkpoints.wait()
         best = self.checkpoints.restore_best(self._abstract_params())
         return state.params if best is None else best.state
 
-    def _validate(self, number: int, state: TrainState) -> dict[str, float]:
-        """Scores the validation split; the best parameters so far are kept."""
+    def _validate(self, number: int, state: TrainState) -> None:
+        """Scores the validation split; the parameters with the best reward so far are kept."""
+        config = self.config
         scores, _ = evaluate(
-            self.experiment,
-            state.params,
-            "validation",
-            self.config.rl.temperature,
-            problems=self.config.eval.validation_problems,
+            self.experiment, state.params, "validation", config.rl.temperature, config.eval.validation_problems
         )
+        numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+        self.metrics.write("validation", number, numbers)
         self.checkpoints.save_best(number, state.params, {"iteration": number}, metric=scores["reward"])
-        names = ("reward", "all_correct", "critical_path", "concurrency", "format_error", "wrong")
-        return {f"validation_{name}": scores[name] for name in names}
 
     # --------------------------------------------------------------------------------------------- evaluation
 
-    def evaluate(self, after: str, params: Params, name: str) -> None:
-        """Scores `params` on the test split at each temperature of the config, once: into results.json, under `name`.
-
-        The first temperature gives the row `after`, the others `after_t<temperature>` or `after_greedy`.
-        """
+    def evaluate(self, after: str, params: Params) -> None:
+        """Scores `params` on the test split at each temperature, where results.json has no row of it yet."""
         config = self.config.eval
-        for place, temperature in enumerate(config.temperatures):
-            suffix = "" if place == 0 else "_greedy" if temperature == 0 else f"_t{temperature:g}"
-            row = after + suffix
-            results = read_results(self.workdir)
-            if results["paradigms"].get(name, {}).get(row):
+        for place, (row, temperature) in enumerate(evaluation_rows(after, config.temperatures).items()):
+            if row in read_results(self.results)["paradigms"].get(self.name, {}):
                 continue
             with self._timed("eval"):
                 scores, episodes = evaluate(
                     self.experiment, params, "test", temperature, config.problems, config.samples
                 )
             if place == 0:
-                self._write_episodes(name, episodes)
-            results = read_results(self.workdir)
-            results["paradigms"].setdefault(name, {})[row] = scores
-            write_results(self.workdir, results | provenance() | {"wall_clock_s": self._wall_clock()})
+                self._write_episodes(episodes)
+            results = read_results(self.results)
+            results["paradigms"].setdefault(self.name, {})[row] = {**scores, "wall_clock_s": self._wall_clock()}
+            if self.results == self.workdir:
+                results |= provenance() | {"wall_clock_s": self._wall_clock()}
+            write_results(self.results, results)
 
-    def _write_episodes(self, name: str, episodes: list[Episode]) -> None:
-        folder = self.workdir / "eval" / name
+    def _write_episodes(self, episodes: list[Episode]) -> None:
+        folder = self.workdir / "eval" / self.name
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "episodes.jsonl", "w", encoding="utf-8") as file:
             for episode in episodes:
@@ -298,6 +296,15 @@ def rollout_numbers(episodes: list[Episode]) -> dict[str, float]:
 
 
 # ------------------------------------------------------------------------------------------------------ results.json
+
+
+def evaluation_rows(after: str, temperatures: Sequence[float]) -> dict[str, float]:
+    """Names of the rows of an evaluation in results.json, and the temperature of each; the first is the plain one."""
+    suffixes = [
+        "" if place == 0 else "_greedy" if temperature == 0 else f"_t{temperature:g}"
+        for place, temperature in enumerate(temperatures)
+    ]
+    return {after + suffix: temperature for suffix, temperature in zip(suffixes, temperatures, strict=True)}
 
 
 def read_results(workdir: Path) -> dict[str, Any]:

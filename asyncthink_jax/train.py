@@ -1,0 +1,123 @@
+"""Trains: cold start, reinforcement learning, evaluation, figures. Goes on where it was stopped.
+
+    python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir runs/countdown_tiny
+    python -m asyncthink_jax.train --config .. --workdir .. --config.rl.learning_rate=1e-4 --config.seed=1
+
+Every field of the config can be overridden as in the second line; the resolved config is saved with the run. Exit
+codes: 0 done, 2 for what can be told before anything expensive starts (one line on stderr), 130 when interrupted.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, split_argv, to_json
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
+flags.DEFINE_string("workdir", None, "Folder of the run; made if its parent exists, gone on with if it is a run.")
+flags.DEFINE_string("name", None, "Name of the row in results.json; default the config's paradigm.")
+flags.DEFINE_string("cold_start", None, "Folder of a run of the same model whose finished cold start is taken.")
+flags.DEFINE_string("results", None, "Folder of the run whose results.json the row is added to; default the workdir.")
+flags.DEFINE_bool("evaluate", True, "Score the test split and draw the figures at the end.")
+
+
+def main(argv: list[str], overrides: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    started = time.monotonic()
+    logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
+        for name in ("config", "workdir"):
+            if getattr(FLAGS, name) is None:
+                raise ConfigError(f"--{name} is missing; see --help")
+        config = load(FLAGS.config, overrides)
+        workdir = _prepare_workdir(Path(FLAGS.workdir), config)
+        name = FLAGS.name or config.paradigm
+        return _train(config, workdir, name, started)
+    except (ConfigError, FileNotFoundError) as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _train(config: Config, workdir: Path, name: str, started: float) -> int:
+    # Imported late: a wrong config is reported in a tenth of a second.
+    import jax
+
+    from asyncthink_jax.report.figures import draw_run
+    from asyncthink_jax.report.metrics import Progress, print_results
+    from asyncthink_jax.training import experiment
+    from asyncthink_jax.training.checkpoint import CheckpointError
+    from asyncthink_jax.training.run import Run, evaluation_rows, read_results
+
+    table = Path(FLAGS.results) if FLAGS.results else workdir
+    if not table.is_dir():
+        raise ConfigError(f"--results {table} is no folder; name that of the run whose table the row goes into")
+    stages = ["after_sft", "after_rl"] if config.rl.iterations else ["after_sft"]
+    wanted = {row for stage in stages for row in evaluation_rows(stage, config.eval.temperatures)}
+    if FLAGS.evaluate and wanted <= read_results(table)["paradigms"].get(name, {}).keys():
+        print_results(read_results(table))
+        return 0
+    jax.config.update("jax_threefry_partitionable", True)
+    with Progress({"sft": config.sft.steps, "rl": config.rl.iterations}) as progress:
+        try:
+            built = experiment.build(config, workdir)
+            run = Run(built, workdir, progress, name, table)
+            run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
+            if FLAGS.cold_start:
+                run.adopt_cold_start(Path(FLAGS.cold_start))
+            cold_start = run.cold_start()
+            learned = run.reinforce(cold_start)
+            if FLAGS.evaluate:
+                cold_start = run.cold_start()  # its arrays may have been donated to the RL stage
+                run.evaluate("after_sft", cold_start)
+                if config.rl.iterations:
+                    run.evaluate("after_rl", learned)
+            run.close()
+        except CheckpointError as error:
+            return _refuse(error)
+    if FLAGS.evaluate:
+        draw_run(workdir, name, read_results(table))
+        if table != workdir:
+            draw_run(table, config.paradigm, read_results(table))
+        print_results(read_results(table))
+    return 0
+
+
+def _prepare_workdir(workdir: Path, config: Config) -> Path:
+    """Makes the folder and saves the config in it, or checks that the run in it is of the same config."""
+    saved = workdir / "config.json"
+    if saved.exists():
+        changed = differences(from_json(saved.read_text(encoding="utf-8")), config)
+        if changed:
+            raise ConfigError(f"{workdir} holds a run of another config; use a new folder. " + "; ".join(changed))
+        return workdir
+    parent = workdir.resolve().parent
+    if not parent.is_dir():
+        # `runs/` beside the checkout is made; a whole missing path is more likely a typing error.
+        if not parent.parent.is_dir():
+            raise ConfigError(f"workdir {workdir}: {parent} does not exist; make it, or name another folder")
+        parent.mkdir()
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"workdir {workdir} is a file; name a folder")
+    workdir.mkdir(exist_ok=True)
+    draft = saved.with_suffix(".json.new")
+    draft.write_text(to_json(config), encoding="utf-8")
+    os.replace(draft, saved)
+    return workdir
+
+
+def _refuse(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    others, config_overrides = split_argv(sys.argv)
+    app.run(lambda argv: sys.exit(main(argv, config_overrides)), argv=others)
