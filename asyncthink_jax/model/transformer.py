@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import attention
-from asyncthink_jax.parallel.sharding import constrain_rows
+from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
 
 Params = dict[str, Any]
 Cache = dict[str, tuple[Float[Array, "R K C H"], ...]]  # "k" and "v", an array for each layer
@@ -216,7 +216,7 @@ class RMSNorm(nn.Module):
 
 def embed(config: ModelConfig, table: Float[Array, "V D"], tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
     """The tokens' rows of the table, in the compute dtype."""
-    return constrain_rows(table[tokens].astype(config.dtype))
+    return constrain_rows(constrain_table(table.astype(config.dtype))[tokens])
 
 
 def rope_table(config: ModelConfig, positions: Int[Array, "B L"]) -> Rope:

@@ -35,7 +35,9 @@ def _resolve(sizes: tuple[int, ...], devices: int) -> tuple[int, ...]:
     resolved = tuple(devices // fixed if size == -1 else size for size in sizes)
     if math.prod(resolved) != devices:
         nearest = _nearest(sizes, devices)
-        raise ValueError(f"mesh {_text(sizes)} doesn't fit {devices} device(s); {_text(nearest)} would")
+        raise ValueError(
+            f"mesh {_text(sizes)} doesn't fit {devices} device{'s' * (devices > 1)}; {_text(nearest)} would"
+        )
     return resolved
 
 

@@ -71,17 +71,37 @@ def shard(tree: Any, shardings: Any) -> Any:
 
 
 def constrain_rows(x: jax.Array) -> jax.Array:
-    """Inside jit under `jax.set_mesh`: keeps dimension 0 of an activation split as the rows are; without a mesh, `x`.
+    """Keeps dimension 0 of an activation split as the rows are; the other dimensions are the partitioner's to choose.
 
-    Without it the partitioner may split activations along the width, as the fsdp parameters are, instead. Rows that
-    don't divide (a single prompt on a large mesh) are left to the partitioner.
+    Without it the partitioner may split activations along the width, as the fsdp parameters are, instead.
+    """
+    return _constrain(x, ROWS, *[P.UNCONSTRAINED] * (x.ndim - 1))
+
+
+def constrain_table(x: jax.Array) -> jax.Array:
+    """Has an embedding table [V, D] gathered over fsdp, like any other parameter, before its rows are looked up.
+
+    Without it the partitioner looks up parts of rows for the whole batch, and then moves them.
+    """
+    return _constrain(x, "tensor", None)
+
+
+def _constrain(x: jax.Array, *dimensions: Any) -> jax.Array:
+    """A sharding constraint inside jit under `jax.set_mesh`; outside of it (a concrete array stays where it is), `x`.
+
+    A dimension that its axes don't divide (a single prompt on a large mesh) is left to the partitioner, and an axis
+    over which a surrounding `jax.shard_map` maps is out of its hands already.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axes = tuple(axis for axis in ROWS if types.get(axis) == AxisType.Auto)  # under shard_map rows are split already
-    if not axes or x.shape[0] % math.prod(mesh.shape[axis] for axis in axes):
+    if not isinstance(x, jax.core.Tracer) or mesh.empty or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return x
-    return jax.lax.with_sharding_constraint(x, P(axes, *[P.UNCONSTRAINED] * (x.ndim - 1)))
+
+    def fits(size: int, axes: Any) -> bool:
+        names = (axes,) if isinstance(axes, str) else axes
+        return axes in (None, P.UNCONSTRAINED) or size % math.prod(mesh.shape[name] for name in names) == 0
+
+    spec = [axes if fits(size, axes) else P.UNCONSTRAINED for size, axes in zip(x.shape, dimensions, strict=True)]
+    return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
 def _param_spec(name: str, leaf: Any, mesh: Mesh, layout: Layout) -> NamedSharding:

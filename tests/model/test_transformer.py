@@ -1,0 +1,261 @@
+"""The transformer: packed rows, cached decoding, and a reference of the Qwen3 block in plain NumPy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from asyncthink_jax.model import transformer
+from asyncthink_jax.model.presets import QWEN3, TINY
+from asyncthink_jax.model.transformer import ModelConfig
+
+QWEN = ModelConfig(vocab_size=40, layers=3, width=24, heads=4, kv_heads=2, head_dim=8, mlp_width=32)
+LLAMA = dataclasses.replace(
+    QWEN, layers=2, qk_norm=False, tied_embeddings=False, rope_theta=1e4, norm_eps=1e-5, heads=2
+)
+LENGTH = 13
+
+forward = jax.jit(transformer.forward, static_argnums=0)
+decode = jax.jit(transformer.decode, static_argnums=0, static_argnames="read_length")
+
+
+@pytest.fixture(scope="module", params=[QWEN, LLAMA], ids=["qwen", "llama"])
+def model(request):
+    return request.param, random_params(request.param)
+
+
+def random_params(config):
+    """Parameters in which no norm is the identity and every matrix matters."""
+    rng = np.random.default_rng(0)
+    noise = lambda p: p + 0.2 * rng.standard_normal(p.shape, dtype=np.float32)  # noqa: E731
+    return jax.tree.map(noise, transformer.init(config, jax.random.key(0)))
+
+
+def random_tokens(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, QWEN.vocab_size, shape, dtype=np.int32)
+
+
+def alone(config, params, tokens):
+    """The hidden states of one sequence that has the row to itself."""
+    tokens = jnp.asarray(tokens)[None]
+    positions = jnp.arange(tokens.shape[1])[None]
+    return np.asarray(forward(config, params, tokens, positions, jnp.ones_like(tokens))[0])
+
+
+def test_forward_agrees_with_a_plain_numpy_reference(model):
+    config, params = model
+    tokens = random_tokens(LENGTH)
+    hidden = alone(config, params, tokens)
+    expected = reference(config, jax.tree.map(np.asarray, params), tokens)
+    np.testing.assert_allclose(hidden, expected, atol=1e-4)
+
+    table = np.asarray(params["embed"].T if config.tied_embeddings else params["unembed"])
+    np.testing.assert_allclose(transformer.logits(config, params, hidden), expected @ table, atol=1e-3)
+
+
+def test_segments_of_a_row_do_not_see_each_other(model):
+    config, params = model
+    first, second = random_tokens(5, seed=1), random_tokens(8, seed=2)
+    row = np.concatenate([first, second])
+    positions = np.concatenate([np.arange(5), np.arange(8)])
+    segments = np.repeat([1, 2], [5, 8])
+    hidden = forward(config, params, row[None], positions[None], segments[None])[0]
+    np.testing.assert_allclose(hidden[:5], alone(config, params, first), atol=1e-5)
+    np.testing.assert_allclose(hidden[5:], alone(config, params, second), atol=1e-5)
+
+
+def test_later_tokens_do_not_change_earlier_ones(model):
+    config, params = model
+    tokens = random_tokens(LENGTH)
+    changed = np.append(tokens[:-1], (tokens[-1] + 1) % config.vocab_size)
+    before, after = alone(config, params, tokens), alone(config, params, changed)
+    np.testing.assert_array_equal(before[:-1], after[:-1])
+    assert np.abs(before[-1] - after[-1]).max() > 1e-2
+
+
+def test_padding_changes_nothing_and_gives_no_gradient(model):
+    config, params = model
+    tokens = random_tokens(LENGTH)
+
+    def loss(params, filler):
+        row = jnp.concatenate([tokens, jnp.full(6, filler)])[None]
+        segments = np.repeat([1, 0], [LENGTH, 6])[None]
+        hidden = forward(config, params, row, np.arange(LENGTH + 6)[None], segments)
+        return jnp.sum(hidden[0, :LENGTH] ** 2), hidden[0, :LENGTH]
+
+    gradient_of = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, hidden), gradient = gradient_of(params, 3)
+    (_, hidden_other), gradient_other = gradient_of(params, 7)
+    np.testing.assert_allclose(hidden, alone(config, params, tokens), atol=1e-5)
+    np.testing.assert_array_equal(hidden, hidden_other)
+    jax.tree.map(np.testing.assert_array_equal, gradient, gradient_other)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+def feed(config, params, rows, pattern, *, cache_length=16, read_length=None, cache=None):
+    """Feeds each row's tokens in calls of the widths `pattern`, at random paces (padding in between); hidden states."""
+    rng = np.random.default_rng(0)
+    count = len(rows)
+    cache = transformer.init_cache(config, count, cache_length) if cache is None else cache
+    fed = np.zeros(count, int)
+    hidden = [[] for _ in rows]
+    calls = 0
+    while any(fed[r] < len(rows[r]) for r in range(count)):
+        width = pattern[calls % len(pattern)]
+        tokens = np.full((count, width), 1, np.int32)
+        positions = np.full((count, width), -1, np.int32)
+        for r, row in enumerate(rows):
+            take = min(rng.integers(0, width + 1), len(row) - fed[r])
+            places = np.sort(rng.permutation(width)[:take])  # padding before, between and after
+            tokens[r, places] = row[fed[r] : fed[r] + take]
+            positions[r, places] = fed[r] + np.arange(take)
+            fed[r] += take
+        output, cache = decode(config, params, cache, tokens, positions, read_length=read_length)
+        for r in range(count):
+            hidden[r].extend(np.asarray(output[r])[positions[r] >= 0])
+        calls += 1
+    return [np.array(h) for h in hidden], cache
+
+
+@pytest.mark.parametrize("pattern", [(1,), (4,), (4, 1, 3)], ids=str)
+def test_cached_decoding_equals_the_packed_forward(model, pattern):
+    config, params = model
+    rows = [random_tokens(n, seed=n) for n in (13, 1, 7, 16)]
+    hidden, _ = feed(config, params, rows, pattern)
+    for row, output in zip(rows, hidden, strict=True):
+        np.testing.assert_allclose(output, alone(config, params, row), atol=1e-5)
+
+
+def test_a_row_can_be_reused_without_clearing_its_cache(model):
+    config, params = model
+    _, cache = feed(config, params, [random_tokens(16, seed=1), random_tokens(9, seed=2)], (4,))
+    rows = [random_tokens(5, seed=3), random_tokens(16, seed=4)]
+    hidden, _ = feed(config, params, rows, (1, 2), cache=cache)
+    for row, output in zip(rows, hidden, strict=True):
+        np.testing.assert_allclose(output, alone(config, params, row), atol=1e-5)
+
+
+def test_reading_part_of_the_cache_is_enough_for_short_rows(model):
+    config, params = model
+    rows = [random_tokens(8, seed=1), random_tokens(5, seed=2)]
+    whole, _ = feed(config, params, rows, (3,))
+    part, cache = feed(config, params, rows, (3,), read_length=8)
+    for a, b in zip(whole, part, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert cache["k"][0].shape[2] == 16
+
+
+def test_padding_positions_write_nothing(model):
+    config, params = model
+    _, cache = feed(config, params, [random_tokens(16, seed=1)] * 2, (4,))
+    tokens = random_tokens((2, 3), seed=5)
+    _, after = decode(config, params, cache, tokens, np.full((2, 3), -1))
+    jax.tree.map(np.testing.assert_array_equal, after, cache)
+
+
+def test_decoding_in_a_while_loop_writes_the_cache_in_place():
+    config, rows, length = QWEN, 64, 128
+    params = random_params(config)
+
+    def generate(params, cache, tokens):
+        def step(state):
+            i, cache, tokens = state
+            hidden, cache = transformer.decode(config, params, cache, tokens, jnp.full((rows, 1), i))
+            return i + 1, cache, jnp.argmax(transformer.logits(config, params, hidden), axis=-1).astype(jnp.int32)
+
+        return jax.lax.while_loop(lambda s: s[0] < length, step, (0, cache, tokens))
+
+    cache = transformer.init_cache(config, rows, length)
+    compiled = jax.jit(generate, donate_argnums=1).lower(params, cache, jnp.zeros((rows, 1), jnp.int32)).compile()
+    # A layer's k or v: a copy of one would not fit in the scratch memory.
+    assert compiled.memory_analysis().temp_size_in_bytes < cache["k"][0].nbytes
+
+
+def test_recomputation_changes_no_gradient():
+    params = random_params(QWEN)
+    tokens = random_tokens((2, LENGTH))
+    positions = np.broadcast_to(np.arange(LENGTH), (2, LENGTH))
+
+    def gradient(remat):
+        config = dataclasses.replace(QWEN, remat=remat)
+        loss = lambda p: jnp.sum(forward(config, p, tokens, positions, np.ones_like(tokens)) ** 3)  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    expected = gradient("none")
+    for remat in ("full", "dots"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), expected, gradient(remat))
+
+
+def test_bfloat16_computes_in_bfloat16_and_gives_fp32_logits():
+    config = dataclasses.replace(QWEN, dtype="bfloat16")
+    params = transformer.init(config, jax.random.key(0))
+    tokens = random_tokens((1, LENGTH))
+    hidden = forward(config, params, tokens, np.arange(LENGTH)[None], np.ones_like(tokens))
+    output, cache = decode(config, params, transformer.init_cache(config, 1, 16), tokens, np.arange(LENGTH)[None])
+    assert {hidden.dtype, output.dtype, cache["k"][0].dtype} == {jnp.dtype(jnp.bfloat16)}
+    assert transformer.logits(config, params, hidden).dtype == jnp.float32
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    exact = alone(QWEN, params, tokens[0])
+    assert np.abs(np.asarray(hidden[0], np.float32) - exact).max() < 0.1
+    assert np.abs(np.asarray(output[0], np.float32) - exact).max() < 0.1
+
+
+@pytest.mark.parametrize(("name", "billions"), [("0.6B", 0.596), ("4B", 4.02), ("8B", 8.19), ("32B", 32.76)])
+def test_qwen3_presets_have_the_released_parameter_counts(name, billions):
+    shapes = transformer.abstract_params(ModelConfig(**QWEN3[name]))
+    count = sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(shapes))
+    assert count / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+def test_the_abstract_tree_is_the_tree_of_init():
+    config = ModelConfig(vocab_size=50, **TINY)
+    params = transformer.init(config, jax.random.key(0))
+    shape = jax.tree.map(lambda p: (p.shape, p.dtype), params)
+    assert shape == jax.tree.map(lambda p: (p.shape, p.dtype), transformer.abstract_params(config))
+
+
+def reference(config, params, tokens):
+    """Qwen3 (or Llama) for one sequence, a head and a token at a time, in float64."""
+    half, group = config.head_dim // 2, config.heads // config.kv_heads
+
+    def norm(x, scale):
+        return x / np.sqrt(np.mean(x**2) + config.norm_eps) * scale
+
+    def rotate(x, position):
+        angle = position / config.rope_theta ** (np.arange(half) * 2 / config.head_dim)
+        turned = (x[:half] + 1j * x[half:]) * np.exp(1j * angle)
+        return np.concatenate([turned.real, turned.imag])
+
+    def heads(p, name, h, position):
+        """The queries or keys of one token."""
+        found = [h @ p[name]["kernel"][:, head] for head in range(p[name]["kernel"].shape[1])]
+        if config.qk_norm:
+            found = [norm(x, p[f"{name}_norm"]["scale"]) for x in found]
+        return [rotate(x, position) for x in found]
+
+    def attend(p, x, position, keys, values):
+        """One token's residual stream after the attention; it adds itself to `keys` and `values`."""
+        h = norm(x, p["attention_norm"]["scale"])
+        keys.append(heads(p, "k", h, position))
+        values.append([h @ p["v"]["kernel"][:, head] for head in range(config.kv_heads)])
+        for head, q in enumerate(heads(p, "q", h, position)):
+            weights = np.exp([q @ k[head // group] / np.sqrt(config.head_dim) for k in keys])
+            mixed = sum(w * v[head // group] for w, v in zip(weights / weights.sum(), values, strict=True))
+            x = x + mixed @ p["o"]["kernel"][head]
+        return x
+
+    def feed_forward(p, x):
+        h = norm(x, p["mlp_norm"]["scale"])
+        gate = h @ p["gate"]["kernel"]
+        return x + (gate / (1 + np.exp(-gate)) * (h @ p["up"]["kernel"])) @ p["down"]["kernel"]
+
+    params = jax.tree.map(lambda p: p.astype(np.float64), params)
+    stream = [params["embed"][token] for token in tokens]
+    for layer in range(config.layers):
+        p = jax.tree.map(lambda p, layer=layer: p[layer], params["layers"])
+        keys, values = [], []
+        stream = [attend(p, x, position, keys, values) for position, x in enumerate(stream)]
+        stream = [feed_forward(p, x) for x in stream]
+    return np.array([norm(x, params["final_norm"]["scale"]) for x in stream])

@@ -1,0 +1,42 @@
+"""Meshes that fit, and one clear line for those that don't."""
+
+import jax
+import pytest
+
+from asyncthink_jax.parallel.mesh import AXES, make_mesh
+
+
+def refusal(devices, **sizes):
+    with pytest.raises(ValueError) as error:
+        make_mesh(**sizes, devices=jax.devices()[:1] * devices)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_default_mesh_has_every_device_on_data():
+    mesh = make_mesh()
+    assert mesh.axis_names == AXES
+    assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "nearest"),
+    [
+        ({"data": 3}, "data=8 x fsdp=1 x tensor=1"),
+        ({"data": 2, "fsdp": 2}, "data=4 x fsdp=2 x tensor=1"),
+        ({"data": 4, "fsdp": 4, "tensor": 2}, "data=1 x fsdp=4 x tensor=2"),
+        ({"tensor": 3}, "data=2 x fsdp=1 x tensor=4"),
+        ({"data": 1, "fsdp": 16, "tensor": 1}, "data=1 x fsdp=8 x tensor=1"),
+    ],
+    ids=str,
+)
+def test_a_mesh_that_does_not_fit_is_refused_and_the_nearest_named(sizes, nearest):
+    message = refusal(8, **sizes)
+    assert "doesn't fit 8 devices" in message
+    assert message.endswith(f"{nearest} would")
+
+
+@pytest.mark.parametrize("sizes", [{"data": 0}, {"fsdp": -2}, {"data": -1, "tensor": -1}], ids=str)
+def test_sizes_must_be_positive_and_one_at_most_is_left_open(sizes):
+    assert "at most one is -1" in refusal(8, **sizes)
