@@ -275,7 +275,11 @@ class Engine:
         prompt = jnp.take_along_axis(lengths, jnp.minimum(state.turn, rounds - 1)[:, None], axis=1)[:, 0]
         has_prompt = (state.turn < rounds) & (prompt > 0)
         fresh = _blank(begins.shape, self.traces)
-        fresh = fresh.replace(known=fresh.known.at[:, 0].set(jnp.where(has_prompt, prompt, 0)))
+        no_room = (prompt >= self.limits.context) | (self.limits.organizer_budget == 0)
+        fresh = fresh.replace(
+            known=fresh.known.at[:, 0].set(jnp.where(has_prompt, prompt, 0)),
+            end=fresh.end.at[:, 0].set(jnp.where(has_prompt & no_room, BUDGET, RUNNING)),
+        )
         choose = lambda new, old: jnp.where(begins.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
         zero = jnp.zeros_like(state.fed)
         first_row = jnp.arange(self.agents)[None, :] == 0
@@ -346,7 +350,8 @@ class Engine:
         read_to = jnp.where(ended, _at(now.return_end, joined), _at(readable, joined))
         takeaways = jnp.where(returned >= 0, read_to - returned, 0)
         before = jnp.where(is_worker, self.prefix_length, 0)
-        body = jnp.where(is_worker, jnp.maximum(sub_length, 0), takeaways)
+        # Where one token ends the opening tag and starts the closing one, the text between them has length -1.
+        body = jnp.maximum(jnp.where(is_worker, sub_length, takeaways), 0)
         complete = jnp.where(is_worker, closed, ended)
         after = jnp.where(is_worker, self.suffix_length, self.close_join_length[joined])
         available = before + body + jnp.where(complete, after, 0)
@@ -375,7 +380,8 @@ class Engine:
         pulled, known = state.pulled + count, now.known + count
         full = known >= length
         done = takes & complete & ((pulled >= before + body + after) | full)
-        spent = full | (~is_worker & (now.decoded >= self.limits.organizer_budget))
+        budget = jnp.where(is_worker, self.limits.worker_budget, self.limits.organizer_budget)
+        spent = full | (now.decoded >= budget)
         end = jnp.where(done & spent, BUDGET, now.end)
         clock = jnp.where(done & ~is_worker, jnp.maximum(now.clock, _at(now.clock, joined)), now.clock)
         now = now.replace(
@@ -529,6 +535,7 @@ class Engine:
         spent &= (now.decoded[:, 0] >= limits.organizer_budget) | (now.known[:, 0] >= limits.context) | is_eos[:, 0]
         # A Join that is the last token of the budget is still carried out, and the trace ends after it: see _pull.
         own_end = jnp.select([closes_answer, ~fine, spent & ~joins], [ANSWER, FORMAT_ERROR, BUDGET], now.end[:, 0])
+        own_error = jnp.where(fine, now.error[:, 0], error)  # kept while workers run on to the organizer's step
         closed = closes_fork[:, None] & (ids == inside_id[:, None])
         opened = forks[:, None] & one
         now = now.replace(
@@ -569,7 +576,7 @@ class Engine:
         return_start = _set_at(now.return_start, jnp.where(opens, trace, -1), position + 1)
         now = now.replace(
             end=_set_at(now.end, ended, why).at[:, 0].set(own_end),
-            error=_set_at(now.error, jnp.where(wrong, trace, -1), worker_error).at[:, 0].set(error),
+            error=_set_at(now.error, jnp.where(wrong, trace, -1), worker_error).at[:, 0].set(own_error),
             return_start=return_start,
             return_end=_set_at(now.return_end, ended, stop_reading),
         )
@@ -587,7 +594,9 @@ class Engine:
     def _next_episodes(self, state: State, lengths: Array) -> State:
         """Files away the episodes that are over and gives their slots the next prompts."""
         now = state.current
-        worker_runs = (now.fork_at > 0) & (now.end == RUNNING) & (now.clock < now.clock[:, :1])
+        # A worker that was forked at the very last step has nothing to decode, but its prompt belongs to the record.
+        worker_runs = (now.fork_at > 0) & (now.end == RUNNING)
+        worker_runs &= (now.clock < now.clock[:, :1]) | ~state.decoding
         over = state.active & (now.end[:, 0] != RUNNING) & ~jnp.any(worker_runs[:, 1:], axis=1)
 
         here = over[:, None] & (jnp.arange(lengths.shape[1])[None, :] == state.turn[:, None])

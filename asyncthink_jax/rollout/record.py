@@ -1,6 +1,7 @@
 """What a rollout leaves behind: the engine's arrays on the host, and the Episodes made of them."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,11 +62,17 @@ class Rollout:
     def __len__(self) -> int:
         return len(self.prompt_lengths)
 
-    def answer_tokens(self, n: int) -> np.ndarray | None:
-        """The tokens between `<ANSWER>` and `</ANSWER>` of episode n, None if it has not answered."""
+    def answer(self, n: int, token_bytes: Sequence[bytes]) -> str | None:
+        """The text between `<ANSWER>` and `</ANSWER>` of episode n, None if it has not answered.
+
+        `token_bytes`: the bytes of each token of the vocabulary. A token may hold a tag and a part of the answer.
+        """
         if self.record["end"][n, 0] != ANSWER:
             return None
-        return self.tokens[n, 0, self.record["answer_start"][n] : self.record["answer_end"][n]]
+        text = b"".join(token_bytes[token] for token in self.tokens[n, 0, : self.record["known"][n, 0]])
+        # It was the last tag to be opened, and its closer ended the trace.
+        start = text.rindex(b"<ANSWER>") + len(b"<ANSWER>")
+        return text[start : text.rindex(b"</ANSWER>")].decode("utf-8", "replace")
 
     def episode(self, n: int, **about: Any) -> Episode:
         """Episode n as the rest of the project speaks of it; `about`: task, problem, paradigm, seed, answer.
@@ -93,7 +100,7 @@ class Rollout:
             traces=traces,
             format_error=FormatError(error).name.lower() if error else None,
             critical_path=total,
-            concurrency=decoded / (total * self.agents),
+            concurrency=decoded / (max(1, total) * self.agents),
             **about,
         )
 
@@ -123,7 +130,7 @@ class Rollout:
 
     def _worker(self, n: int, i: int, r: dict[str, np.ndarray], total: int) -> Trace:
         length = self.tokens.shape[2]
-        start = min(length, int(r["sub_end"][i] - r["sub_start"][i]) + self.worker_frame)
+        start = min(length, max(0, int(r["sub_end"][i] - r["sub_start"][i])) + self.worker_frame)
         known = int(r["known"][i])
         # A worker decodes nothing but its own tokens after its prompt, one a step: those up to `total` come first.
         stop = start + int(np.sum(self.steps[n, i, start:known] <= total))

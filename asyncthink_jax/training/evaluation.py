@@ -83,8 +83,7 @@ def play(
 
 
 def _scored(experiment: Experiment, rollout: Rollout, n: int, problem: countdown.Problem, paradigm: str) -> Episode:
-    answer_tokens = rollout.answer_tokens(n)
-    answer = None if answer_tokens is None else experiment.tokenizer.decode(answer_tokens)
+    answer = rollout.answer(n, experiment.token_bytes)
     return rollout.episode(
         n,
         task=experiment.config.task.name,
@@ -115,7 +114,7 @@ def _merged(experiment: Experiment, group: list[Episode]) -> Episode:
         score=countdown.score(problem, answer),
         format_error=errors[0] if all(errors) else None,
         critical_path=total,
-        concurrency=decoded / (total * len(group)),
+        concurrency=decoded / (max(1, total) * len(group)),
     )
 
 

@@ -65,6 +65,11 @@ class Experiment:
         return jax.device_put(params, param_specs(params, self.mesh))
 
     @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token of the vocabulary."""
+        return [self.tokenizer.token_bytes(i) for i in range(self.tokenizer.vocab_size)]
+
+    @functools.cached_property
     def engine(self) -> Engine:
         """The engine of this paradigm; independent traces (sequential, parallel) are organizers without workers."""
         rollout, encode = self.config.rollout, self.tokenizer.encode
@@ -75,11 +80,10 @@ class Experiment:
             worker_budget=rollout.worker_budget,
             feed_width=rollout.feed_width,
         )
-        token_bytes = [self.tokenizer.token_bytes(i) for i in range(self.tokenizer.vocab_size)]
         return Engine(
             decoding_model(self.model),
             self.grammar,
-            lift(tag_automaton(self.grammar.max_forks), token_bytes),
+            lift(tag_automaton(self.grammar.max_forks), self.token_bytes),
             encode(self.prompts.worker_prefix),
             encode(self.prompts.worker_suffix),
             {i: encode(f"</JOIN-{i}>") for i in range(1, self.grammar.max_forks + 1)},
