@@ -1,0 +1,225 @@
+"""The documents stay true: what they name exists, their commands parse, and their examples follow the code."""
+
+import ast
+import functools
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asyncthink_jax import config
+from asyncthink_jax.protocol.episode import Episode, Event, Trace
+from asyncthink_jax.protocol.grammar import Grammar, Parser
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "asyncthink_jax"
+DOCS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md")
+SECTIONS = ("task", "pool", "model", "mesh", "rollout", "sft", "rl", "eval", "checkpoint")
+PLACEHOLDER = "table comes with the first committed run"
+WITH_THE_FIRST_RUN = {"experiments/figures/episode.png", "experiments/LOG.md"}
+
+each_document = pytest.mark.parametrize("document", DOCS)
+
+
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def code_in(text: str) -> list[str]:
+    """Code spans, and the lines of fenced and of indented blocks, with continued lines put together."""
+    text = text.replace("\\\n", " ")
+    spans = re.findall(r"`([^`\n]+)`", text)
+    fenced = [
+        line
+        for block in re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        for line in block.split("\n")
+    ]
+    indented = re.findall(r"^ {4}(.*\S)$", text, re.MULTILINE)
+    return [line.split("     #")[0].strip() for line in [*spans, *fenced, *indented]]
+
+
+def commands_in(document: str) -> list[tuple[str, list[str]]]:
+    """(module, arguments) of every `python -m asyncthink_jax.X ..`."""
+    words = [shlex.split(line) for line in code_in(text_of(document)) if line.startswith("python -m asyncthink_jax")]
+    return [(line[2].removeprefix("asyncthink_jax."), line[3:]) for line in words]
+
+
+def flags_of(command: str) -> set[str]:
+    source = (PACKAGE / f"{command}.py").read_text(encoding="utf-8")
+    found = re.findall(r'flags\.DEFINE_(\w+)\("(\w+)"', source)
+    return {f"--{name}" for _, name in found} | {f"--no{name}" for kind, name in found if kind == "bool"}
+
+
+# ------------------------------------------------------------------------------------------------------------ paths
+
+
+@each_document
+def test_every_path_that_a_document_names_exists(document):
+    text = text_of(document)
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    spans = re.findall(r"`([^`\s]+)`", text)
+    tops = ("asyncthink_jax/", "experiments/", "tests/", "launch/", ".ci/")
+    names = [span.split(":")[0] for span in spans if "<" not in span]
+    files = [
+        name for name in names if re.fullmatch(r"[\w./-]+\.(py|md|ipynb|toml|yaml)", name) or name.startswith(tops)
+    ]
+    assert links or files or document == "CHANGELOG.md"
+    places = (ROOT, (ROOT / document).parent, PACKAGE)
+    to_come = WITH_THE_FIRST_RUN if PLACEHOLDER in text_of("README.md") else set()
+    missing = [name for name in [*links, *files] if not any((place / name).exists() for place in places)]
+    assert set(missing) <= to_come
+
+
+def test_every_function_that_the_architecture_names_is_defined_there():
+    references = re.findall(r"`([\w/]+\.py):([\w.]+)`", text_of("ARCHITECTURE.md"))
+    assert len(references) > 20
+    for path, name in references:
+        scope = tree_of(PACKAGE / path).body
+        for part in name.split("."):
+            found = [node for node in scope if part in _defined(node)]
+            assert found, f"{path} has no {name}"
+            scope = getattr(found[0], "body", [])
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+# --------------------------------------------------------------------------------------------------------- commands
+
+
+@each_document
+def test_every_command_and_every_flag_in_a_document_exists(document):
+    for command, arguments in commands_in(document):
+        assert (PACKAGE / f"{command}.py").is_file(), command
+        others, _ = config.split_argv(arguments)
+        unknown = {word.split("=")[0] for word in others if word.startswith("--")} - flags_of(command)
+        assert not unknown, f"{command} has no {unknown}"
+
+
+@each_document
+def test_the_config_and_the_overrides_of_every_command_load(document):
+    for _, arguments in commands_in(document):
+        others, overrides = config.split_argv(arguments)
+        if "--config" in others and (path := others[others.index("--config") + 1]).endswith(".py"):
+            config.load(ROOT / path, overrides)
+
+
+def test_the_readme_tells_of_every_flag_of_its_commands():
+    named = set(re.findall(r"`(--\w+)`", text_of("README.md")))
+    commands = {command for command, _ in commands_in("README.md")}
+    assert commands == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "config"}
+    for command in commands:
+        missing = {flag for flag in flags_of(command) if not flag.startswith("--no")} - named
+        assert missing <= {"--evaluate"}, command  # told of as --noevaluate
+
+
+@each_document
+def test_every_make_target_in_a_document_exists(document):
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+    named = {match[1] for line in code_in(text_of(document)) if (match := re.match(r"make ([a-z-]+)", line))}
+    assert named <= targets
+
+
+def test_the_readme_names_the_targets_that_a_stranger_starts_with():
+    assert {"make train", "make test", "make baselines"} <= set(code_in(text_of("README.md")))
+
+
+# ----------------------------------------------------------------------------------------------------------- config
+
+
+@each_document
+def test_every_config_field_in_a_document_exists(document):
+    fields = {path for path, _ in config._fields(config.Config)}
+    named = {
+        span for span in re.findall(r"`([a-z_]+\.[a-z_0-9]+)`", text_of(document)) if span.split(".")[0] in SECTIONS
+    }
+    assert {name for name in named if not name.endswith((".py", ".model"))} <= fields
+    assert named or document != "README.md"
+
+
+def test_the_readme_names_every_section_of_the_config():
+    assert set(SECTIONS) == {path.split(".")[0] for path, _ in config._fields(config.Config) if "." in path}
+    for section in SECTIONS:
+        assert f"`{section}`" in text_of("README.md")
+
+
+def test_the_error_that_the_readme_shows_is_the_one_that_comes():
+    shown = next(line for line in code_in(text_of("README.md")) if line.startswith("error: "))
+    key = re.search(r"'(.*?)'", shown)[1]
+    with pytest.raises(config.ConfigError) as error:
+        config.load(ROOT / "experiments/countdown_tiny.py", [f"{key}=1"])
+    assert shown == f"error: {error.value}"
+
+
+def test_every_experiment_has_a_row():
+    text = text_of("experiments/README.md")
+    for path in (ROOT / "experiments").glob("*.py"):
+        if "def get_config" in path.read_text(encoding="utf-8"):
+            assert f"({path.name})" in text
+
+
+# --------------------------------------------------------------------------------------------------------- examples
+
+
+def test_the_example_of_the_readme_follows_the_protocol():
+    block = re.search(r"^    step\n(.*?)\n\n", text_of("README.md"), re.DOTALL | re.MULTILINE)[1]
+    inserted = re.compile(r"[^>]*</JOIN-\d+>")
+    parser = Parser("organizer", Grammar(capacity=4, max_forks=6))
+    for line in block.splitlines()[1:]:
+        parser.feed(inserted.sub("", re.sub(r"   .*", "", re.sub(r"^ +\d+ +", "", line))))
+    assert parser.done and not parser.error
+    assert parser.used == parser.joined == {1, 2, 3, 4}
+
+
+def test_the_line_of_episodes_jsonl_in_the_readme_has_the_fields_of_an_episode():
+    shown = json.loads(re.search(r"```json\n(.*?)```", text_of("README.md"), re.DOTALL)[1])
+    none = np.zeros(0, np.int32)
+    trace = Trace("organizer", None, none, none, none.astype(bool), none.astype(np.float32), none, [], "answer")
+    made = Episode("", {}, "async", 1, 0, [trace], "", {}, None, 0, 0.0, None).to_json(str)
+    assert list(shown) == list(made)
+    for one in shown["traces"]:
+        assert list(one) == list(made["traces"][0])
+        for event in one["events"]:
+            assert Event(**event)
+
+
+# ----------------------------------------------------------------------------------------------------------- arrows
+
+
+def test_imports_are_the_arrows_of_the_architecture_and_point_down_only():
+    picture = re.search(r"^```\n(train\.py.*?)^```", text_of("ARCHITECTURE.md"), re.DOTALL | re.MULTILINE)[1]
+    lines = [line.split(" -> ") for line in picture.splitlines()]
+    of_folder = {
+        name: number for number, (left, _) in enumerate(lines) for name in re.findall(r"[a-z]+(?=/|\.py)", left)
+    }
+    drawn = {number: set(re.findall(r"[a-z]+", right)) - {"nothing"} for number, (_, right) in enumerate(lines)}
+    found: dict[int, set[str]] = {number: set() for number in drawn}
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if own != "__init__":
+            found[of_folder[own]] |= _imports(path) - {own}
+    assert found == drawn
+    assert all(of_folder[target] > number for number, targets in found.items() for target in targets)
+
+
+def _imports(path: Path) -> set[str]:
+    """The folders of the package that a file imports from."""
+    modules = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+    return {module.split(".")[1] for module in modules if module.startswith("asyncthink_jax.")}
