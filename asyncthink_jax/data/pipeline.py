@@ -37,8 +37,9 @@ def problem_iterator(problems: Sequence[countdown.Problem], seed: int) -> grain.
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Where demonstrations come from. `few` problems have fewer solutions than asked for, and are drawn half the time.
+    """Where demonstrations come from: `problems`, and a share `few_share` of `few`, which have fewer solutions than asked.
 
+    hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
     kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
     allows), or "sequential" (one trace; also for the parallel paradigm).
     """
@@ -50,10 +51,12 @@ class Demonstrations:
     prompts: Prompts = TINY
     agents: int = 4
     self_search: float = 0.15
+    few_share: float = 0.5
+    hit_weight: float = 1.0
 
     def script(self, rng: np.random.Generator) -> countdown.Script:
         """One demonstration as text, of a problem drawn at random."""
-        source = self.few if self.few and rng.random() < 0.5 else self.problems
+        source = self.few if self.few and rng.random() < self.few_share else self.problems
         problem = source[int(rng.integers(len(source)))]
         if self.kind == "random":
             return countdown.random_demonstration(problem, rng, self.agents, self.self_search)
@@ -84,8 +87,11 @@ def packed_batch(
     """
     traces: list[packing.Trace] = []
     tokens, rejected = 0, 0
+    hit = demonstrations.tokenizer.piece_to_id(countdown.HIT)
     while tokens < _FILL * rows * row_length:
         new = training_traces(demonstrations.script(rng), demonstrations.tokenizer, demonstrations.prompts)
+        for trace in new:
+            trace["loss_weights"][trace["tokens"] == hit] *= demonstrations.hit_weight
         longest = max(len(trace["tokens"]) for trace in new)
         if longest > row_length:
             rejected += 1

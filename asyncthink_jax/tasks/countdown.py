@@ -33,6 +33,7 @@ from asyncthink_jax.tasks import expressions
 NAME = "countdown_tiny"
 OPERATORS = ("+", "-", "*", "/")
 NONE = " none"
+HIT = " !"  # stands after a value that is the target
 MAX_ANSWER_CHARACTERS = 4096  # a longer answer counts as one wrong expression and is not looked at
 MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and are not looked at
 

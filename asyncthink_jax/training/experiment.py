@@ -49,6 +49,8 @@ class Experiment:
             prompts=self.prompts,
             agents=config.pool.agents,
             self_search=config.task.self_search,
+            few_share=config.task.few_share,
+            hit_weight=config.task.hit_weight,
         )
 
     def prompt(self, problem: countdown.Problem) -> list[int]:

@@ -27,6 +27,7 @@ def token_logprobs(
     # The hidden state of a token predicts the next one: shift it under the token that it predicts.
     hidden = jnp.pad(hidden[:, :-1], ((0, 0), (1, 0), (0, 0)))
     rows, length, width = hidden.shape
+    chunk = min(chunk, rows * length)
     count = -(-rows * length // chunk)
     padding = count * chunk - rows * length
     hidden = jnp.pad(hidden.reshape(-1, width), ((0, padding), (0, 0))).reshape(count, chunk, width)
@@ -39,6 +40,9 @@ def token_logprobs(
         entropy = -jnp.sum(jax.lax.stop_gradient(jnp.exp(logprobs) * logprobs), axis=-1)
         return jnp.take_along_axis(logprobs, targets[:, None], axis=-1)[:, 0], entropy
 
-    logprobs, entropy = jax.lax.map(of_chunk, (hidden, targets))
+    if count == 1:  # on CPU a loop's body runs its elementwise operations on one core
+        logprobs, entropy = of_chunk((hidden[0], targets[0]))
+    else:
+        logprobs, entropy = jax.lax.map(of_chunk, (hidden, targets))
     back = lambda x: x.reshape(-1)[: rows * length].reshape(rows, length)  # noqa: E731
     return back(logprobs), back(entropy)

@@ -23,7 +23,7 @@ MATRICES = {
 def make_optimizer(fields: OptimizerFields, steps: int) -> optax.GradientTransformation:
     """Clipping, then AdamW, or Muon for the matrices of the layers beside Adam for embeddings and norms.
 
-    Both learning rates rise linearly over `warmup_steps`, then fall linearly to `final_fraction` of the peak at `steps`.
+    Both learning rates rise linearly over `warmup_steps`, then fall linearly to `final_fraction` of it at `steps`.
     """
 
     def schedule(peak: float) -> optax.Schedule:

@@ -4,6 +4,7 @@ Whatever a step depends on is either in the checkpoint (parameters, optimizer, t
 of the seed and the step's number (all random numbers). So a run that was killed and resumed ends with the same bits.
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -19,13 +20,14 @@ import jax
 import numpy as np
 
 from asyncthink_jax.data import packing, pipeline
+from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.sharding import param_specs
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
 from asyncthink_jax.training import rl, sft
-from asyncthink_jax.training.checkpoint import Checkpoints
+from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
 from asyncthink_jax.training.evaluation import evaluate, play
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.logprobs import token_logprobs
@@ -60,7 +62,7 @@ class Run:
     def cold_start(self) -> Params:
         """Supervised training on demonstrations. Returns the parameters that RL starts from."""
         config, experiment = self.config.sft, self.experiment
-        finished = self.cold_start_checkpoint.restore(self._abstract_params())
+        finished = self.cold_start_checkpoint.restore(abstract_params(self.experiment))
         if finished is not None:
             return finished.state
         optimizer = make_optimizer(config, config.steps)
@@ -89,7 +91,7 @@ class Run:
 
     def adopt_cold_start(self, other: Path) -> None:
         """Takes the cold start of another run of the same model instead of training one."""
-        found = Checkpoints(other / "checkpoints" / "cold_start", keep=1).restore(self._abstract_params())
+        found = Checkpoints(other / "checkpoints" / "cold_start", keep=1).restore(abstract_params(self.experiment))
         if found is None:
             raise FileNotFoundError(f"no finished cold start in {other}")
         self.seconds = dict(found.metadata["seconds"])
@@ -134,7 +136,7 @@ class Run:
                 if number % self.config.checkpoint.every_rl_iterations == 0 or number == config.iterations:
                     self._save("rl", number, self.config.sft.steps + number, state, problems.get_state())
         self.checkpoints.wait()
-        best = self.checkpoints.restore_best(self._abstract_params())
+        best = self.checkpoints.restore_best(abstract_params(self.experiment))
         return state.params if best is None else best.state
 
     def _validate(self, number: int, state: TrainState) -> None:
@@ -160,19 +162,12 @@ class Run:
                     self.experiment, params, "test", temperature, config.problems, config.samples
                 )
             if place == 0:
-                self._write_episodes(episodes)
+                write_episodes(self.workdir / "eval" / self.name, episodes, self.experiment.tokenizer)
             results = read_results(self.results)
             results["paradigms"].setdefault(self.name, {})[row] = {**scores, "wall_clock_s": self._wall_clock()}
             if self.results == self.workdir:
                 results |= provenance() | {"wall_clock_s": self._wall_clock()}
             write_results(self.results, results)
-
-    def _write_episodes(self, episodes: list[Episode]) -> None:
-        folder = self.workdir / "eval" / self.name
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "episodes.jsonl", "w", encoding="utf-8") as file:
-            for episode in episodes:
-                file.write(json.dumps(episode.to_json(self.experiment.tokenizer.decode), ensure_ascii=False) + "\n")
 
     # ------------------------------------------------------------------------------------------------- common
 
@@ -219,10 +214,38 @@ class Run:
         assert restored is not None
         return restored.metadata["step"], restored.state
 
-    def _abstract_params(self) -> Params:
-        abstract = transformer.abstract_params(self.experiment.model)
-        layout = param_specs(abstract, self.experiment.mesh)
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout)
+
+def abstract_params(experiment: Experiment) -> Params:
+    """Shapes, types and shardings of the parameters in the training layout: what a checkpoint is restored to."""
+    abstract = transformer.abstract_params(experiment.model)
+    layout = param_specs(abstract, experiment.mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout)
+
+
+def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
+    """The parameters of the checkpoint `which` of a run: "best" (by validation reward), "latest" or "cold_start".
+
+    Raises CheckpointError if there is none, or if it can't be read.
+    """
+    wanted = abstract_params(experiment)
+    if which == "cold_start":
+        found = Checkpoints(workdir / "checkpoints" / "cold_start", keep=1).restore(wanted)
+    elif which == "best":
+        found = Checkpoints(workdir / "checkpoints").restore_best(wanted)
+    else:
+        state = Checkpoints(workdir / "checkpoints").restore({"params": wanted}, partial=True)
+        found = None if state is None else dataclasses.replace(state, state=state.state["params"])
+    if found is None:
+        raise CheckpointError(f"{workdir} has no checkpoint {which!r} yet")
+    return found.state
+
+
+def write_episodes(folder: Path, episodes: Sequence[Episode], tokenizer: Tokenizer) -> None:
+    """Writes `episodes.jsonl`, one episode a line, in the format that README.md describes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "episodes.jsonl", "w", encoding="utf-8") as file:
+        for episode in episodes:
+            file.write(json.dumps(episode.to_json(tokenizer.decode), ensure_ascii=False) + "\n")
 
 
 class Update:

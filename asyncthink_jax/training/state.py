@@ -58,10 +58,13 @@ def make_step(
             (value, numbers), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, part)
             return gradient, {"loss": value, **numbers}
 
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, 0))
-        gradient, numbers = jax.lax.fori_loop(
-            0, used, lambda i, total: jax.tree.map(jnp.add, total, of_part(i)), nothing
-        )
+        if microbatches == 1:  # on CPU a loop's body runs its elementwise operations on one core
+            gradient, numbers = of_part(0)
+        else:
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, 0))
+            gradient, numbers = jax.lax.fori_loop(
+                0, used, lambda i, total: jax.tree.map(jnp.add, total, of_part(i)), nothing
+            )
         updates, moments = optimizer.update(gradient, state.optimizer, state.params)
         numbers["gradient_norm"] = optax.global_norm(gradient)
         return TrainState(optax.apply_updates(state.params, updates), moments, state.step + 1), numbers

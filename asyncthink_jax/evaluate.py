@@ -1,0 +1,93 @@
+"""Scores a checkpoint of a run: any paradigm, split, number of problems, samples and temperature.
+
+    python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny
+    python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny --split validation --checkpoint cold_start \
+        --problems 100 --samples 4 --temperature 1.0
+
+Prints mean and standard error, and writes `eval/<name>/episodes.jsonl` and `scores.json` into the run's folder, where
+<name> says what was scored. Exit codes: 0 done, 2 for bad input (one line on stderr).
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from asyncthink_jax.config import Config, ConfigError, load, split_argv
+
+FLAGS = flags.FLAGS
+PARADIGMS = ("async", "sequential", "parallel")
+CHECKPOINTS = ("best", "latest", "cold_start")
+SPLITS = ("test", "validation", "train")
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_string("paradigm", None, f"One of {', '.join(PARADIGMS)}; default the run's own.")
+flags.DEFINE_string("checkpoint", "best", f"One of {', '.join(CHECKPOINTS)}: which parameters are scored.")
+flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.")
+flags.DEFINE_integer("problems", 0, "The first so many problems of the split; 0 = all.", lower_bound=0)
+flags.DEFINE_integer("samples", 1, "Episodes a problem (greedy takes one).", lower_bound=1)
+flags.DEFINE_float("temperature", None, "Of the sampling, 0 = greedy; default the one RL trains at.", lower_bound=0.0)
+
+
+def main(argv: list[str], overrides: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
+        if FLAGS.workdir is None:
+            raise ConfigError("--workdir is missing; see --help")
+        workdir = Path(FLAGS.workdir)
+        if not (workdir / "config.json").is_file():
+            raise ConfigError(f"--workdir {workdir} holds no run (no config.json in it)")
+        for name, choices in (("checkpoint", CHECKPOINTS), ("split", SPLITS)):
+            if getattr(FLAGS, name) not in choices:
+                raise ConfigError(f"--{name} {getattr(FLAGS, name)!r} is not one of {', '.join(choices)}")
+        changes = [f"paradigm={FLAGS.paradigm}"] if FLAGS.paradigm else []
+        return _evaluate(load(workdir / "config.json", [*changes, *overrides]), workdir)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _evaluate(config: Config, workdir: Path) -> int:
+    # Imported late: bad input is reported in a tenth of a second.
+    from asyncthink_jax.report.metrics import Progress, print_results
+    from asyncthink_jax.training import experiment
+    from asyncthink_jax.training.checkpoint import CheckpointError
+    from asyncthink_jax.training.evaluation import evaluate
+    from asyncthink_jax.training.run import provenance, restore_params, write_episodes
+
+    temperature = config.rl.temperature if FLAGS.temperature is None else FLAGS.temperature
+    built = experiment.build(config, workdir)
+    try:
+        params = restore_params(built, workdir, FLAGS.checkpoint)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    problems = len(built.splits[FLAGS.split][: FLAGS.problems or None])
+    traces = config.pool.parallel_traces if config.paradigm == "parallel" else 1
+    total = problems * traces * (FLAGS.samples if temperature > 0 else 1)
+    started = time.monotonic()
+    with Progress({"eval": total}) as progress:
+        scores, episodes = evaluate(
+            built,
+            params,
+            FLAGS.split,
+            temperature,
+            FLAGS.problems,
+            FLAGS.samples,
+            progress=lambda done: progress.update("eval", done, {}),
+        )
+    name = f"{config.paradigm}_{FLAGS.checkpoint}_{FLAGS.split}_t{temperature:g}"
+    folder = workdir / "eval" / name
+    write_episodes(folder, episodes, built.tokenizer)
+    (folder / "scores.json").write_text(json.dumps(scores | provenance(), indent=2) + "\n", encoding="utf-8")
+    row = {config.paradigm: {FLAGS.checkpoint: scores}}
+    print_results({"paradigms": row, "wall_clock_s": {"eval": time.monotonic() - started}} | provenance())
+    return 0
+
+
+if __name__ == "__main__":
+    others, config_overrides = split_argv(sys.argv)
+    app.run(lambda argv: sys.exit(main(argv, config_overrides)), argv=others)

@@ -1,0 +1,23 @@
+"""The ablation of the tiny demo without the concurrency reward (paper, Table 3): the same cold start, lambda = 0.
+
+Shows:       what the concurrency reward does to the critical path.
+Same as experiments/countdown_tiny.py but for: rl.concurrency_weight = 0; the cold start is that run's own.
+Command:     make baselines
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from asyncthink_jax.config import Config
+
+BASE = runpy.run_path(str(Path(__file__).with_name("countdown_tiny.py")))["get_config"]
+
+
+def get_config() -> Config:
+    base = BASE()
+    return dataclasses.replace(
+        base,
+        name="countdown_tiny_accuracy_only",
+        rl=dataclasses.replace(base.rl, concurrency_weight=0.0),
+    )

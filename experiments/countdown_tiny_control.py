@@ -1,0 +1,25 @@
+"""The control of the tiny demo: the cold start trained on for the time that RL would have taken, and no RL.
+
+Shows:       that what RL gains is not what more imitation would have gained.
+Same as experiments/countdown_tiny.py but for: twice the steps of the cold start (its learning rate falls over all of
+             them, which is the control's best chance), no RL.
+Command:     make baselines
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from asyncthink_jax.config import Config
+
+BASE = runpy.run_path(str(Path(__file__).with_name("countdown_tiny.py")))["get_config"]
+
+
+def get_config() -> Config:
+    base = BASE()
+    return dataclasses.replace(
+        base,
+        name="countdown_tiny_control",
+        sft=dataclasses.replace(base.sft, steps=2 * base.sft.steps),
+        rl=dataclasses.replace(base.rl, iterations=0),
+    )

@@ -1,0 +1,25 @@
+"""The oracle of the tiny demo: a cold start on the best organization, which on a real task nobody has.
+
+Shows:       how near RL comes to a model that was shown how to organize, or how far it gets beyond.
+Same as experiments/countdown_tiny.py but for: demonstrations that fork all six pairs as early as the pool allows and
+             join the oldest worker first, so that everything is covered and fully overlapped; no RL.
+Command:     make baselines
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from asyncthink_jax.config import Config
+
+BASE = runpy.run_path(str(Path(__file__).with_name("countdown_tiny.py")))["get_config"]
+
+
+def get_config() -> Config:
+    base = BASE()
+    return dataclasses.replace(
+        base,
+        name="countdown_tiny_oracle",
+        task=dataclasses.replace(base.task, demonstrations="oracle"),
+        rl=dataclasses.replace(base.rl, iterations=0),
+    )

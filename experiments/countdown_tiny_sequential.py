@@ -1,0 +1,28 @@
+"""The sequential baseline of the tiny demo: one trace, no forks, its own cold start and RL.
+
+Reproduces:  the "Sequential" bars of the paper's Figure 5, in shape.
+Same as experiments/countdown_tiny.py but for: demonstrations that search 1 to 6 pairs one after the other in random
+             order, each under the same header and in the same words as a worker's search; a window that holds all
+             six searches; no concurrency reward, which a single trace cannot earn (eta / c is 1/1 throughout).
+Command:     make baselines
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from asyncthink_jax.config import Config
+
+BASE = runpy.run_path(str(Path(__file__).with_name("countdown_tiny.py")))["get_config"]
+
+
+def get_config() -> Config:
+    base = BASE()
+    return dataclasses.replace(
+        base,
+        name="countdown_tiny_sequential",
+        paradigm="sequential",
+        rollout=dataclasses.replace(base.rollout, slots=128, context=480, organizer_budget=464),
+        sft=dataclasses.replace(base.sft, rows=4, row_length=512),
+        rl=dataclasses.replace(base.rl, row_length=480, rows=40, microbatches=10, concurrency_weight=0.0),
+    )
