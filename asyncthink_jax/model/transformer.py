@@ -193,12 +193,10 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        shape, n = self.inputs + self.outputs, len(self.inputs)
-        axes = {"in_axis": tuple(range(n)), "out_axis": tuple(range(n, len(shape)))}
-        kernel = self.param(
-            "kernel", nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", **axes), shape
-        )
-        return jnp.tensordot(x, kernel.astype(x.dtype), axes=n)
+        # Qwen3's `initializer_range`. With variance scaling the layers' larger outputs drown the embedding: learning to
+        # copy a sequence (tiny preset, Adam 2e-3), the loss after 60 steps was 3.41 instead of 0.21.
+        kernel = self.param("kernel", nn.initializers.normal(0.02), self.inputs + self.outputs)
+        return jnp.tensordot(x, kernel.astype(x.dtype), axes=len(self.inputs))
 
 
 class RMSNorm(nn.Module):

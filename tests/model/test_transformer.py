@@ -143,7 +143,7 @@ def test_reading_part_of_the_cache_is_enough_for_short_rows(model):
     whole, _ = feed(config, params, rows, (3,))
     part, cache = feed(config, params, rows, (3,), read_length=8)
     for a, b in zip(whole, part, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+        np.testing.assert_allclose(a, b, atol=1e-5)
     assert cache["k"][0].shape[2] == 16
 
 
