@@ -1,5 +1,5 @@
 # make train       set up, then cold start, RL, evaluation and figures of the tiny demo; goes on where it stopped
-# make baselines   the sequential and parallel baselines, the control and the oracle; fills in the table
+# make baselines   oracle, control, the run without concurrency reward, sequential and parallel; fills in the table
 # make test        set up, then the tests (under 10 minutes on 2 cores)
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, large random searches
 # make lint        format, lint and types, as the continuous integration checks them
@@ -27,11 +27,17 @@ setup: .venv/installed
 train: setup
 	$(BIN)/python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir $(RUNS)/countdown_tiny
 
+# Each in a folder of its own, its rows in the table of the demo.
+TINY := $(RUNS)/countdown_tiny
+BASELINE = $(BIN)/python -m asyncthink_jax.train --results $(TINY) \
+	--config experiments/countdown_tiny_$(1).py --workdir $(TINY)_$(1)
+
 baselines: train
-	for name in sequential parallel control oracle; do \
-	  $(BIN)/python -m asyncthink_jax.train --config experiments/countdown_tiny_$$name.py \
-	    --workdir $(RUNS)/countdown_tiny_$$name || exit; \
-	done
+	$(call BASELINE,oracle) --name oracle
+	$(call BASELINE,control) --name control
+	$(call BASELINE,accuracy_only) --name async_without_concurrency --cold_start $(TINY)
+	$(call BASELINE,sequential)
+	$(call BASELINE,parallel)
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'

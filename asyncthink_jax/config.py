@@ -78,7 +78,7 @@ class RolloutConfig:
     worker_budget: int = 128  # tokens a worker may decode (512 in the paper's math tasks)
     context: int = 256  # known tokens a row can hold: prompt, decoded and joined
     feed_width: int = 1  # known tokens that a row can feed in one step
-    constrain: bool = False  # mask tokens that would break the format; off in RL, which is to learn it
+    constrain: bool = False  # mask tokens that would break the format; not there yet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class EvalConfig:
 class CheckpointConfig:
     """When the state of a run is saved."""
 
-    every_sft_steps: int = 50
+    every_sft_steps: int = 10
     every_rl_iterations: int = 1
     keep: int = 2  # latest checkpoints on disk; the best is kept beside them
 
@@ -494,6 +494,7 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
         min(config.eval.temperatures, default=0) >= 0,
         f"eval.temperatures {config.eval.temperatures}: a temperature cannot be negative",
     )
+    yield not rollout.constrain, "rollout.constrain: constrained decoding is not there yet; leave it false"
     sizes = dataclasses.asdict(config.mesh)
     for axis, size in sizes.items():
         yield size == -1 or size >= 1, f"mesh.{axis} is {size}, must be at least 1, or -1 for all devices that are left"

@@ -8,9 +8,11 @@ codes: 0 done, 2 for what can be told before anything expensive starts (one line
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -54,7 +56,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
-    from asyncthink_jax.training.run import Run, evaluation_rows, read_results
+    from asyncthink_jax.training.run import InterruptedRunError, Run, evaluation_rows, read_results
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
     if not table.is_dir():
@@ -69,6 +71,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
         try:
             built = experiment.build(config, workdir)
             run = Run(built, workdir, progress, name, table)
+            _stop_on_signal(run)
             run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
             if FLAGS.cold_start:
                 run.adopt_cold_start(Path(FLAGS.cold_start))
@@ -82,12 +85,27 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
             run.close()
         except CheckpointError as error:
             return _refuse(error)
+        except InterruptedRunError:
+            print("stopped after the step it was in; the same command goes on from here", file=sys.stderr)
+            return 130
     if FLAGS.evaluate:
         draw_run(workdir, name, read_results(table))
         if table != workdir:
             draw_run(table, config.paradigm, read_results(table))
         print_results(read_results(table))
     return 0
+
+
+def _stop_on_signal(run: Any) -> None:
+    """Ctrl-C or SIGTERM lets the step end, saves and stops; a second Ctrl-C stops at once."""
+
+    def request(number: int, frame: object) -> None:
+        if run.stop_requested:
+            raise KeyboardInterrupt
+        run.stop_requested = True
+
+    signal.signal(signal.SIGINT, request)
+    signal.signal(signal.SIGTERM, request)
 
 
 def _prepare_workdir(workdir: Path, config: Config) -> Path:

@@ -61,5 +61,5 @@ def get_config() -> Config:
         eval=EvalConfig(
             problems=0, samples=1, temperatures=(0.7, 1.0, 0.0), validate_every=12, validation_problems=100
         ),
-        checkpoint=CheckpointConfig(every_sft_steps=50, every_rl_iterations=1, keep=2),
+        checkpoint=CheckpointConfig(every_sft_steps=20, every_rl_iterations=1, keep=2),
     )

@@ -37,8 +37,9 @@ def problem_iterator(problems: Sequence[countdown.Problem], seed: int) -> grain.
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Where demonstrations come from: `problems`, and a share `few_share` of `few`, which have fewer solutions than asked.
+    """Where demonstrations come from.
 
+    few, few_share: problems with fewer solutions than asked for, and how often one of them is drawn.
     hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
     kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
     allows), or "sequential" (one trace; also for the parallel paradigm).

@@ -35,6 +35,10 @@ from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.state import TrainState, make_step, new_state
 
 
+class InterruptedRunError(Exception):
+    """The run was asked to stop; what it has done is saved, and the same command goes on from there."""
+
+
 class Run:
     """The stages of one run in `workdir`, its checkpoints, metrics and results.
 
@@ -56,6 +60,7 @@ class Run:
         self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
         self.seconds: dict[str, float] = dict(self.saved["seconds"])
         self.metrics = MetricsWriter(workdir, self.saved["position"])
+        self.stop_requested = False  # set from a signal handler: the run stops after the step it is in
 
     # ------------------------------------------------------------------------------------------------ stage 1
 
@@ -82,8 +87,10 @@ class Run:
                 numbers = jax.device_get(numbers)
                 numbers["tokens_per_second"] = config.rows * config.row_length / (time.monotonic() - started)
                 self._report("sft", number, numbers)
-                if number % self.config.checkpoint.every_sft_steps == 0 or number == config.steps:
+                due = number % self.config.checkpoint.every_sft_steps == 0 or number == config.steps
+                if due or self.stop_requested:
                     self._save("sft", number, number, state, batches.get_state())
+                self._stop_if_requested()
         self.checkpoints.wait()
         self.cold_start_checkpoint.save(config.steps, state.params, {"seconds": self.seconds})
         self.cold_start_checkpoint.wait()
@@ -133,8 +140,10 @@ class Run:
                 self._report("rl", number, numbers)
                 if number % self.config.eval.validate_every == 0 or number == config.iterations:
                     self._validate(number, state)
-                if number % self.config.checkpoint.every_rl_iterations == 0 or number == config.iterations:
+                due = number % self.config.checkpoint.every_rl_iterations == 0 or number == config.iterations
+                if due or self.stop_requested:
                     self._save("rl", number, self.config.sft.steps + number, state, problems.get_state())
+                self._stop_if_requested()
         self.checkpoints.wait()
         best = self.checkpoints.restore_best(abstract_params(self.experiment))
         return state.params if best is None else best.state
@@ -159,7 +168,13 @@ class Run:
                 continue
             with self._timed("eval"):
                 scores, episodes = evaluate(
-                    self.experiment, params, "test", temperature, config.problems, config.samples
+                    self.experiment,
+                    params,
+                    "test",
+                    temperature,
+                    config.problems,
+                    config.samples,
+                    progress=lambda _: self._stop_if_requested(),
                 )
             if place == 0:
                 write_episodes(self.workdir / "eval" / self.name, episodes, self.experiment.tokenizer)
@@ -170,6 +185,11 @@ class Run:
             write_results(self.results, results)
 
     # ------------------------------------------------------------------------------------------------- common
+
+    def _stop_if_requested(self) -> None:
+        if self.stop_requested:
+            self.close()
+            raise InterruptedRunError
 
     def close(self) -> None:
         """Waits for what is being saved and closes the files."""
