@@ -66,7 +66,7 @@ def make_step(
                 0, used, lambda i, total: jax.tree.map(jnp.add, total, of_part(i)), nothing
             )
         updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-        numbers["gradient_norm"] = optax.global_norm(gradient)
+        numbers["gradient_norm"] = optax.tree.norm(gradient)
         return TrainState(optax.apply_updates(state.params, updates), moments, state.step + 1), numbers
 
     jitted = jax.jit(step, donate_argnums=0)

@@ -8,12 +8,15 @@ import functools
 import itertools
 import random
 
+import jax
 import pytest
 from hypothesis import strategies as st
-from scripted import FORKS, Pool, Script, episode_of, examples, facts, interpret, on_engine
+from scripted import FORKS, Pool, Script, episode_of, examples, facts, interpret, on_engine, scripted_model
 from test_interpreter import BYTES, EOS, WORDS, decode, organizer_scripts, worker_scripts
 
+from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.grammar import FormatError
+from asyncthink_jax.rollout.engine import Engine, Limits
 
 # Tags in pieces, some of which hold the end of a tag and the text after it, or the start of the next one.
 PIECES = "<|</|FORK-|JOIN-|ANSWER|RETURN|1|2|3|>|><|></|1>|<ANS|WER>|> a| a<| a| b| c|<FORK-1>|a|:|work|solve"
@@ -139,3 +142,21 @@ def test_what_the_interpreter_does_with_these_scripts_is_worth_comparing():
         *(("worker", end) for end in ("return", "budget", "format_error", "stopped")),
     }
     assert errors == {None, *(error.name.lower() for error in FormatError if error)}
+
+
+@pytest.mark.parametrize("prompts", [[[1], []], [[1], [1] * 65]])
+def test_a_prompt_that_cannot_be_used_is_refused(prompts):
+    with pytest.raises(ValueError, match="a prompt must have 1 to 64 tokens"):
+        Pool(agents=2).scripted_engine().run({}, prompts, jax.random.key(0), 1.0)
+
+
+def test_a_worker_prompt_needs_a_token_after_the_sub_query():
+    pool = Pool(agents=2)
+    with pytest.raises(ValueError, match="suffix is empty"):
+        Engine(
+            scripted_model(3), pool.grammar, lift(tag_automaton(3), WORDS), [1], [], pool.close_join, Limits(1, 8, 8, 8)
+        )
+
+
+def test_no_prompts_make_no_episodes():
+    assert len(Pool(agents=2).scripted_engine().run({}, [], jax.random.key(0), 1.0)) == 0

@@ -1,0 +1,76 @@
+"""An episode is the same alone, in a full batch, in another slot, and on eight devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from organizing import engine, episodes, run
+from scripted import facts
+
+EPISODES = tuple(range(64))
+
+
+@pytest.fixture(scope="module")
+def in_a_batch():
+    """Eight episodes side by side, four tokens fed a step."""
+    return run(engine(), EPISODES)
+
+
+def assert_same(rollout, other):
+    for mine, its in zip(episodes(rollout), episodes(other), strict=True):
+        assert facts(mine) == facts(its)
+        for trace, its_trace in zip(mine.traces, its.traces, strict=True):
+            np.testing.assert_allclose(trace.logprobs, its_trace.logprobs, atol=1e-5)
+
+
+def test_these_episodes_fork_and_join(in_a_batch):
+    played = episodes(in_a_batch)
+    assert sum(len(episode.traces) > 2 for episode in played) >= 6
+    assert sum(not episode.traces[0].sampled.all() for episode in played) >= 8
+    assert len({tuple(episode.traces[0].tokens) for episode in played}) > 40
+
+
+def test_an_episode_alone_is_the_same_as_in_a_batch(in_a_batch):
+    assert_same(run(engine(slots=1, feed_width=1), EPISODES), in_a_batch)
+
+
+def test_an_episode_is_the_same_in_another_slot(in_a_batch):
+    order = np.random.default_rng(0).permutation(len(EPISODES))
+    shuffled = episodes(run(engine(), tuple(order.tolist())))
+    for place, n in enumerate(order):
+        assert facts(shuffled[place]) == facts(episodes(in_a_batch)[n])
+
+
+def test_episodes_of_one_prompt_differ_by_their_numbers():
+    # Else equal episodes would mean nothing.
+    played = episodes(run(engine(), EPISODES, one_prompt=True))
+    assert len({tuple(episode.traces[0].tokens) for episode in played}) > 40
+
+
+@pytest.mark.slow
+def test_episodes_are_the_same_on_eight_devices(in_a_batch, tmp_path):
+    folder, result = Path(__file__).parent, tmp_path / "tokens.npz"
+    program = """
+import sys, numpy as np, jax
+sys.path[:0] = sys.argv[2:]
+from organizing import engine, run
+from asyncthink_jax.parallel.mesh import make_mesh
+assert jax.device_count() == 8
+rollout = run(engine(mesh=make_mesh(data=8)), tuple(range(64)))
+np.savez(sys.argv[1], tokens=rollout.tokens, sampled=rollout.sampled, logprobs=rollout.logprobs, **rollout.record)
+"""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(result), str(folder), str(folder.parent / "protocol")],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    there = np.load(result)
+    for name, here in {"tokens": in_a_batch.tokens, "sampled": in_a_batch.sampled, **in_a_batch.record}.items():
+        np.testing.assert_array_equal(there[name], here, err_msg=name)
+    np.testing.assert_allclose(there["logprobs"], in_a_batch.logprobs, atol=1e-5)
