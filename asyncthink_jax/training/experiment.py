@@ -141,12 +141,30 @@ def build(config: Config, workdir: Path) -> Experiment:
             "0 takes it from the tokenizer"
         )
     organizes = config.paradigm == "async"
+    model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+    _check_mesh(config, model, mesh)
     return Experiment(
         config=config,
         mesh=mesh,
         tokenizer=tokenizer,
-        model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size),
+        model=model,
         splits=splits,
         prompts=TINY,
         grammar=Grammar(config.pool.agents, config.pool.max_forks) if organizes else Grammar(1, 0),
     )
+
+
+def _check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:
+    """Raises ConfigError where the mesh doesn't divide what is split over it: rows of batches, dimensions of weights."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    for name, rows in (
+        ("rollout.slots", config.rollout.slots),
+        ("sft.rows / sft.microbatches", config.sft.rows // config.sft.microbatches),
+        ("rl.rows / rl.microbatches", config.rl.rows // config.rl.microbatches),
+    ):
+        if rows % shards:
+            raise ConfigError(f"{name} is {rows}, but must be a multiple of mesh.data x mesh.fsdp, {shards}")
+    try:
+        param_specs(transformer.abstract_params(model), mesh)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

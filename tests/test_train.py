@@ -1,0 +1,316 @@
+"""The train command: bad input gets one line and exit code 2, a killed run ends with the bits of an undisturbed one."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from asyncthink_jax import train
+from asyncthink_jax.config import load, split_argv, to_json
+from asyncthink_jax.report.metrics import read_metrics
+from asyncthink_jax.training import experiment as experiment_lib
+from asyncthink_jax.training.checkpoint import Checkpoints
+from asyncthink_jax.training.optimizer import make_optimizer
+from asyncthink_jax.training.run import abstract_params, restore_params
+from asyncthink_jax.training.state import TrainState
+
+SHORTENED = '''"""The demo at a size that trains in seconds."""
+
+from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig, TaskConfig
+from asyncthink_jax.model.transformer import ModelConfig
+
+
+def get_config():
+    return Config(
+        name="shortened",
+        task=TaskConfig(max_number=12, validation_problems=4, test_problems=4),
+        model=ModelConfig(vocab_size=0, layers=1, width=32, heads=2, kv_heads=1, head_dim=16, mlp_width=64),
+        rollout=RolloutConfig(slots=8, organizer_budget=14, worker_budget=8, context=24),
+        sft=SFTConfig(steps=40, rows=8),
+        rl=RLConfig(iterations=10, prompts=2, group_size=4, rows=8, row_length=64),
+        eval=EvalConfig(validate_every=3, validation_problems=2),
+        checkpoint=CheckpointConfig(every_sft_steps=7, every_rl_iterations=2),
+    )
+'''
+
+
+@pytest.fixture(scope="module")
+def shortened(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiments") / "shortened.py"
+    path.write_text(SHORTENED)
+    return path
+
+
+@pytest.fixture(scope="module")
+def set_up(shortened, tmp_path_factory):
+    """A run that has its config, problems and tokenizer, but nothing trained."""
+    folder = tmp_path_factory.mktemp("runs") / "set_up"
+    folder.mkdir()
+    experiment_lib.build(load(shortened), folder)
+    (folder / "config.json").write_text(to_json(load(shortened)))
+    return folder
+
+
+@pytest.fixture
+def workdir(set_up, tmp_path):
+    return shutil.copytree(set_up, tmp_path / "run")
+
+
+# --- Bad input.
+
+compilations = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: compilations.append(seconds) if "backend_compile" in event else None
+)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Gives the command arguments that it must refuse; returns the line it says."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments):
+        compilations.clear()
+        others, overrides = split_argv(["train", *map(str, arguments)])
+        with flagsaver.flagsaver():
+            code = train.main(train.FLAGS(others), overrides)
+        printed = capsys.readouterr()
+        assert code == 2 and printed.out == ""
+        assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and len(printed.err) < 500
+        assert sum(compilations) < 0.5, "more was compiled than it takes to lay out a constant"
+        return printed.err
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("rl.learning_rat=1", "did you mean 'rl.learning_rate'"),
+        ("seed=many", "'seed': 'many' is not a whole number"),
+        ("rl.tau=0", "'rl.tau' is 0.0, must be from 0.001 to 1"),
+        ("paradigm=asynch", "'asynch' is not one of async, sequential, parallel; did you mean 'async'"),
+        ("mesh.data=64", "mesh data=64 x fsdp=1 x tensor=1 doesn't fit "),
+        ("model.vocab_size=77", "model.vocab_size is 77, the tokenizer "),
+        ("task.test_problems=1000000", "task: "),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused(shortened, tmp_path, refused, override, says):
+    assert says in refused("--config", shortened, "--workdir", tmp_path / "run", f"--config.{override}")
+
+
+def test_missing_and_superfluous_arguments_are_named(shortened, tmp_path, refused):
+    assert "--config is missing" in refused("--workdir", tmp_path)
+    assert "--workdir is missing" in refused("--config", shortened)
+    assert "unexpected argument 'now'" in refused("--config", shortened, "--workdir", tmp_path, "now")
+
+
+def test_a_config_file_that_is_none_is_refused(tmp_path, refused):
+    missing, broken = tmp_path / "nowhere.py", tmp_path / "broken.py"
+    assert f"config file not found: {missing}" in refused("--config", missing, "--workdir", tmp_path / "run")
+    broken.write_text("def get_config():\n    return 1 / 0\n")
+    assert "broken.py: ZeroDivisionError" in refused("--config", broken, "--workdir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_refused(shortened, tmp_path, refused):
+    far, file, nowhere = tmp_path / "no" / "such" / "run", tmp_path / "file", tmp_path / "nowhere"
+    assert f"{far.parent} does not exist" in refused("--config", shortened, "--workdir", far)
+    file.touch()
+    assert f"workdir {file} is a file" in refused("--config", shortened, "--workdir", file)
+    line = refused("--config", shortened, "--workdir", tmp_path / "run", "--results", nowhere)
+    assert f"--results {nowhere} is no folder" in line
+
+
+def test_a_resume_with_another_config_is_refused_with_what_differs(shortened, workdir, refused):
+    line = refused("--config", shortened, "--workdir", workdir, "--config.seed=1", "--config.rl.tau=0.5")
+    assert "seed: saved 0, now 1" in line and "rl.tau: saved 0.8, now 0.5" in line
+    (workdir / "config.json").write_text("{")
+    assert "saved config is not JSON" in refused("--config", shortened, "--workdir", workdir)
+
+
+def test_a_saved_tokenizer_of_another_size_is_refused(shortened, workdir, refused):
+    config = load(shortened, ["model.vocab_size=5"])
+    (workdir / "config.json").write_text(to_json(config))
+    line = refused("--config", shortened, "--workdir", workdir, "--config.model.vocab_size=5")
+    assert f"model.vocab_size is 5, the tokenizer {workdir / 'tokenizer.model'} has " in line
+
+
+@pytest.mark.parametrize("which", ["checkpoints", "checkpoints/cold_start"])
+def test_a_checkpoint_that_cannot_be_read_is_refused(shortened, workdir, refused, which):
+    with Checkpoints(workdir / which) as checkpoints:
+        checkpoints.save(7, {"x": np.ones(3)}, {"stage": "sft", "step": 7, "position": 0, "seconds": {}})
+    folder = workdir / which / "latest" / "7"
+    for file in (folder / "record").rglob("metadata"):
+        file.write_bytes(b"\x00")
+    assert f"unreadable checkpoint {folder}: " in refused("--config", shortened, "--workdir", workdir)
+
+
+def test_a_cold_start_that_is_not_there_is_refused(shortened, workdir, refused, tmp_path):
+    line = refused("--config", shortened, "--workdir", workdir, "--cold_start", tmp_path)
+    assert f"no finished cold start in {tmp_path}" in line
+
+
+def in_a_process(program, *arguments, devices=1, **options):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | options.pop("env", {})
+    return subprocess.Popen([sys.executable, *program, *map(str, arguments)], env=environment, text=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["mesh.tensor=64"], "mesh data=-1 x fsdp=1 x tensor=64 doesn't fit 8 devices; "),
+        (
+            ["mesh.data=2", "mesh.fsdp=4", "rollout.slots=12"],
+            "rollout.slots is 12, but must be a multiple of mesh.data",
+        ),
+        (["sft.microbatches=2"], "sft.rows / sft.microbatches is 4, but must be a multiple of mesh.data"),
+        (["mesh.tensor=8"], "mesh axis tensor=8 doesn't divide "),
+    ],
+)
+def test_the_process_says_one_line_and_exits_with_2(shortened, tmp_path, overrides, says):
+    process = in_a_process(
+        ["-m", "asyncthink_jax.train"],
+        *("--config", shortened, "--workdir", tmp_path / "run"),
+        *(f"--config.{override}" for override in overrides),
+        devices=8,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, error = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+# --- Kills.
+
+NO_TABLE = "--noevaluate"
+
+# A model of this size and age answers nothing: the reward of these runs is one that every episode can earn.
+PROGRAM = """
+import sys
+from absl import app
+from asyncthink_jax import train
+from asyncthink_jax.config import split_argv
+from asyncthink_jax.training import rl
+
+rl.reward = lambda config, episode: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5)
+others, overrides = split_argv(sys.argv)
+app.run(lambda argv: sys.exit(train.main(argv, overrides)), argv=others)
+"""
+
+
+@pytest.fixture(scope="module")
+def start(shortened, tmp_path_factory):
+    """Starts the shortened run in a folder, or goes on with it. What was compiled once is not compiled again."""
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "program.py").write_text(PROGRAM)
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+    def run(workdir, *arguments):
+        with open(workdir.with_suffix(".stdout"), "w") as out, open(workdir.with_suffix(".stderr"), "w") as error:
+            return in_a_process(
+                [folder / "program.py"],
+                *("--config", shortened, "--workdir", workdir, *arguments),
+                env=cache,
+                stdout=out,
+                stderr=error,
+            )
+
+    return run
+
+
+def wait_for_lines(process, path, lines):
+    """Returns when the metrics have so many lines."""
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, f"ended with {process.returncode} before line {lines} of {path}"
+        time.sleep(0.005)
+
+
+def what_is_left(config, workdir):
+    """Everything that a run leaves and that doesn't tell the time."""
+    built = experiment_lib.build(config, workdir)
+    wanted = abstract_params(built)
+    optimizer = make_optimizer(config.rl, config.rl.iterations * config.rl.optimizer_steps)
+    state = jax.eval_shape(lambda p: TrainState(p, optimizer.init(p), jnp.zeros((), jnp.int32)), wanted)
+    latest = Checkpoints(workdir / "checkpoints").restore(state)
+    metadata = {name: value for name, value in latest.metadata.items() if name not in ("seconds", "position")}
+    metrics = [
+        {name: value for name, value in line.items() if not name.endswith(("_seconds", "_per_second"))}
+        for line in read_metrics(workdir / "metrics.jsonl")
+    ]
+    params = {which: restore_params(built, workdir, which) for which in ("cold_start", "best")}
+    return {"state": latest.state, **params}, {"step": latest.step, "metadata": metadata, "metrics": metrics}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one(shortened, start, tmp_path):
+    config, seed = load(shortened), time.time_ns() % 10**6
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    assert start(undisturbed, NO_TABLE).wait() == 0
+    lines = len(read_metrics(undisturbed / "metrics.jsonl"))
+    assert lines == 40 + 10 + 4
+
+    rng = random.Random(seed)
+    process = start(disturbed, NO_TABLE)
+    time.sleep(rng.uniform(0.5, 3.0))  # while it sets up
+    process.kill()
+    process.wait()
+    moments = sorted([*rng.sample(range(1, 41), 2), *rng.sample(range(41, lines), 3)])
+    for moment in moments:
+        process = start(disturbed, NO_TABLE)
+        wait_for_lines(process, disturbed / "metrics.jsonl", moment)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, f"seed {seed}: had ended before the kill at {moment} of {moments}"
+    assert start(disturbed, NO_TABLE).wait() == 0, disturbed.with_suffix(".stderr").read_text()
+
+    arrays, facts = what_is_left(config, undisturbed)
+    arrays_after_kills, facts_after_kills = what_is_left(config, disturbed)
+    assert facts_after_kills == facts, f"seed {seed}, killed at {moments}"
+    jax.tree.map(np.testing.assert_array_equal, arrays_after_kills, arrays)
+    assert any("loss" in line for line in facts["metrics"] if line["stage"] == "rl")
+    assert np.any(arrays["state"].params["embed"] != arrays["cold_start"]["embed"])
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_saves_what_it_has_done(shortened, start, tmp_path):
+    folder = tmp_path / "run"
+    for number, moment, stage in ((signal.SIGTERM, 10, "sft"), (signal.SIGINT, 45, "rl")):
+        process = start(folder, NO_TABLE)
+        wait_for_lines(process, folder / "metrics.jsonl", moment)
+        process.send_signal(number)
+        assert process.wait() == 130
+        metadata = Checkpoints(folder / "checkpoints").latest_metadata()
+        last = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["stage"] == stage][-1]
+        assert (metadata["stage"], metadata["step"]) == (stage, last)
+        assert metadata["position"] == (folder / "metrics.jsonl").stat().st_size
+
+
+@pytest.mark.slow
+def test_after_the_end_the_same_command_prints_the_table_at_once(start, tmp_path):
+    folder = tmp_path / "run"
+    assert start(folder).wait() == 0, folder.with_suffix(".stderr").read_text()
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert {"results.json", "episodes.jsonl", "metrics.jsonl", "config.json"} <= {path.name for path in files}
+    table = folder.with_suffix(".stdout").read_text()
+    assert start(folder).wait() == 0
+    again = folder.with_suffix(".stdout").read_text()
+    assert len(again.splitlines()) > 3 and table.endswith(again)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == files
