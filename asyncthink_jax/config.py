@@ -46,6 +46,7 @@ class TaskConfig:
     demonstrations: Literal["random", "oracle"] = (
         "random"  # cold start: random action sequences (paper, section 3), or the best
     )
+    worker_keep: float = 1.0  # share of the demonstrated workers' traces that the cold start trains on
     few_share: float = 0.1  # share of the demonstrations whose problem has fewer solutions than asked for
     hit_weight: float = 1.0  # loss weight of the mark of a hit in a demonstrated search: rare, and all hangs on it
     self_search: float = 0.15  # chance that a demonstrated organizer searches a pair itself instead of forking it
@@ -397,6 +398,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("task.validation_problems", 1, _INF),
     ("task.test_problems", 1, _INF),
     ("task.self_search", 0, 1),
+    ("task.worker_keep", 0, 1),
     ("task.few_share", 0, 1),
     ("task.hit_weight", 0, _INF),
     ("pool.agents", 1, _INF),

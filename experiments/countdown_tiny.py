@@ -24,7 +24,7 @@ def get_config() -> Config:
     return Config(
         name="countdown_tiny",
         model=ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384),
-        task=TaskConfig(few_share=0.1, hit_weight=4.0),
+        task=TaskConfig(few_share=0.1, hit_weight=4.0, worker_keep=0.5),
         rollout=RolloutConfig(slots=64, organizer_budget=240, worker_budget=112, context=256),
         sft=SFTConfig(
             steps=3000,

@@ -40,6 +40,7 @@ class Demonstrations:
     """Where demonstrations come from.
 
     few, few_share: problems with fewer solutions than asked for, and how often one of them is drawn.
+    worker_keep: share of the workers' traces that are trained on; a demonstration has several, all of one kind.
     hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
     kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
     allows), or "sequential" (one trace; also for the parallel paradigm).
@@ -54,6 +55,7 @@ class Demonstrations:
     self_search: float = 0.15
     few_share: float = 0.5
     hit_weight: float = 1.0
+    worker_keep: float = 1.0
 
     def script(self, rng: np.random.Generator) -> countdown.Script:
         """One demonstration as text, of a problem drawn at random."""
@@ -91,6 +93,7 @@ def packed_batch(
     hit = demonstrations.tokenizer.piece_to_id(countdown.HIT)
     while tokens < _FILL * rows * row_length:
         new = training_traces(demonstrations.script(rng), demonstrations.tokenizer, demonstrations.prompts)
+        new = [trace for i, trace in enumerate(new) if i == 0 or rng.random() < demonstrations.worker_keep]
         for trace in new:
             trace["loss_weights"][trace["tokens"] == hit] *= demonstrations.hit_weight
         longest = max(len(trace["tokens"]) for trace in new)

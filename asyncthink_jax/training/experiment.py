@@ -49,6 +49,7 @@ class Experiment:
             prompts=self.prompts,
             agents=config.pool.agents,
             self_search=config.task.self_search,
+            worker_keep=config.task.worker_keep,
             few_share=config.task.few_share,
             hit_weight=config.task.hit_weight,
         )
