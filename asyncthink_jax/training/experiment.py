@@ -156,7 +156,7 @@ def build(config: Config, workdir: Path) -> Experiment:
 
 
 def _check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:
-    """Raises ConfigError where the mesh doesn't divide what is split over it: rows of batches, dimensions of weights."""
+    """Raises ConfigError where the mesh doesn't divide what is split over it: rows of batches, axes of weights."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     for name, rows in (
         ("rollout.slots", config.rollout.slots),
