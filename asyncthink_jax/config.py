@@ -78,6 +78,7 @@ class RolloutConfig:
     organizer_budget: int = 240  # tokens an organizer may decode
     worker_budget: int = 128  # tokens a worker may decode (512 in the paper's math tasks)
     context: int = 256  # known tokens a row can hold: prompt, decoded and joined
+    worker_context: int = 0  # the same for workers' rows, whose cache is then shorter; 0 = context
     feed_width: int = 1  # known tokens that a row can feed in one step
     constrain: bool = False  # mask tokens that would break the format; not there yet
 
@@ -415,6 +416,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("rollout.organizer_budget", 1, _INF),
     ("rollout.worker_budget", 1, _INF),
     ("rollout.context", 2, _INF),
+    ("rollout.worker_context", 0, _INF),
     ("rollout.feed_width", 1, _INF),
     *[
         (f"{stage}.{name}", low, high)
@@ -495,6 +497,10 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         min(config.eval.temperatures, default=0) >= 0,
         f"eval.temperatures {config.eval.temperatures}: a temperature cannot be negative",
+    )
+    yield (
+        rollout.worker_context <= rollout.context,
+        f"rollout.worker_context ({rollout.worker_context}) is more than rollout.context ({rollout.context})",
     )
     yield not rollout.constrain, "rollout.constrain: constrained decoding is not there yet; leave it false"
     sizes = dataclasses.asdict(config.mesh)

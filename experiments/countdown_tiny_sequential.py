@@ -22,7 +22,7 @@ def get_config() -> Config:
         base,
         name="countdown_tiny_sequential",
         paradigm="sequential",
-        rollout=dataclasses.replace(base.rollout, slots=128, context=480, organizer_budget=464),
+        rollout=dataclasses.replace(base.rollout, slots=64, context=480, worker_context=0, organizer_budget=464),
         sft=dataclasses.replace(base.sft, rows=4, row_length=512),
         rl=dataclasses.replace(base.rl, row_length=480, rows=40, microbatches=10, concurrency_weight=0.0),
     )

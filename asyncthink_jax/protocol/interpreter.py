@@ -47,6 +47,7 @@ def run(
     worker_budget: int,
     context: int,
     eos_id: int | None = None,
+    worker_context: int | None = None,
 ) -> Episode:
     """Runs one episode of the protocol.
 
@@ -60,6 +61,7 @@ def run(
       close_join: for each id 1..max_forks the tokens of `</JOIN-i>`, inserted after the returned ones.
       organizer_budget, worker_budget: the most tokens that the organizer, and each worker, may decode.
       context: the most tokens a trace may know (the length of an engine row).
+      worker_context: the same for workers; default `context`.
       eos_id: the end-of-text token, if there is one; its bytes are never looked at.
 
     Returns:
@@ -70,7 +72,8 @@ def run(
     """
     if len(prompt) > context:
         raise ValueError(f"the prompt has {len(prompt)} tokens, the context only {context}")
-    model = _Model(grammar, next_token, token_bytes, eos_id, context)
+    worker_context = context if worker_context is None else worker_context
+    model = _Model(grammar, next_token, token_bytes, eos_id, context, worker_context)
     organizer = _Row(model, 0, prompt, organizer_budget, start=0)
     workers: dict[int, _Row] = {}
     opener = Action(Tag.NONE, 0, 0, 0)  # the Fork or Answer opened last
@@ -84,7 +87,7 @@ def run(
                 opener = action
             elif action.tag == Tag.END_FORK:
                 sub_query = organizer.between(opener, action)
-                worker_prompt = [*worker_prefix, *sub_query, *worker_suffix][:context]
+                worker_prompt = [*worker_prefix, *sub_query, *worker_suffix][:worker_context]
                 workers[action.id] = _Row(model, action.id, worker_prompt, worker_budget, start=organizer.step)
                 organizer.events.append(Event("fork", action.id, len(organizer.decoded)))
             elif action.tag == Tag.JOIN:
@@ -185,6 +188,7 @@ class _Model:
     token_bytes: Sequence[bytes]
     eos_id: int | None
     context: int
+    worker_context: int
 
 
 class _Row:
@@ -196,6 +200,7 @@ class _Row:
         self.role: Role = "worker" if trace_id else "organizer"
         self.prompt = list(prompt)
         self.budget = budget
+        self.context = model.worker_context if trace_id else model.context
         self.step = start
         self.parser = Parser(self.role, model.grammar)
         self.tokens: list[int] = []
@@ -210,7 +215,7 @@ class _Row:
 
     def over(self) -> bool:
         """Whether the trace has ended; this is where budget and row are looked at."""
-        full = len(self.decoded) >= self.budget or len(self.prompt) + len(self.tokens) >= self.model.context
+        full = len(self.decoded) >= self.budget or len(self.prompt) + len(self.tokens) >= self.context
         if self.end is None and full:
             self.end = "budget"
         return self.end is not None
@@ -237,7 +242,7 @@ class _Row:
 
     def insert(self, tokens: Sequence[int]) -> None:
         """Makes joined tokens known, as far as the row goes."""
-        for token in tokens[: self.model.context - len(self.prompt) - len(self.tokens)]:
+        for token in tokens[: self.context - len(self.prompt) - len(self.tokens)]:
             self._know(token, sampled=False)
         self.parser.interrupt()
 

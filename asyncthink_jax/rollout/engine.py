@@ -64,13 +64,21 @@ class DecodingModel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Static sizes of a rollout. Budgets count decoded tokens, `context` all known tokens of a row."""
+    """Static sizes of a rollout. Budgets count decoded tokens, a context all known tokens of a row.
+
+    `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's.
+    """
 
     slots: int
     context: int
     organizer_budget: int
     worker_budget: int
     feed_width: int = 1
+    worker_context: int | None = None
+
+    @property
+    def worker_length(self) -> int:
+        return self.context if self.worker_context is None else self.worker_context
 
 
 @struct.dataclass
@@ -230,9 +238,12 @@ class Engine:
         return jnp.asarray(x) if self.mesh is None else jax.device_put(x, row_spec(self.mesh))
 
     def _bucket(self, longest: int) -> int:
-        """How many cache positions attention reads while no row is longer: one of four sizes, each compiled once."""
-        quarter = -(-self.limits.context // 64) * 16
-        return min(self.limits.context, -(-(longest + self.limits.feed_width + quarter // 2) // quarter) * quarter)
+        """How many cache positions attention reads while no row is longer: half or all, each compiled once.
+
+        Finer buckets cost more than they save on CPU, where reading a part of the cache copies that part.
+        """
+        half = self.limits.context // 2
+        return half if longest + self.limits.feed_width + half // 4 <= half else self.limits.context
 
     def _initial(self, prompts: Array, lengths: Array, rounds: int) -> State:
         slots, traces, length = self.limits.slots, self.traces, self.limits.context
@@ -342,6 +353,7 @@ class Engine:
         readable = self._readable(state)
         # Workers: prefix, sub-query, suffix. Organizers at a Join: takeaways, closing tag.
         is_worker = trace > 0
+        row_length = jnp.where(is_worker, self.limits.worker_length, length)
         closed = now.fork_at > 0
         sub_length = jnp.where(closed, now.sub_end, readable[:, :1]) - now.sub_start
         joined = state.waits_for[:, None]
@@ -356,7 +368,7 @@ class Engine:
         after = jnp.where(is_worker, self.suffix_length, self.close_join_length[joined])
         available = before + body + jnp.where(complete, after, 0)
         takes = jnp.where(is_worker, now.used, joined > 0) & ~state.decoding & (now.end == RUNNING)
-        room = length - now.known
+        room = row_length - now.known
         count = jnp.where(takes, jnp.clip(jnp.minimum(available - state.pulled, room), 0, width), 0)
 
         column = jnp.arange(width)[None, None, :]
@@ -378,7 +390,7 @@ class Engine:
         tokens = state.tokens.at[target, now.known[:, :, None] + column].set(new, mode="drop")
 
         pulled, known = state.pulled + count, now.known + count
-        full = known >= length
+        full = known >= row_length
         done = takes & complete & ((pulled >= before + body + after) | full)
         budget = jnp.where(is_worker, self.limits.worker_budget, self.limits.organizer_budget)
         spent = full | (now.decoded >= budget)
@@ -568,7 +580,7 @@ class Engine:
         )
         decoded, known = _at(now.decoded, trace), _at(now.known, trace)
         out = worker & ~closes & ~wrong
-        out &= (decoded >= limits.worker_budget) | (known >= limits.context) | is_eos
+        out &= (decoded >= limits.worker_budget) | (known >= limits.worker_length) | is_eos
         ends = closes | wrong | out
         why = jnp.select([closes, wrong], [RETURN, FORMAT_ERROR], BUDGET)
         stop_reading = jnp.where(closes | wrong, completed_start, jnp.where(is_eos, position, known))

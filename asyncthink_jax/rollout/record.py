@@ -31,6 +31,7 @@ class Rollout:
     record: dict[str, np.ndarray]
     prompt_lengths: np.ndarray
     worker_frame: int  # tokens of a worker's prompt beside the sub-query
+    worker_length: int  # known tokens that a worker's row can hold
     agents: int
     engine_steps: int
     occupancy: float  # share of row-steps that sampled a token
@@ -54,6 +55,7 @@ class Rollout:
             record=record,
             prompt_lengths=np.array([len(prompt) for prompt in prompts]),
             worker_frame=engine.prefix_length + engine.suffix_length,
+            worker_length=engine.limits.worker_length,
             agents=engine.agents,
             engine_steps=int(state.engine_steps),
             occupancy=int(state.sampled_tokens) / max(1, int(state.engine_steps) * slots * engine.agents),
@@ -129,8 +131,7 @@ class Rollout:
         )
 
     def _worker(self, n: int, i: int, r: dict[str, np.ndarray], total: int) -> Trace:
-        length = self.tokens.shape[2]
-        start = min(length, max(0, int(r["sub_end"][i] - r["sub_start"][i])) + self.worker_frame)
+        start = min(self.worker_length, max(0, int(r["sub_end"][i] - r["sub_start"][i])) + self.worker_frame)
         known = int(r["known"][i])
         # A worker decodes nothing but its own tokens after its prompt, one a step: those up to `total` come first.
         stop = start + int(np.sum(self.steps[n, i, start:known] <= total))

@@ -82,9 +82,10 @@ class Experiment:
             organizer_budget=rollout.organizer_budget,
             worker_budget=rollout.worker_budget,
             feed_width=rollout.feed_width,
+            worker_context=rollout.worker_context or None,
         )
         return Engine(
-            decoding_model(self.model),
+            decoding_model(self.model, self.grammar.capacity, limits.worker_context),
             self.grammar,
             lift(tag_automaton(self.grammar.max_forks), self.token_bytes),
             encode(self.prompts.worker_prefix),
@@ -103,17 +104,45 @@ class Experiment:
         return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=layout)
 
 
-def decoding_model(config: ModelConfig) -> DecodingModel:
-    """The transformer as the engine wants it."""
+def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | None = None) -> DecodingModel:
+    """The transformer as the engine wants it.
+
+    With `worker_length`, organizers and workers have caches of their own, the workers' of that length: attention reads
+    whole rows, and three of four rows are workers'. (256 rows, 2 CPU cores: see experiments/LOG.md.)
+    """
+    split = agents > 1 and worker_length is not None
+
+    def init_cache(rows: int, length: int) -> Any:
+        if not split:
+            return transformer.init_cache(config, rows, length)
+        slots = rows // agents
+        return (
+            transformer.init_cache(config, slots, length),
+            transformer.init_cache(config, slots * (agents - 1), worker_length),
+        )
+
+    def hidden_after(
+        params: Params, cache: Any, tokens: Array, positions: Array, last: Array, read_length: int | None
+    ) -> tuple[Array, Any]:
+        hidden, cache = transformer.decode(config, params, cache, tokens, positions, read_length=read_length)
+        return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0], cache
 
     def logits(
         params: Params, cache: Any, tokens: Array, positions: Array, last: Array, read_length: int, where: Where
     ) -> tuple[Array, Any]:
-        hidden, cache = transformer.decode(config, params, cache, tokens, positions, read_length=read_length)
-        hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-        return transformer.logits(config, params, hidden), cache
+        if not split:
+            hidden, cache = hidden_after(params, cache, tokens, positions, last, read_length)
+            return transformer.logits(config, params, hidden), cache
+        by_slot = [x.reshape(-1, agents, *x.shape[1:]) for x in (tokens, positions, last)]
+        organizers = [x[:, 0] for x in by_slot]
+        workers = [x[:, 1:].reshape(-1, *x.shape[2:]) for x in by_slot]
+        first, organizer_cache = hidden_after(params, cache[0], *organizers, read_length)
+        others, worker_cache = hidden_after(params, cache[1], *workers, None)
+        width = first.shape[-1]
+        hidden = jnp.concatenate([first[:, None], others.reshape(-1, agents - 1, width)], axis=1)
+        return transformer.logits(config, params, hidden.reshape(-1, width)), (organizer_cache, worker_cache)
 
-    return DecodingModel(functools.partial(transformer.init_cache, config), logits)
+    return DecodingModel(init_cache, logits)
 
 
 def build(config: Config, workdir: Path) -> Experiment:
