@@ -29,6 +29,7 @@ class Pool:
     organizer_budget: int = 64
     worker_budget: int = 64
     context: int = 64
+    worker_context: int | None = None
     prefix: int = 1  # tokens of a worker's prompt before its sub-query
     eos: bool = True
     feed_width: int = 1
@@ -152,6 +153,7 @@ def interpret(pool: Pool, script: Script) -> tuple[Episode, dict[tuple[int, int]
         pool.worker_budget,
         pool.context,
         pool.eos_id,
+        pool.worker_context,
     )
     return episode, read
 

@@ -30,6 +30,7 @@ POOLS = {
     "two agents, no end-of-text, workers without a prefix": Pool(agents=2, eos=False, prefix=0),
     "budgets run out": Pool(agents=3, organizer_budget=9, worker_budget=3),
     "rows fill up, fed four tokens a step": Pool(agents=4, context=14, prefix=6, feed_width=4),
+    "workers' rows are short": Pool(agents=4, context=40, worker_context=9, prefix=2),
     "tags merged with text": Pool(agents=4, context=96, vocabulary=MERGED),
     "bytes, fed four tokens a step": Pool(
         agents=3, context=80, organizer_budget=66, worker_budget=28, eos=False, feed_width=4, vocabulary=tuple(BYTES)
@@ -120,12 +121,12 @@ def test_the_engine_gives_the_episodes_of_the_interpreter_for_new_scripts_each_t
 
 
 def test_the_cache_is_read_as_far_as_its_longest_row():
-    pool = Pool(agents=4, context=32, slots=4)
+    pool = Pool(agents=4, context=32, slots=4, feed_width=4)
     engine = pool.scripted_engine(one_bucket=False)
     read = []
     bucket = engine._bucket
     engine._bucket = lambda longest: read.append(bucket(longest)) or read[-1]
-    scripts = examples(scripts_for(pool), 60)
+    scripts = examples(scripts_for(pool), 150)
     assert_same_episodes(engine, pool, scripts, [interpret(pool, script) for script in scripts])
     assert set(read) == {16, 32}
 
