@@ -24,12 +24,12 @@ def get_config() -> Config:
     return Config(
         name="countdown_tiny",
         model=ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384),
-        task=TaskConfig(few_share=0.1, hit_weight=4.0, worker_keep=0.5),
+        task=TaskConfig(few_share=0.1, hit_weight=4.0, worker_keep=0.75),
         rollout=RolloutConfig(
             slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
         ),
         sft=SFTConfig(
-            steps=3000,
+            steps=3600,
             rows=4,
             row_length=256,
             optimizer="muon",
@@ -40,12 +40,12 @@ def get_config() -> Config:
             loss_chunk=2048,
         ),
         rl=RLConfig(
-            iterations=70,
+            iterations=50,
             prompts=16,
             group_size=8,
             temperature=0.7,
             optimizer="adamw",
-            learning_rate=6e-4,
+            learning_rate=8e-4,
             final_fraction=0.1,
             optimizer_steps=4,
             rows=64,
@@ -61,7 +61,7 @@ def get_config() -> Config:
             format_penalty=-1.0,
         ),
         eval=EvalConfig(
-            problems=0, samples=1, temperatures=(0.7, 1.0, 0.0), validate_every=15, validation_problems=100
+            problems=0, samples=1, temperatures=(0.7, 1.0, 0.0), validate_every=10, validation_problems=100
         ),
         checkpoint=CheckpointConfig(every_sft_steps=20, every_rl_iterations=1, keep=2),
     )
