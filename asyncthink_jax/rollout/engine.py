@@ -25,12 +25,11 @@ schedules it: when an organizer has ended at T, running workers decode up to ste
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from asyncthink_jax.parallel.sharding import cache_spec, replicated, row_spec
@@ -38,105 +37,20 @@ from asyncthink_jax.protocol.automaton import TokenAutomaton
 from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag
 from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR, RETURN, RUNNING, Rollout
 from asyncthink_jax.rollout.sampling import sample, token_uniforms
-
-PLAIN, IN_FORK, IN_ANSWER, IN_RETURN = range(4)  # what a trace is inside of
-
-
-class Where(NamedTuple):
-    """Which token of which trace each row is about to sample; a scripted model needs it, a transformer does not."""
-
-    episode: Int[Array, "R"]
-    trace: Int[Array, "R"]
-    decoded: Int[Array, "R"]
-
-
-class DecodingModel(NamedTuple):
-    """What the engine needs of a model.
-
-    `init_cache(rows, length)` gives an empty cache. `logits(params, cache, tokens[R,W], positions[R,W], last[R],
-    read_length, where)` feeds tokens (position -1: nothing), and returns the logits [R,V] after column `last` of each
-    row, and the cache.
-    """
-
-    init_cache: Callable[[int, int], Any]
-    logits: Callable[..., tuple[Float[Array, "R V"], Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Static sizes of a rollout. Budgets count decoded tokens, a context all known tokens of a row.
-
-    `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's.
-    """
-
-    slots: int
-    context: int
-    organizer_budget: int
-    worker_budget: int
-    feed_width: int = 1
-    worker_context: int | None = None
-
-    @property
-    def worker_length(self) -> int:
-        return self.context if self.worker_context is None else self.worker_context
-
-
-@struct.dataclass
-class State:
-    """One rollout under way. First axis: slots (S), or slots * prompts * traces (the token buffers)."""
-
-    cache: Any
-    # What comes out, a row per (slot, prompt, trace): known tokens, which were sampled, log-probabilities, steps.
-    tokens: Int[Array, "SQT L"]
-    sampled: Bool[Array, "SQT L"]
-    logprobs: Float[Array, "SQT L"]
-    steps: Int[Array, "SQT L"]
-    finished: "Episodes"  # [S, Q, ...]: the episodes that have ended
-    # The episode each slot works on.
-    current: "Episodes"  # [S, ...]
-    turn: Int[Array, "S"]  # which of its Q prompts
-    active: Bool[Array, "S"]  # False when the queue of the slot is empty
-    row_trace: Int[Array, "S A"]  # trace that a row decodes, -1 = idle
-    fed: Int[Array, "S T"]  # known tokens in the cache
-    decoding: Bool[Array, "S T"]  # False while the trace waits for text from another trace
-    pulled: Int[Array, "S T"]  # tokens taken of the text it waits for
-    waits_for: Int[Array, "S"]  # the worker an organizer is joining, 0 = none
-    lexer: Int[Array, "S T"]  # automaton state
-    tag_start: Int[Array, "S T"]  # position at which the tag in progress started
-    context: Int[Array, "S T"]  # PLAIN, IN_FORK, ..
-    context_id: Int[Array, "S"]  # the FORK an organizer is inside of
-    engine_steps: Int[Array, ""]
-    sampled_tokens: Int[Array, ""]
-
-
-@struct.dataclass
-class Episodes:
-    """The record of an episode, by trace (axis T) where it has one. Leading axes: [S] in flight, [S, Q] finished."""
-
-    known: Int[Array, "... T"]
-    decoded: Int[Array, "... T"]
-    clock: Int[Array, "... T"]  # step of the last decoded token (organizers: or of the last Join)
-    end: Int[Array, "... T"]  # RUNNING, ANSWER, ..
-    error: Int[Array, "... T"]  # FormatError
-    sub_start: Int[Array, "... T"]  # sub-query i: positions in the organizer's trace
-    sub_end: Int[Array, "... T"]
-    return_start: Int[Array, "... T"]  # takeaways: positions in the worker's own trace, -1 = no <RETURN>
-    return_end: Int[Array, "... T"]
-    fork_at: Int[Array, "... T"]  # the organizer's decoded tokens at </FORK-i>, 0 = not forked
-    join_at: Int[Array, "... T"]  # the organizer's decoded tokens at <JOIN-i>, 0 = not joined
-    used: Bool[Array, "... T"]  # <FORK-i> was written
-    answer_start: Int[Array, "..."]
-    answer_end: Int[Array, "..."]
-
-
-def _blank(shape: tuple[int, ...], traces: int) -> Episodes:
-    per_trace = lambda: jnp.zeros((*shape, traces), jnp.int32)  # noqa: E731
-    names = [f.name for f in dataclasses.fields(Episodes)]
-    record = {name: per_trace() for name in names}
-    record["return_start"] = record["return_start"] - 1
-    record["used"] = jnp.zeros((*shape, traces), bool)
-    record["answer_start"] = record["answer_end"] = jnp.zeros(shape, jnp.int32)
-    return Episodes(**record)
+from asyncthink_jax.rollout.state import (
+    IN_ANSWER,
+    IN_FORK,
+    IN_RETURN,
+    PLAIN,
+    DecodingModel,
+    Limits,
+    State,
+    Where,
+    add_at,
+    at,
+    blank_episodes,
+    set_at,
+)
 
 
 class Engine:
@@ -256,8 +170,8 @@ class Engine:
             sampled=jnp.zeros((rows, length), bool),
             logprobs=jnp.zeros((rows, length), jnp.float32),
             steps=jnp.zeros((rows, length), jnp.int32),
-            finished=_blank((slots, rounds), traces),
-            current=_blank((slots,), traces),
+            finished=blank_episodes((slots, rounds), traces),
+            current=blank_episodes((slots,), traces),
             turn=jnp.zeros((slots,), jnp.int32),
             active=jnp.zeros((slots,), bool),
             row_trace=jnp.zeros((slots, self.agents), jnp.int32),
@@ -285,7 +199,7 @@ class Engine:
         rounds = lengths.shape[1]
         prompt = jnp.take_along_axis(lengths, jnp.minimum(state.turn, rounds - 1)[:, None], axis=1)[:, 0]
         has_prompt = (state.turn < rounds) & (prompt > 0)
-        fresh = _blank(begins.shape, self.traces)
+        fresh = blank_episodes(begins.shape, self.traces)
         no_room = (prompt >= self.limits.context) | (self.limits.organizer_budget == 0)
         fresh = fresh.replace(
             known=fresh.known.at[:, 0].set(jnp.where(has_prompt, prompt, 0)),
@@ -357,9 +271,9 @@ class Engine:
         closed = now.fork_at > 0
         sub_length = jnp.where(closed, now.sub_end, readable[:, :1]) - now.sub_start
         joined = state.waits_for[:, None]
-        ended = _at(now.end, joined) != RUNNING
-        returned = _at(now.return_start, joined)
-        read_to = jnp.where(ended, _at(now.return_end, joined), _at(readable, joined))
+        ended = at(now.end, joined) != RUNNING
+        returned = at(now.return_start, joined)
+        read_to = jnp.where(ended, at(now.return_end, joined), at(readable, joined))
         takeaways = jnp.where(returned >= 0, read_to - returned, 0)
         before = jnp.where(is_worker, self.prefix_length, 0)
         # Where one token ends the opening tag and starts the closing one, the text between them has length -1.
@@ -395,7 +309,7 @@ class Engine:
         budget = jnp.where(is_worker, self.limits.worker_budget, self.limits.organizer_budget)
         spent = full | (now.decoded >= budget)
         end = jnp.where(done & spent, BUDGET, now.end)
-        clock = jnp.where(done & ~is_worker, jnp.maximum(now.clock, _at(now.clock, joined)), now.clock)
+        clock = jnp.where(done & ~is_worker, jnp.maximum(now.clock, at(now.clock, joined)), now.clock)
         now = now.replace(
             known=known, end=end, clock=clock, return_end=jnp.where(done & full & is_worker, 0, now.return_end)
         )
@@ -407,7 +321,7 @@ class Engine:
             decoding=state.decoding | done,
             waits_for=jnp.where(done[:, 0], 0, state.waits_for),
             row_trace=jnp.where(
-                (state.row_trace > 0) & (_at(end, jnp.maximum(state.row_trace, 0)) != RUNNING), -1, state.row_trace
+                (state.row_trace > 0) & (at(end, jnp.maximum(state.row_trace, 0)) != RUNNING), -1, state.row_trace
             ),
         )
 
@@ -415,12 +329,12 @@ class Engine:
         """Feeds every row its next known tokens. Returns logits [R, V] and which rows may sample [S, A]."""
         now = state.current
         trace = jnp.maximum(state.row_trace, 0)
-        fed, known = _at(state.fed, trace), _at(now.known, trace)
-        works = (state.row_trace >= 0) & (_at(now.end, trace) == RUNNING)
+        fed, known = at(state.fed, trace), at(now.known, trace)
+        works = (state.row_trace >= 0) & (at(now.end, trace) == RUNNING)
         backlog = jnp.where(works, known - fed, 0)
         episode = jnp.take_along_axis(episode_ids, jnp.minimum(state.turn, episode_ids.shape[1] - 1)[:, None], axis=1)
         where = Where(
-            jnp.broadcast_to(episode, trace.shape).reshape(-1), trace.reshape(-1), _at(now.decoded, trace).reshape(-1)
+            jnp.broadcast_to(episode, trace.shape).reshape(-1), trace.reshape(-1), at(now.decoded, trace).reshape(-1)
         )
 
         def feed(width: int, cache: Any) -> tuple[Array, Any]:
@@ -441,11 +355,11 @@ class Engine:
         else:
             logits, cache = jax.lax.cond(jnp.max(backlog) > 1, partial(feed, width), partial(feed, 1), state.cache)
         count = jnp.minimum(backlog, width)
-        ready = works & (backlog > 0) & (count == backlog) & _at(state.decoding, trace)
+        ready = works & (backlog > 0) & (count == backlog) & at(state.decoding, trace)
         # An episode whose organizer has ended runs its workers up to the organizer's step and no further.
         over = now.end[:, :1] != RUNNING
-        ready &= ~over | (_at(now.clock, trace) < now.clock[:, :1])
-        fed = _add_at(state.fed, state.row_trace, count)
+        ready &= ~over | (at(now.clock, trace) < now.clock[:, :1])
+        fed = add_at(state.fed, state.row_trace, count)
         return state.replace(cache=cache, fed=fed), logits, ready
 
     def _sample(
@@ -454,25 +368,25 @@ class Engine:
         """Appends a token to every ready row's trace. Returns the tokens and their positions, [S, A]."""
         now = state.current
         trace = jnp.maximum(state.row_trace, 0)
-        position = _at(now.known, trace)
+        position = at(now.known, trace)
         episode = jnp.take_along_axis(episode_ids, jnp.minimum(state.turn, episode_ids.shape[1] - 1)[:, None], axis=1)
         flat = lambda x: jnp.broadcast_to(x, trace.shape).reshape(-1)  # noqa: E731
         uniforms = token_uniforms(key, flat(episode), flat(trace), flat(position))
         token, logprob = (x.reshape(trace.shape) for x in sample(logits, uniforms, temperature))
 
         chosen = jnp.where(ready, state.row_trace, -1)
-        at = (self._buffer_row(state, chosen), position)
+        place = (self._buffer_row(state, chosen), position)
         now = now.replace(
-            known=_add_at(now.known, chosen, 1),
-            decoded=_add_at(now.decoded, chosen, 1),
-            clock=_add_at(now.clock, chosen, 1),
+            known=add_at(now.known, chosen, 1),
+            decoded=add_at(now.decoded, chosen, 1),
+            clock=add_at(now.clock, chosen, 1),
         )
         state = state.replace(
             current=now,
-            tokens=state.tokens.at[at].set(token, mode="drop"),
-            sampled=state.sampled.at[at].set(True, mode="drop"),
-            logprobs=state.logprobs.at[at].set(logprob, mode="drop"),
-            steps=state.steps.at[at].set(_at(now.clock, trace), mode="drop"),
+            tokens=state.tokens.at[place].set(token, mode="drop"),
+            sampled=state.sampled.at[place].set(True, mode="drop"),
+            logprobs=state.logprobs.at[place].set(logprob, mode="drop"),
+            steps=state.steps.at[place].set(at(now.clock, trace), mode="drop"),
             engine_steps=state.engine_steps + 1,
             sampled_tokens=state.sampled_tokens + jnp.sum(ready),
         )
@@ -483,18 +397,18 @@ class Engine:
         tables, limits = self.automaton, self.limits
         trace = jnp.maximum(state.row_trace, 0)
         chosen = jnp.where(ready, state.row_trace, -1)
-        before = _at(state.lexer, trace)
+        before = at(state.lexer, trace)
         kind = tables["token_class"][token]
         tag = jnp.where(ready, tables["tag"][before, kind], Tag.NONE)
         tag_id = tables["tag_id"][before, kind]
         # Where the tag that this token completes started, and where one that it leaves unfinished did.
-        started = _at(state.tag_start, trace)
+        started = at(state.tag_start, trace)
         begins, after = tables["begins"][before, kind], tables["next_state"][before, kind]
         completed_start = jnp.where(begins, position, started)
         begins = jnp.where(tag == Tag.NONE, begins, tables["in_tag"][after])
         state = state.replace(
-            lexer=_set_at(state.lexer, chosen, after),
-            tag_start=_set_at(state.tag_start, chosen, jnp.where(begins, position, started)),
+            lexer=set_at(state.lexer, chosen, after),
+            tag_start=set_at(state.tag_start, chosen, jnp.where(begins, position, started)),
         )
         is_eos = ready & (token == self.eos_id)
 
@@ -569,7 +483,7 @@ class Engine:
         # Workers.
         rows = jnp.arange(self.agents)[None, :] > 0
         worker = ready & rows
-        within = _at(state.context, trace)
+        within = at(state.context, trace)
         opens = worker & (tag == Tag.RETURN) & (within == PLAIN)
         closes = worker & (tag == Tag.END_RETURN) & (within == IN_RETURN)
         wrong = worker & (tag != Tag.NONE) & ~opens & ~closes
@@ -578,23 +492,23 @@ class Engine:
             FormatError.NESTED_TAG,
             jnp.where(tag == Tag.END_RETURN, FormatError.STRAY_TAG, FormatError.WRONG_ROLE),
         )
-        decoded, known = _at(now.decoded, trace), _at(now.known, trace)
+        decoded, known = at(now.decoded, trace), at(now.known, trace)
         out = worker & ~closes & ~wrong
         out &= (decoded >= limits.worker_budget) | (known >= limits.worker_length) | is_eos
         ends = closes | wrong | out
         why = jnp.select([closes, wrong], [RETURN, FORMAT_ERROR], BUDGET)
         stop_reading = jnp.where(closes | wrong, completed_start, jnp.where(is_eos, position, known))
         ended = jnp.where(ends, trace, -1)
-        return_start = _set_at(now.return_start, jnp.where(opens, trace, -1), position + 1)
+        return_start = set_at(now.return_start, jnp.where(opens, trace, -1), position + 1)
         now = now.replace(
-            end=_set_at(now.end, ended, why).at[:, 0].set(own_end),
-            error=_set_at(now.error, jnp.where(wrong, trace, -1), worker_error).at[:, 0].set(own_error),
+            end=set_at(now.end, ended, why).at[:, 0].set(own_end),
+            error=set_at(now.error, jnp.where(wrong, trace, -1), worker_error).at[:, 0].set(own_error),
             return_start=return_start,
-            return_end=_set_at(now.return_end, ended, stop_reading),
+            return_end=set_at(now.return_end, ended, stop_reading),
         )
         return state.replace(
             current=now,
-            context=_set_at(state.context, jnp.where(opens, trace, -1), IN_RETURN).at[:, 0].set(context),
+            context=set_at(state.context, jnp.where(opens, trace, -1), IN_RETURN).at[:, 0].set(context),
             context_id=jnp.where(forks, own_id, inside_id),
             lexer=state.lexer.at[:, 0].set(jnp.where(joins, 0, state.lexer[:, 0])),  # no tag spans inserted text
             decoding=state.decoding.at[:, 0].set(state.decoding[:, 0] & ~joins),
@@ -615,25 +529,3 @@ class Engine:
         keep = lambda new, old: jnp.where(here.reshape(*here.shape, *[1] * (old.ndim - 2)), new[:, None], old)  # noqa: E731
         state = state.replace(finished=jax.tree.map(keep, state.current, state.finished), turn=state.turn + over)
         return self._begin(state, over, lengths)
-
-
-def _at(values: Array, trace: Array) -> Array:
-    """values[s, trace[s, ..]]"""
-    return jnp.take_along_axis(values, trace, axis=1)
-
-
-def _one_hot(values: Array, trace: Int[Array, "S A"]) -> Bool[Array, "S A T"]:
-    return trace[:, :, None] == jnp.arange(values.shape[1])
-
-
-def _add_at(values: Array, trace: Int[Array, "S A"], amount: Array | int) -> Array:
-    """values[s, trace[s, a]] += amount[s, a]; trace -1 adds nothing. Dense, since XLA's scatters are slow on CPU."""
-    amount = jnp.broadcast_to(amount, trace.shape)
-    return values + jnp.sum(jnp.where(_one_hot(values, trace), amount[:, :, None], 0), axis=1)
-
-
-def _set_at(values: Array, trace: Int[Array, "S A"], new: Array | int) -> Array:
-    """values[s, trace[s, a]] = new[s, a]; trace -1 sets nothing."""
-    chosen = _one_hot(values, trace)
-    new = jnp.sum(jnp.where(chosen, jnp.broadcast_to(new, trace.shape)[:, :, None], 0), axis=1)
-    return jnp.where(jnp.any(chosen, axis=1), new, values).astype(values.dtype)

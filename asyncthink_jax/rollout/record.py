@@ -10,7 +10,8 @@ from asyncthink_jax.protocol.episode import Episode, Event, Trace
 from asyncthink_jax.protocol.grammar import FormatError
 
 if TYPE_CHECKING:
-    from asyncthink_jax.rollout.engine import Engine, State
+    from asyncthink_jax.rollout.engine import Engine
+    from asyncthink_jax.rollout.state import State
 
 RUNNING, ANSWER, RETURN, BUDGET, FORMAT_ERROR = range(5)  # how a trace ended, as the engine numbers it
 ENDS = ("stopped", "answer", "return", "budget", "format_error")  # RUNNING when its episode is over = stopped

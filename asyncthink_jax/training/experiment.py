@@ -21,7 +21,8 @@ from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
 from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
 from asyncthink_jax.protocol.prompts import TINY, Prompts
-from asyncthink_jax.rollout.engine import DecodingModel, Engine, Limits, Where
+from asyncthink_jax.rollout.engine import Engine
+from asyncthink_jax.rollout.state import DecodingModel, Limits, Where
 from asyncthink_jax.tasks import countdown
 from asyncthink_jax.training.sft import with_number_features
 

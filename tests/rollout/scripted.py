@@ -14,8 +14,9 @@ from asyncthink_jax.protocol import interpreter
 from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import Grammar
-from asyncthink_jax.rollout.engine import DecodingModel, Engine, Limits
+from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
+from asyncthink_jax.rollout.state import DecodingModel, Limits
 
 FORKS = 3
 TRACES = FORKS + 1

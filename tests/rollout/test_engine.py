@@ -16,7 +16,8 @@ from test_interpreter import BYTES, EOS, WORDS, decode, organizer_scripts, worke
 
 from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.grammar import FormatError
-from asyncthink_jax.rollout.engine import Engine, Limits
+from asyncthink_jax.rollout.engine import Engine
+from asyncthink_jax.rollout.state import Limits
 
 # Tags in pieces, some of which hold the end of a tag and the text after it, or the start of the next one.
 PIECES = "<|</|FORK-|JOIN-|ANSWER|RETURN|1|2|3|>|><|></|1>|<ANS|WER>|> a| a<| a| b| c|<FORK-1>|a|:|work|solve"

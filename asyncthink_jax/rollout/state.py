@@ -1,0 +1,130 @@
+"""What a rollout carries from step to step, and how it is indexed: by slot, by trace, by row."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+PLAIN, IN_FORK, IN_ANSWER, IN_RETURN = range(4)  # what a trace is inside of
+
+
+class Where(NamedTuple):
+    """Which token of which trace each row is about to sample; a scripted model needs it, a transformer does not."""
+
+    episode: Int[Array, "R"]
+    trace: Int[Array, "R"]
+    decoded: Int[Array, "R"]
+
+
+class DecodingModel(NamedTuple):
+    """What the engine needs of a model.
+
+    `init_cache(rows, length)` gives an empty cache. `logits(params, cache, tokens[R,W], positions[R,W], last[R],
+    read_length, where)` feeds tokens (position -1: nothing), and returns the logits [R,V] after column `last` of each
+    row, and the cache.
+    """
+
+    init_cache: Callable[[int, int], Any]
+    logits: Callable[..., tuple[Float[Array, "R V"], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Static sizes of a rollout. Budgets count decoded tokens, a context all known tokens of a row.
+
+    `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's.
+    """
+
+    slots: int
+    context: int
+    organizer_budget: int
+    worker_budget: int
+    feed_width: int = 1
+    worker_context: int | None = None
+
+    @property
+    def worker_length(self) -> int:
+        return self.context if self.worker_context is None else self.worker_context
+
+
+@struct.dataclass
+class State:
+    """One rollout under way. First axis: slots (S), or slots * prompts * traces (the token buffers)."""
+
+    cache: Any
+    # What comes out, a row per (slot, prompt, trace): known tokens, which were sampled, log-probabilities, steps.
+    tokens: Int[Array, "SQT L"]
+    sampled: Bool[Array, "SQT L"]
+    logprobs: Float[Array, "SQT L"]
+    steps: Int[Array, "SQT L"]
+    finished: "Episodes"  # [S, Q, ...]: the episodes that have ended
+    # The episode each slot works on.
+    current: "Episodes"  # [S, ...]
+    turn: Int[Array, "S"]  # which of its Q prompts
+    active: Bool[Array, "S"]  # False when the queue of the slot is empty
+    row_trace: Int[Array, "S A"]  # trace that a row decodes, -1 = idle
+    fed: Int[Array, "S T"]  # known tokens in the cache
+    decoding: Bool[Array, "S T"]  # False while the trace waits for text from another trace
+    pulled: Int[Array, "S T"]  # tokens taken of the text it waits for
+    waits_for: Int[Array, "S"]  # the worker an organizer is joining, 0 = none
+    lexer: Int[Array, "S T"]  # automaton state
+    tag_start: Int[Array, "S T"]  # position at which the tag in progress started
+    context: Int[Array, "S T"]  # PLAIN, IN_FORK, ..
+    context_id: Int[Array, "S"]  # the FORK an organizer is inside of
+    engine_steps: Int[Array, ""]
+    sampled_tokens: Int[Array, ""]
+
+
+@struct.dataclass
+class Episodes:
+    """The record of an episode, by trace (axis T) where it has one. Leading axes: [S] in flight, [S, Q] finished."""
+
+    known: Int[Array, "... T"]
+    decoded: Int[Array, "... T"]
+    clock: Int[Array, "... T"]  # step of the last decoded token (organizers: or of the last Join)
+    end: Int[Array, "... T"]  # RUNNING, ANSWER, ..
+    error: Int[Array, "... T"]  # FormatError
+    sub_start: Int[Array, "... T"]  # sub-query i: positions in the organizer's trace
+    sub_end: Int[Array, "... T"]
+    return_start: Int[Array, "... T"]  # takeaways: positions in the worker's own trace, -1 = no <RETURN>
+    return_end: Int[Array, "... T"]
+    fork_at: Int[Array, "... T"]  # the organizer's decoded tokens at </FORK-i>, 0 = not forked
+    join_at: Int[Array, "... T"]  # the organizer's decoded tokens at <JOIN-i>, 0 = not joined
+    used: Bool[Array, "... T"]  # <FORK-i> was written
+    answer_start: Int[Array, "..."]
+    answer_end: Int[Array, "..."]
+
+
+def blank_episodes(shape: tuple[int, ...], traces: int) -> Episodes:
+    per_trace = lambda: jnp.zeros((*shape, traces), jnp.int32)  # noqa: E731
+    names = [f.name for f in dataclasses.fields(Episodes)]
+    record = {name: per_trace() for name in names}
+    record["return_start"] = record["return_start"] - 1
+    record["used"] = jnp.zeros((*shape, traces), bool)
+    record["answer_start"] = record["answer_end"] = jnp.zeros(shape, jnp.int32)
+    return Episodes(**record)
+
+
+def at(values: Array, trace: Array) -> Array:
+    """values[s, trace[s, ..]]"""
+    return jnp.take_along_axis(values, trace, axis=1)
+
+
+def one_hot(values: Array, trace: Int[Array, "S A"]) -> Bool[Array, "S A T"]:
+    return trace[:, :, None] == jnp.arange(values.shape[1])
+
+
+def add_at(values: Array, trace: Int[Array, "S A"], amount: Array | int) -> Array:
+    """values[s, trace[s, a]] += amount[s, a]; trace -1 adds nothing. Dense, since XLA's scatters are slow on CPU."""
+    amount = jnp.broadcast_to(amount, trace.shape)
+    return values + jnp.sum(jnp.where(one_hot(values, trace), amount[:, :, None], 0), axis=1)
+
+
+def set_at(values: Array, trace: Int[Array, "S A"], new: Array | int) -> Array:
+    """values[s, trace[s, a]] = new[s, a]; trace -1 sets nothing."""
+    chosen = one_hot(values, trace)
+    new = jnp.sum(jnp.where(chosen, jnp.broadcast_to(new, trace.shape)[:, :, None], 0), axis=1)
+    return jnp.where(jnp.any(chosen, axis=1), new, values).astype(values.dtype)
