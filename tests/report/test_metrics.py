@@ -213,7 +213,8 @@ def test_a_row_shows_shares_in_percent_with_standard_error_and_temperature():
     row = dict(zip(header, rows[1], strict=True))
     assert row["all correct"] == "85.0 ± 1.8"
     assert (row["≥ 1"], row["≥ 3"], "≥ 4" in row) == ("99.0", "90.0", False)
-    assert (row["critical path"], row["η/c"], row["temperature"], row["episodes"]) == ("163.4", "0.63", "0.7", "600")
+    assert (row["critical path"], row["η/c"], row["temperature"]) == ("163.4", "0.63", "0.7")
+    assert (row["problems"], row["samples"]) == ("600", "1")
 
 
 @pytest.mark.parametrize("part", ["test split", "commit 0123456789", "2 CPU cores", "2025-11-24", "rl 1:01:40"])
