@@ -55,7 +55,7 @@ def test_a_field_that_the_experiment_does_not_name_has_its_default(experiment):
         ("rl.learning_rate=1", 1.0),
         ("rl.std_normalise=true", True),
         ("rl.std_normalise=False", False),
-        ("rollout.constrain=1", True),
+        ("sft.number_init=0", False),
         ("eval.temperatures=0.5", (0.5,)),
         ("eval.temperatures=(0.7, 1, 0)", (0.7, 1.0, 0.0)),
         ("model.layers=2", 2),
@@ -195,3 +195,8 @@ def test_every_number_has_a_range():
     free = {"seed", "task.split_seed", "task.max_number", "task.max_target", "model.rope_theta", "model.norm_eps"}
     numbers = {path for path, hint in config_lib._fields(Config) if hint in (int, float)}
     assert {path for path in numbers - checked - free if not path.startswith("mesh.")} == set()
+
+
+def test_what_is_not_there_yet_is_refused(experiment):
+    with pytest.raises(ConfigError, match="constrain"):
+        load(experiment, ["rollout.constrain=true"])
