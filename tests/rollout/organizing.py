@@ -32,7 +32,16 @@ CONFIG = ModelConfig(
     mlp_width=96,
     tied_embeddings=False,
 )
-POOL = Pool(agents=4, slots=8, context=64, organizer_budget=44, worker_budget=16, feed_width=4, vocabulary=VOCABULARY)
+POOL = Pool(
+    agents=4,
+    slots=8,
+    context=64,
+    worker_context=22,
+    organizer_budget=44,
+    worker_budget=16,
+    feed_width=4,
+    vocabulary=VOCABULARY,
+)
 
 # What follows what, how often. An organizer's text is " a", a worker's " w", a sub-query's " b1", a takeaway's " r".
 FOLLOWS = {
@@ -78,9 +87,11 @@ def prompts(n):
 
 
 @functools.cache
-def engine(slots=8, feed_width=4, mesh=None):
+def engine(slots=8, feed_width=4, mesh=None, split_cache=True):
+    """`split_cache`: workers' rows have a cache of their own, which is shorter."""
     pool = dataclasses.replace(POOL, slots=slots, feed_width=feed_width)
-    return pool.quick_engine(decoding_model(CONFIG), mesh)
+    model = decoding_model(CONFIG, pool.agents, pool.worker_context) if split_cache else decoding_model(CONFIG)
+    return pool.quick_engine(model, mesh)
 
 
 @functools.cache

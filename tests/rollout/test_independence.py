@@ -34,7 +34,8 @@ def test_these_episodes_fork_and_join(in_a_batch):
 
 
 def test_an_episode_alone_is_the_same_as_in_a_batch(in_a_batch):
-    assert_same(run(engine(slots=1, feed_width=1), EPISODES), in_a_batch)
+    # ... fed one token a step where it was four, from one cache where organizers and workers had one each.
+    assert_same(run(engine(slots=1, feed_width=1, split_cache=False), EPISODES), in_a_batch)
 
 
 def test_an_episode_is_the_same_in_another_slot(in_a_batch):
