@@ -87,7 +87,7 @@ def prompts(n):
 
 
 @functools.cache
-def engine(slots=8, feed_width=4, mesh=None, split_cache=True):
+def engine(slots=8, feed_width=4, mesh=None, split_cache=False):
     """`split_cache`: workers' rows have a cache of their own, which is shorter."""
     pool = dataclasses.replace(POOL, slots=slots, feed_width=feed_width)
     model = decoding_model(CONFIG, pool.agents, pool.worker_context) if split_cache else decoding_model(CONFIG)

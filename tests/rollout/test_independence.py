@@ -34,8 +34,8 @@ def test_these_episodes_fork_and_join(in_a_batch):
 
 
 def test_an_episode_alone_is_the_same_as_in_a_batch(in_a_batch):
-    # ... fed one token a step where it was four, from one cache where organizers and workers had one each.
-    assert_same(run(engine(slots=1, feed_width=1, split_cache=False), EPISODES), in_a_batch)
+    # ... fed one token a step where it was four, from two caches, the workers' and the organizers', where it was one.
+    assert_same(run(engine(slots=1, feed_width=1, split_cache=True), EPISODES), in_a_batch)
 
 
 def test_an_episode_is_the_same_in_another_slot(in_a_batch):
@@ -60,7 +60,7 @@ sys.path[:0] = sys.argv[2:]
 from organizing import engine, run
 from asyncthink_jax.parallel.mesh import make_mesh
 assert jax.device_count() == 8
-rollout = run(engine(mesh=make_mesh(data=8)), tuple(range(64)))
+rollout = run(engine(mesh=make_mesh(data=8), split_cache=True), tuple(range(64)))
 np.savez(sys.argv[1], tokens=rollout.tokens, sampled=rollout.sampled, logprobs=rollout.logprobs, **rollout.record)
 """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"

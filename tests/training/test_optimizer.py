@@ -1,5 +1,7 @@
 """The optimizer: who updates what, by how much, at which step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,10 +27,16 @@ def gradient(params):
     return jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), params)
 
 
-def updates(params, *gradients, steps=10, **fields):
+@functools.cache
+def jitted(**fields):
+    optimizer = make_optimizer(OptimizerFields(**(FIELDS | fields)), steps=10)
+    return jax.jit(optimizer.init), jax.jit(optimizer.update)
+
+
+def updates(params, *gradients, **fields):
     """The last update of a fresh optimizer."""
-    optimizer = make_optimizer(OptimizerFields(**(FIELDS | fields)), steps)
-    state, step = optimizer.init(params), jax.jit(optimizer.update)
+    init, step = jitted(**fields)
+    state = init(params)
     for gradient in gradients:
         update, state = step(gradient, state, params)
     return update

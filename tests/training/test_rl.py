@@ -1,6 +1,7 @@
 """Reinforcement learning: reward, advantage, which tokens train, and the loss, against numbers worked out by hand."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -161,9 +162,13 @@ def toy_batch(old_probabilities, advantage, **channels):
     }
 
 
+@functools.cache
+def toy_gradient(**config):
+    return jax.jit(jax.grad(rl.make_loss(TOY, RLConfig(**(CLIP | config))), has_aux=True))
+
+
 def unembed_gradient(toy, batch, **config):
-    loss = rl.make_loss(TOY, RLConfig(**(CLIP | config)))
-    gradient, numbers = jax.jit(jax.grad(loss, has_aux=True))(toy, batch)
+    gradient, numbers = toy_gradient(**config)(toy, batch)
     return np.asarray(gradient["unembed"]), numbers
 
 
@@ -288,16 +293,21 @@ def played(rewards):
     return [episode(reward, traces(n)) for n, reward in enumerate(rewards)]
 
 
-def updated(params, rewards, **config):
+@functools.cache
+def update_of(**config):
+    """What makes a first state, and the update of an iteration."""
     fields = {"group_size": 2, "prompts": 2, "optimizer_steps": 1, "worker_keep": 1.0, "microbatches": 1}
-    config = RLConfig(**(CLIP | SIZES | fields | config))
-    experiment = SimpleNamespace(
-        config=SimpleNamespace(rl=config), model=MODEL, mesh=make_mesh(devices=jax.devices()[:1])
-    )
-    optimizer = optax.adamw(1e-2, weight_decay=0.1)
-    state = new_state(params, optimizer, experiment.mesh)
+    config = SimpleNamespace(rl=RLConfig(**(CLIP | SIZES | fields | config)))
+    mesh, optimizer = make_mesh(devices=jax.devices()[:1]), optax.adamw(1e-2, weight_decay=0.1)
+    update = Update(SimpleNamespace(config=config, model=MODEL, mesh=mesh), optimizer, None)
+    return lambda params: new_state(params, optimizer, mesh), update
+
+
+def updated(params, rewards, **config):
+    first_state, update = update_of(**config)
+    state = first_state(jax.tree.map(jnp.copy, params))
     before = jax.tree.map(np.array, state)
-    after, numbers = Update(experiment, optimizer, None)(state, played(rewards), np.random.default_rng(0))
+    after, numbers = update(state, played(rewards), np.random.default_rng(0))
     return before, jax.tree.map(np.asarray, after), numbers
 
 

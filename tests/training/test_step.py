@@ -26,12 +26,12 @@ def step_of(microbatches):
 
 
 @functools.cache
-def params():
-    return jax.jit(transformer.init, static_argnums=0)(MODEL, jax.random.key(0))
+def first_state():
+    return new_state(jax.jit(transformer.init, static_argnums=0)(MODEL, jax.random.key(0)), OPTIMIZER, MESH)
 
 
 def fresh_state():
-    return new_state(jax.tree.map(jnp.copy, params()), OPTIMIZER, MESH)
+    return jax.tree.map(jnp.copy, first_state())  # a step gives its state away
 
 
 def batch(rows=8, filled=8):
