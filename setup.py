@@ -19,7 +19,7 @@ setup(
         "jaxtyping>=0.2.36",
         "matplotlib>=3.9",
         "numpy>=1.26",
-        "optax>=0.2.5",
+        "optax>=0.2.6",
         "orbax-checkpoint>=0.11.20",
         "rich>=13.7",
         "sentencepiece>=0.2.0",

@@ -52,7 +52,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
 
 
 def _evaluate(config: Config, workdir: Path) -> int:
-    # Imported late: bad input is reported in a tenth of a second.
+    # Imported late, so that bad input is reported sooner.
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError

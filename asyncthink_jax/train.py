@@ -49,7 +49,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
 
 
 def _train(config: Config, workdir: Path, name: str, started: float) -> int:
-    # Imported late: a wrong config is reported in a tenth of a second.
+    # Imported late, so that a wrong config is reported sooner.
     import jax
 
     from asyncthink_jax.report.figures import draw_run
@@ -70,6 +70,8 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     with Progress({"sft": config.sft.steps, "rl": config.rl.iterations}) as progress:
         try:
             built = experiment.build(config, workdir)
+            if not (workdir / "config.json").exists():
+                _save_config(config, workdir)
             run = Run(built, workdir, progress, name, table)
             _stop_on_signal(run)
             run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
@@ -109,7 +111,7 @@ def _stop_on_signal(run: Any) -> None:
 
 
 def _prepare_workdir(workdir: Path, config: Config) -> Path:
-    """Makes the folder and saves the config in it, or checks that the run in it is of the same config."""
+    """Makes the folder, or checks that the run in it is of the same config."""
     saved = workdir / "config.json"
     if saved.exists():
         changed = differences(from_json(saved.read_text(encoding="utf-8")), config)
@@ -125,10 +127,15 @@ def _prepare_workdir(workdir: Path, config: Config) -> Path:
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"workdir {workdir} is a file; name a folder")
     workdir.mkdir(exist_ok=True)
+    return workdir
+
+
+def _save_config(config: Config, workdir: Path) -> None:
+    """Written once all that can be refused has been looked at: a refused command leaves the folder free."""
+    saved = workdir / "config.json"
     draft = saved.with_suffix(".json.new")
     draft.write_text(to_json(config), encoding="utf-8")
     os.replace(draft, saved)
-    return workdir
 
 
 def _refuse(error: Exception) -> int:

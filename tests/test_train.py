@@ -108,6 +108,7 @@ def refused(capsys):
 )
 def test_a_config_that_cannot_be_used_is_refused(shortened, tmp_path, refused, override, says):
     assert says in refused("--config", shortened, "--workdir", tmp_path / "run", f"--config.{override}")
+    assert not (tmp_path / "run" / "config.json").exists(), "the folder must stay free for the right command"
 
 
 def test_missing_and_superfluous_arguments_are_named(shortened, tmp_path, refused):

@@ -162,7 +162,7 @@ def build(config: Config, workdir: Path) -> Experiment:
     except ValueError as error:
         raise ConfigError(f"task: {error}") from error
     path = workdir / "tokenizer.model"
-    if path.exists():
+    if path.exists() and (workdir / "config.json").exists():  # else it is what a refused command has left
         tokenizer = Tokenizer.load(path)
     else:
         tokenizer = Tokenizer.train(countdown.tokenizer_texts(rules), tag_literals(config.pool.max_forks), path)
