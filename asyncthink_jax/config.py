@@ -200,14 +200,20 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
         with open(path, encoding="utf-8") as file:
             config = from_json(file.read())
     else:
-        config = _run_experiment_file(path)
+        config = experiment_file(path)
     for item in overrides:
         config = override(config, item)
     validate(config)
     return config
 
 
-def _run_experiment_file(path: str) -> Config:
+def experiment_file(path: str | os.PathLike[str]) -> Config:
+    """What the file's `get_config()` returns, unchecked: for `load`, and for an experiment that varies another.
+
+    Raises:
+      ConfigError: the file can't be run, has no `get_config`, or that returns no Config.
+    """
+    path = os.fspath(path)
     try:
         get_config = runpy.run_path(path).get("get_config")
         if get_config is None:

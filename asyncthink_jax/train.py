@@ -7,7 +7,6 @@ Every field of the config can be overridden as in the second line; the resolved 
 codes: 0 done, 2 for what can be told before anything expensive starts (one line on stderr), 130 when interrupted.
 """
 
-import os
 import signal
 import sys
 import time
@@ -56,7 +55,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
-    from asyncthink_jax.training.run import InterruptedRunError, Run, evaluation_rows, read_results
+    from asyncthink_jax.training.run import InterruptedRunError, Run, evaluation_rows, read_results, replace_text
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
     if not table.is_dir():
@@ -70,8 +69,8 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     with Progress({"sft": config.sft.steps, "rl": config.rl.iterations}) as progress:
         try:
             built = experiment.build(config, workdir)
-            if not (workdir / "config.json").exists():
-                _save_config(config, workdir)
+            if not (workdir / "config.json").exists():  # not before: a refused command leaves the folder free
+                replace_text(workdir / "config.json", to_json(config))
             run = Run(built, workdir, progress, name, table)
             _stop_on_signal(run)
             run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
@@ -128,14 +127,6 @@ def _prepare_workdir(workdir: Path, config: Config) -> Path:
         raise ConfigError(f"workdir {workdir} is a file; name a folder")
     workdir.mkdir(exist_ok=True)
     return workdir
-
-
-def _save_config(config: Config, workdir: Path) -> None:
-    """Written once all that can be refused has been looked at: a refused command leaves the folder free."""
-    saved = workdir / "config.json"
-    draft = saved.with_suffix(".json.new")
-    draft.write_text(to_json(config), encoding="utf-8")
-    os.replace(draft, saved)
 
 
 def _refuse(error: Exception) -> int:

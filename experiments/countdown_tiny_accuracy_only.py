@@ -6,16 +6,13 @@ Command:     make baselines
 """
 
 import dataclasses
-import runpy
 from pathlib import Path
 
-from asyncthink_jax.config import Config
-
-BASE = runpy.run_path(str(Path(__file__).with_name("countdown_tiny.py")))["get_config"]
+from asyncthink_jax.config import Config, experiment_file
 
 
 def get_config() -> Config:
-    base = BASE()
+    base = experiment_file(Path(__file__).with_name("countdown_tiny.py"))
     return dataclasses.replace(
         base,
         name="countdown_tiny_accuracy_only",

@@ -3,18 +3,20 @@
 Reproduces:  the "Parallel" bars of the paper's Figure 5, in shape. How the paper merges solutions on this task is
              unknown; here: the union of the traces' expressions, ranked by votes, cut to four.
 Same as experiments/countdown_tiny_sequential.py but for: `pool.parallel_traces` traces an episode when it is scored
-             (each trace is trained by its own reward, as independent traces are), and a seed of its own.
+             (each trace is trained by its own reward, as independent traces are). With the same seed the training is
+             that of the sequential run.
 Command:     make baselines
 """
 
 import dataclasses
-import runpy
 from pathlib import Path
 
-from asyncthink_jax.config import Config
-
-BASE = runpy.run_path(str(Path(__file__).with_name("countdown_tiny_sequential.py")))["get_config"]
+from asyncthink_jax.config import Config, experiment_file
 
 
 def get_config() -> Config:
-    return dataclasses.replace(BASE(), name="countdown_tiny_parallel", paradigm="parallel")
+    return dataclasses.replace(
+        experiment_file(Path(__file__).with_name("countdown_tiny_sequential.py")),
+        name="countdown_tiny_parallel",
+        paradigm="parallel",
+    )

@@ -90,7 +90,7 @@ def packed_batch(
     """
     traces: list[packing.Trace] = []
     tokens, rejected = 0, 0
-    hit = demonstrations.tokenizer.piece_to_id(countdown.HIT)
+    hit = demonstrations.tokenizer.piece_to_id(f" {countdown.HIT}")
     while tokens < _FILL * rows * row_length:
         new = training_traces(demonstrations.script(rng), demonstrations.tokenizer, demonstrations.prompts)
         new = [trace for i, trace in enumerate(new) if i == 0 or rng.random() < demonstrations.worker_keep]
@@ -165,7 +165,7 @@ def episode(
         tokenizer.encode(prompts.worker_suffix),
         tokenizer.encode("".join(script.organizer)),
         {fork_id: tokenizer.encode(text) for fork_id, text in script.workers.items()},
-        [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)],
+        tokenizer.vocabulary,
         close_join,
         eos_id=tokenizer.eos_id,
     )

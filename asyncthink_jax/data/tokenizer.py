@@ -82,14 +82,15 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the tokens, put together from their bytes: just what the automaton reads."""
-        return b"".join(self._bytes[int(i)] for i in ids).decode(errors="replace")
+        return b"".join(self.vocabulary[int(i)] for i in ids).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds to the text: none for pad, eos and bos."""
-        return self._bytes[token_id]
+        return self.vocabulary[token_id]
 
     @cached_property
-    def _bytes(self) -> list[bytes]:
+    def vocabulary(self) -> list[bytes]:
+        """The bytes of every token, see `token_bytes`."""
         model = self.model
         texts = (model.IdToPiece(i).replace(_SPACE, " ").encode() for i in range(self.vocab_size))
         return [

@@ -50,6 +50,7 @@ from asyncthink_jax.rollout.state import (
     at,
     blank_episodes,
     set_at,
+    this_turn,
 )
 
 
@@ -196,9 +197,8 @@ class Engine:
 
     def _begin(self, state: State, begins: Bool[Array, "S"], lengths: Int[Array, "S Q"]) -> State:
         """Starts the prompt number `turn` in the slots that begin; a slot without a further prompt goes idle."""
-        rounds = lengths.shape[1]
-        prompt = jnp.take_along_axis(lengths, jnp.minimum(state.turn, rounds - 1)[:, None], axis=1)[:, 0]
-        has_prompt = (state.turn < rounds) & (prompt > 0)
+        prompt = this_turn(lengths, state.turn)[:, 0]
+        has_prompt = (state.turn < lengths.shape[1]) & (prompt > 0)
         fresh = blank_episodes(begins.shape, self.traces)
         no_room = (prompt >= self.limits.context) | (self.limits.organizer_budget == 0)
         fresh = fresh.replace(
@@ -252,7 +252,7 @@ class Engine:
 
     def _buffer_row(self, state: State, trace: Int[Array, "S ..."]) -> Int[Array, "S ..."]:
         """Row of `state.tokens` that holds a trace of the episode in flight; out of range (so dropped) for trace -1."""
-        slots, rounds = state.finished.answer_end.shape
+        slots, rounds = state.finished.used.shape[:2]
         first = (jnp.arange(slots) * rounds + jnp.minimum(state.turn, rounds - 1)) * self.traces
         first = first.reshape(-1, *[1] * (trace.ndim - 1))
         return jnp.where(trace < 0, slots * rounds * self.traces, first + trace)
@@ -332,7 +332,7 @@ class Engine:
         fed, known = at(state.fed, trace), at(now.known, trace)
         works = (state.row_trace >= 0) & (at(now.end, trace) == RUNNING)
         backlog = jnp.where(works, known - fed, 0)
-        episode = jnp.take_along_axis(episode_ids, jnp.minimum(state.turn, episode_ids.shape[1] - 1)[:, None], axis=1)
+        episode = this_turn(episode_ids, state.turn)
         where = Where(
             jnp.broadcast_to(episode, trace.shape).reshape(-1), trace.reshape(-1), at(now.decoded, trace).reshape(-1)
         )
@@ -369,7 +369,7 @@ class Engine:
         now = state.current
         trace = jnp.maximum(state.row_trace, 0)
         position = at(now.known, trace)
-        episode = jnp.take_along_axis(episode_ids, jnp.minimum(state.turn, episode_ids.shape[1] - 1)[:, None], axis=1)
+        episode = this_turn(episode_ids, state.turn)
         flat = lambda x: jnp.broadcast_to(x, trace.shape).reshape(-1)  # noqa: E731
         uniforms = token_uniforms(key, flat(episode), flat(trace), flat(position))
         token, logprob = (x.reshape(trace.shape) for x in sample(logits, uniforms, temperature))
@@ -471,8 +471,6 @@ class Engine:
             fork_at=jnp.where(closed, now.decoded[:, :1], now.fork_at),
             join_at=jnp.where(joins[:, None] & one, now.decoded[:, :1], now.join_at),
             clock=jnp.where(closed, now.clock[:, :1], now.clock),
-            answer_start=jnp.where(opens_answer, own_at, now.answer_start),
-            answer_end=jnp.where(closes_answer, own_start, now.answer_end),
         )
         context = jnp.select([forks, opens_answer, closes_fork | closes_answer], [IN_FORK, IN_ANSWER, PLAIN], inside)
         # The forked worker takes the first idle row of the episode. There is one: a pool that is full was an error.

@@ -40,7 +40,7 @@ class Rollout:
     @staticmethod
     def from_state(engine: "Engine", state: "State", prompts: list[list[int]]) -> "Rollout":
         """Puts the episodes back into the order of their prompts."""
-        slots, rounds = state.finished.answer_end.shape
+        slots, rounds = state.finished.used.shape[:2]
         n = np.arange(len(prompts))
         slot, turn = n % slots, n // slots
 

@@ -94,8 +94,6 @@ class Episodes:
     fork_at: Int[Array, "... T"]  # the organizer's decoded tokens at </FORK-i>, 0 = not forked
     join_at: Int[Array, "... T"]  # the organizer's decoded tokens at <JOIN-i>, 0 = not joined
     used: Bool[Array, "... T"]  # <FORK-i> was written
-    answer_start: Int[Array, "..."]
-    answer_end: Int[Array, "..."]
 
 
 def blank_episodes(shape: tuple[int, ...], traces: int) -> Episodes:
@@ -104,13 +102,17 @@ def blank_episodes(shape: tuple[int, ...], traces: int) -> Episodes:
     record = {name: per_trace() for name in names}
     record["return_start"] = record["return_start"] - 1
     record["used"] = jnp.zeros((*shape, traces), bool)
-    record["answer_start"] = record["answer_end"] = jnp.zeros(shape, jnp.int32)
     return Episodes(**record)
 
 
 def at(values: Array, trace: Array) -> Array:
     """values[s, trace[s, ..]]"""
     return jnp.take_along_axis(values, trace, axis=1)
+
+
+def this_turn(per_prompt: Int[Array, "S Q"], turn: Int[Array, "S"]) -> Int[Array, "S 1"]:
+    """per_prompt[s, turn[s]]; beyond the end of a slot's queue its last."""
+    return at(per_prompt, jnp.minimum(turn, per_prompt.shape[1] - 1)[:, None])
 
 
 def one_hot(values: Array, trace: Int[Array, "S A"]) -> Bool[Array, "S A T"]:

@@ -33,7 +33,7 @@ from asyncthink_jax.tasks import expressions
 NAME = "countdown_tiny"
 OPERATORS = ("+", "-", "*", "/")
 NONE = " none"
-HIT = " !"  # stands after a value that is the target
+HIT = "!"  # stands after a value that is the target
 MAX_ANSWER_CHARACTERS = 4096  # a longer answer counts as one wrong expression and is not looked at
 MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and are not looked at
 
@@ -149,7 +149,7 @@ def _search(a: int, b: int, rest: tuple[int, ...], target: int, max_value: int) 
         words += [operator, str(subtotal)]
         if subtotal == target:
             hits.append(expressions.canonical((operator, left, right)))
-            words += ["!", hits[-1]]
+            words += [HIT, hits[-1]]
         for third in rest:
             words.append(str(third))
             for second, total, third_first in results(subtotal, third, max_value):
@@ -159,7 +159,7 @@ def _search(a: int, b: int, rest: tuple[int, ...], target: int, max_value: int) 
                 solution = expressions.canonical_of_three(left, operator, right, second, third, third_first)
                 if not _found_before(solution, a, b, third, operator + second, target, max_value):
                     hits.append(solution)
-                    words += ["!", solution]
+                    words += [HIT, solution]
     return " " + " ".join(words), tuple(dict.fromkeys(hits))
 
 
@@ -186,7 +186,7 @@ def worker_text(problem: Problem, pair: tuple[int, int]) -> str:
 def tokenizer_texts(rules: Rules = DEMO) -> list[str]:
     """Texts that hold every word of the task, to train a tokenizer on: each becomes one token."""
     words = [str(n) for n in range(1, max(rules.max_target, rules.max_number) + 1)]
-    words += [*OPERATORS, "(", ")", "=", ":", "!", ",", ".", "none"]
+    words += [*OPERATORS, "(", ")", "=", ":", HIT, ",", ".", "none"]
     return ["".join(f" {word}" for word in words), "solve", "work"] * 20
 
 

@@ -83,7 +83,7 @@ def play(
 
 
 def _scored(experiment: Experiment, rollout: Rollout, n: int, problem: countdown.Problem, paradigm: str) -> Episode:
-    answer = rollout.answer(n, experiment.token_bytes)
+    answer = rollout.answer(n, experiment.tokenizer.vocabulary)
     return rollout.episode(
         n,
         task=experiment.config.task.name,

@@ -63,15 +63,10 @@ class Experiment:
         """Fresh parameters in the training layout."""
         key = jax.random.key(self.config.seed)
         init_key, number_key = jax.random.split(key)
-        params = jax.jit(functools.partial(transformer.init, self.model))(init_key)
+        params = transformer.init(self.model, init_key)
         if self.config.sft.number_init:
             params = with_number_features(params, self.tokenizer, number_key)
         return jax.device_put(params, param_specs(params, self.mesh))
-
-    @functools.cached_property
-    def token_bytes(self) -> list[bytes]:
-        """The bytes of each token of the vocabulary."""
-        return [self.tokenizer.token_bytes(i) for i in range(self.tokenizer.vocab_size)]
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -88,7 +83,7 @@ class Experiment:
         return Engine(
             decoding_model(self.model, self.grammar.capacity, limits.worker_context),
             self.grammar,
-            lift(tag_automaton(self.grammar.max_forks), self.token_bytes),
+            lift(tag_automaton(self.grammar.max_forks), self.tokenizer.vocabulary),
             encode(self.prompts.worker_prefix),
             encode(self.prompts.worker_suffix),
             {i: encode(f"</JOIN-{i}>") for i in range(1, self.grammar.max_forks + 1)},
@@ -109,7 +104,7 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
     """The transformer as the engine wants it.
 
     With `worker_length`, organizers and workers have caches of their own, the workers' of that length: attention reads
-    whole rows, and three of four rows are workers'. (256 rows, 2 CPU cores: see experiments/LOG.md.)
+    whole rows, and three of four rows are workers'. (Measured: experiments/LOG.md.)
     """
     split = agents > 1 and worker_length is not None
 

@@ -28,7 +28,7 @@ from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
 from asyncthink_jax.training import rl, sft
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
-from asyncthink_jax.training.evaluation import evaluate, play
+from asyncthink_jax.training.evaluation import evaluate, play, summary
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
@@ -56,7 +56,7 @@ class Run:
         self.experiment, self.config, self.workdir, self.progress = experiment, experiment.config, workdir, progress
         self.name, self.results = name, results or workdir
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep=self.config.checkpoint.keep)
-        self.cold_start_checkpoint = Checkpoints(workdir / "checkpoints" / "cold_start", keep=1)
+        self.cold_start_checkpoint = cold_start_checkpoints(workdir)
         self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
         self.seconds: dict[str, float] = dict(self.saved["seconds"])
         self.metrics = MetricsWriter(workdir, self.saved["position"])
@@ -98,7 +98,7 @@ class Run:
 
     def adopt_cold_start(self, other: Path) -> None:
         """Takes the cold start of another run of the same model instead of training one."""
-        found = Checkpoints(other / "checkpoints" / "cold_start", keep=1).restore(abstract_params(self.experiment))
+        found = cold_start_checkpoints(other).restore(abstract_params(self.experiment))
         if found is None:
             raise FileNotFoundError(f"no finished cold start in {other}")
         self.seconds = dict(found.metadata["seconds"])
@@ -132,7 +132,7 @@ class Run:
                 )
                 rolled_out = time.monotonic()
                 state, numbers = update(state, played.episodes, np.random.default_rng((self.config.seed, number)))
-                numbers |= rollout_numbers(played.episodes)
+                numbers |= means(summary(played.episodes, config.group_size, self.config.task.n_solutions))
                 numbers["occupancy"] = played.occupancy
                 numbers["rollout_seconds"] = rolled_out - started
                 numbers["update_seconds"] = time.monotonic() - rolled_out
@@ -154,8 +154,7 @@ class Run:
         scores, _ = evaluate(
             self.experiment, state.params, "validation", config.rl.temperature, config.eval.validation_problems
         )
-        numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
-        self.metrics.write("validation", number, numbers)
+        self.metrics.write("validation", number, means(scores))
         self.checkpoints.save_best(number, state.params, {"iteration": number}, metric=scores["reward"])
 
     # --------------------------------------------------------------------------------------------- evaluation
@@ -242,6 +241,11 @@ def abstract_params(experiment: Experiment) -> Params:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout)
 
 
+def cold_start_checkpoints(workdir: Path) -> Checkpoints:
+    """Where a run keeps the end of its cold start."""
+    return Checkpoints(workdir / "checkpoints" / "cold_start", keep=1)
+
+
 def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
     """The parameters of the checkpoint `which` of a run: "best" (by validation reward), "latest" or "cold_start".
 
@@ -249,7 +253,7 @@ def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
     """
     wanted = abstract_params(experiment)
     if which == "cold_start":
-        found = Checkpoints(workdir / "checkpoints" / "cold_start", keep=1).restore(wanted)
+        found = cold_start_checkpoints(workdir).restore(wanted)
     elif which == "best":
         found = Checkpoints(workdir / "checkpoints").restore_best(wanted)
     else:
@@ -266,6 +270,11 @@ def write_episodes(folder: Path, episodes: Sequence[Episode], tokenizer: Tokeniz
     with open(folder / "episodes.jsonl", "w", encoding="utf-8") as file:
         for episode in episodes:
             file.write(json.dumps(episode.to_json(tokenizer.decode), ensure_ascii=False) + "\n")
+
+
+def means(scores: dict[str, Any]) -> dict[str, float]:
+    """The plain numbers of a summary, under the names of report/metrics.py."""
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
 class Update:
@@ -295,10 +304,10 @@ class Update:
         config = self.config
         rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
         advantage = rl.advantages(config, rewards).reshape(-1)
-        groups = np.array_split(np.arange(len(rewards)), config.optimizer_steps)
+        groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
         collected: list[dict[str, Any]] = []
-        for group in groups:
-            chosen = [int(n) for g in group for n in range(g * config.group_size, (g + 1) * config.group_size)]
+        for part in np.array_split(groups, config.optimizer_steps):
+            chosen = part.reshape(-1)
             rows = rl.training_rows(config, [episodes[n] for n in chosen], advantage[chosen], rng)
             if not rows:
                 continue
@@ -312,30 +321,11 @@ class Update:
             filled = int(np.sum(batch["segment_ids"].any(axis=1)))
             state, numbers = self.step(state, batch, -(-filled // per_part))
             collected.append({**jax.device_get(numbers), "rows": filled, "traces_left_out": len(left_out)})
-        numbers = (
-            {name: float(np.mean([part[name] for part in collected])) for name in collected[0]} if collected else {}
-        )
-        if collected:
-            # Before the first update the trainer's forward pass must give what the sampler recorded.
-            numbers["replay_gap"] = float(collected[0]["logprob_change"])
-        return state, numbers
-
-
-def rollout_numbers(episodes: list[Episode]) -> dict[str, float]:
-    """Means over an iteration's episodes, under the names of report/metrics.py."""
-    scores: list[dict[str, Any]] = [episode.score or {} for episode in episodes]
-    fine = [episode.format_error is None for episode in episodes]
-    answered = sum(score["answered"] for score in scores)
-    return {
-        "reward": float(np.mean([episode.reward for episode in episodes])),
-        "accuracy": float(np.mean([s["accuracy"] * ok for s, ok in zip(scores, fine, strict=True)])),
-        "all_correct": float(np.mean([s["accuracy"] == 1.0 and ok for s, ok in zip(scores, fine, strict=True)])),
-        "critical_path": float(np.mean([episode.critical_path for episode in episodes])),
-        "concurrency": float(np.mean([episode.concurrency for episode in episodes])),
-        "format_error": 1.0 - float(np.mean(fine)),
-        "forks": float(np.mean([sum(e.action == "fork" for e in ep.traces[0].events) for ep in episodes])),
-        "wrong": sum(score["wrong"] for score in scores) / max(1, answered),
-    }
+        if not collected:  # the rewards of every group are equal
+            return state, {}
+        numbers = {name: float(np.mean([part[name] for part in collected])) for name in collected[0]}
+        # Before the first update the trainer's forward pass must give what the sampler recorded.
+        return state, {**numbers, "replay_gap": float(collected[0]["logprob_change"])}
 
 
 # ------------------------------------------------------------------------------------------------------ results.json
@@ -357,10 +347,14 @@ def read_results(workdir: Path) -> dict[str, Any]:
 
 
 def write_results(workdir: Path, results: dict[str, Any]) -> None:
-    """Replaces results.json in one move, so that a kill leaves the old or the new one."""
-    path = workdir / "results.json"
-    draft = path.with_suffix(".json.new")
-    draft.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    """Replaces results.json."""
+    replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file in one move, so that a kill leaves the old or the new one."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)
 
 

@@ -27,15 +27,10 @@ class TrainState:
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A stage's first state, laid out over the mesh by the table in parallel/sharding.py."""
+    """A stage's first state, laid out by the table in parallel/sharding.py: moments are split like their parameters."""
     state = lambda params: TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))  # noqa: E731
-    shardings = state_shardings(jax.eval_shape(state, params), mesh)
+    shardings = param_specs(jax.eval_shape(state, params), mesh)
     return jax.jit(state, out_shardings=shardings)(params)
-
-
-def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
-    """The sharding of every array of a TrainState; the optimizer's moments are split like their parameters."""
-    return param_specs(abstract, mesh)
 
 
 def make_step(
