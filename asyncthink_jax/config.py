@@ -68,6 +68,7 @@ class MeshConfig:
     data: int = -1  # copies of the model
     fsdp: int = 1  # shards of parameters and optimizer state while training
     tensor: int = 1  # shards of heads and of the feed-forward width
+    cpu_devices: int = 1  # on CPU: as how many devices the cores are used (more run rollouts on as many cores)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,16 @@ Special:     number embeddings start as Fourier features of the number (`sft.num
 Chosen on:   the validation split; what was tried is in experiments/LOG.md.
 """
 
-from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig, TaskConfig
+from asyncthink_jax.config import (
+    CheckpointConfig,
+    Config,
+    EvalConfig,
+    MeshConfig,
+    RLConfig,
+    RolloutConfig,
+    SFTConfig,
+    TaskConfig,
+)
 from asyncthink_jax.model.transformer import ModelConfig
 
 
@@ -24,12 +33,13 @@ def get_config() -> Config:
     return Config(
         name="countdown_tiny",
         model=ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384),
-        task=TaskConfig(few_share=0.1, hit_weight=4.0, worker_keep=0.75),
+        task=TaskConfig(few_share=0.1, hit_weight=3.0, worker_keep=0.75),
+        mesh=MeshConfig(cpu_devices=2),
         rollout=RolloutConfig(
             slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
         ),
         sft=SFTConfig(
-            steps=3600,
+            steps=4000,
             rows=4,
             row_length=256,
             optimizer="muon",
@@ -40,12 +50,12 @@ def get_config() -> Config:
             loss_chunk=2048,
         ),
         rl=RLConfig(
-            iterations=50,
+            iterations=60,
             prompts=16,
             group_size=8,
             temperature=0.7,
             optimizer="adamw",
-            learning_rate=8e-4,
+            learning_rate=6e-4,
             final_fraction=0.1,
             optimizer_steps=4,
             rows=64,

@@ -89,30 +89,48 @@ def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
 def decode(
     config: ModelConfig,
     params: Params,
-    cache: Cache,
+    caches: tuple[Cache, ...],
     tokens: Int[Array, "R W"],
     positions: Int[Array, "R W"],
     *,
-    read_length: int | None = None,
-) -> tuple[Float[Array, "R W D"], Cache]:
-    """Feeds W tokens a row: writes their keys and values at `positions`, returns their hidden states and the cache.
+    groups: int = 1,
+    read_lengths: tuple[int | None, ...] | None = None,
+) -> tuple[Float[Array, "R W D"], tuple[Cache, ...]]:
+    """Feeds W tokens a row: writes their keys and values at `positions`, returns their hidden states and the caches.
 
-    A position < 0 marks padding: nothing is written for it and its output means nothing. Every other position p must
-    be < `read_length` (default: the whole cache), the part of the cache that is read; positions 0..p-1 must have been
-    fed before or be fed in the same call.
+    Rows may live in several caches of different lengths: of each of `groups` equal parts of the rows, the first ones are
+    in `caches[0]`, the next in `caches[1]`, and so on. A position < 0 marks padding: nothing is written for it and its
+    output means nothing. Every other position p must be below its cache's entry of `read_lengths` (None: all of it), the
+    part that is read; positions 0..p-1 must have been fed before or be fed in the same call.
     """
     x = embed(config, params["embed"], tokens)
     rope = rope_table(config, positions)
+    read_lengths = read_lengths or (None,) * len(caches)
     layers = []
     # Unrolled, where training scans: a scan would first copy each layer's cache out of the stack, and that takes longer
     # than to attend to it (see attention.py).
-    for layer in range(config.layers):
-        weights = {"params": jax.tree.map(lambda p, layer=layer: p[layer], params["layers"])}
-        layer_cache = cache["k"][layer], cache["v"][layer]
-        x, layer_cache = Block(config).apply(weights, x, rope, positions, layer_cache, read_length, method="decode")
-        layers.append(layer_cache)
-    k, v = zip(*layers, strict=True)
-    return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x), {"k": k, "v": v}
+    for n, weights in enumerate(unstacked(config, params)["layers"]):
+        layer_caches = [(cache["k"][n], cache["v"][n]) for cache in caches]
+        x, layer_caches = Block(config).apply(
+            {"params": weights}, x, rope, positions, layer_caches, groups, read_lengths, method="decode"
+        )
+        layers.append(layer_caches)
+    caches = tuple(
+        {"k": tuple(layer[part][0] for layer in layers), "v": tuple(layer[part][1] for layer in layers)}
+        for part in range(len(caches))
+    )
+    return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x), caches
+
+
+def unstacked(config: ModelConfig, params: Params) -> Params:
+    """Parameters with a tuple of layers in place of the stack; those that have one are returned as they are.
+
+    In a loop, `decode` would otherwise copy each layer's weights out of the stack at every step.
+    """
+    if isinstance(params["layers"], tuple):
+        return params
+    layers = tuple(jax.tree.map(lambda p, layer=layer: p[layer], params["layers"]) for layer in range(config.layers))
+    return {**params, "layers": layers}
 
 
 class Transformer(nn.Module):
@@ -166,11 +184,19 @@ class Block(nn.Module):
         q, k, v = self.qkv(x, rope)
         return self.finish(x, attention.packed(q, k, v, segment_ids)), None
 
-    def decode(self, x, rope, positions, cache, read_length):
-        """New tokens against the cache; returns the cache with their keys and values in it."""
-        q, k, v = self.qkv(x, rope)
-        k, v = (write(old, positions, new) for old, new in zip(cache, (k, v), strict=True))
-        return self.finish(x, attention.cached(q, k[:, :, :read_length], v[:, :, :read_length], positions)), (k, v)
+    def decode(self, x, rope, positions, caches, groups, read_lengths):
+        """New tokens against their rows' caches; returns the caches with their keys and values in it."""
+        by_group = lambda x: x.reshape(groups, -1, *x.shape[1:])  # noqa: E731
+        new = [by_group(y) for y in (*self.qkv(x, rope), positions)]
+        mixed, written, start = [], [], 0
+        for (keys, values), length in zip(caches, read_lengths, strict=True):
+            rows = slice(start, start := start + keys.shape[0] // groups)
+            q, k, v, at = (y[:, rows].reshape(-1, *y.shape[2:]) for y in new)
+            keys, values = write(keys, at, k), write(values, at, v)
+            mixed.append(by_group(attention.cached(q, keys[:, :, :length], values[:, :, :length], at)))
+            written.append((keys, values))
+        mixed = jnp.concatenate(mixed, axis=1)
+        return self.finish(x, mixed.reshape(-1, *mixed.shape[2:])), written
 
     def qkv(self, x, rope):
         h = self.attention_norm(x)

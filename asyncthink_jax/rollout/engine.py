@@ -30,9 +30,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from asyncthink_jax.parallel.sharding import cache_spec, replicated, row_spec
+from asyncthink_jax.parallel.sharding import ROWS, cache_spec, replicated, row_spec
 from asyncthink_jax.protocol.automaton import TokenAutomaton
 from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag
 from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR, RETURN, RUNNING, Rollout
@@ -100,7 +101,7 @@ class Engine:
             table[i, : len(tokens)] = tokens
             lengths[i] = len(tokens)
         self.close_join, self.close_join_length = jnp.asarray(table), jnp.asarray(lengths)
-        self._advance = jax.jit(self._loop, static_argnames="read_length", donate_argnums=1)
+        self._advance = jax.jit(self._on_each_device, static_argnames="read_length", donate_argnums=1)
         self._start = jax.jit(self._initial, static_argnames="rounds")
 
     # The host's side: fill the queues, run until every queue is empty.
@@ -146,7 +147,7 @@ class Engine:
             longest = int(jnp.max(jnp.where(state.active[:, None], state.current.known, 0)))
             state = self._advance(params, state, lengths, ids, key, temperature, read_length=self._bucket(longest))
             if progress is not None:
-                progress(int(state.engine_steps), int(jnp.sum(state.turn)))
+                progress(int(jnp.max(state.engine_steps)), int(jnp.sum(state.turn)))
         return Rollout.from_state(self, jax.device_get(state.replace(cache=None)), prompts)
 
     def _place(self, x: np.ndarray) -> Array:
@@ -184,8 +185,8 @@ class Engine:
             tag_start=blank,
             context=blank,
             context_id=jnp.zeros((slots,), jnp.int32),
-            engine_steps=jnp.zeros((), jnp.int32),
-            sampled_tokens=jnp.zeros((), jnp.int32),
+            engine_steps=jnp.zeros((slots,), jnp.int32),
+            sampled_tokens=jnp.zeros((slots,), jnp.int32),
         )
         state = self._begin(state, jnp.ones((slots,), bool), lengths)
         return state if self.mesh is None else jax.lax.with_sharding_constraint(state, self._shardings(state))
@@ -224,6 +225,24 @@ class Engine:
 
     # The device's side.
 
+    def _on_each_device(self, *arguments: Any, read_length: int) -> State:
+        """`_loop`, on every device for its own slots: no device waits for another, not even to learn that it is done.
+
+        Only the tensor axis stays in the partitioner's hands.
+        """
+        loop = partial(self._loop, read_length=read_length)
+        if self.mesh is None:
+            return loop(*arguments)
+        by_slot, whole = P(ROWS), P()
+        return jax.shard_map(
+            loop,
+            mesh=self.mesh,
+            in_specs=(whole, by_slot, by_slot, by_slot, whole, whole),
+            out_specs=by_slot,
+            axis_names=set(ROWS),
+            check_vma=False,
+        )(*arguments)
+
     def _loop(
         self,
         params: Any,
@@ -248,6 +267,7 @@ class Engine:
             state = self._react(state, ready, token, position)
             return self._next_episodes(state, lengths)
 
+        params = self.model.prepare(params)
         return jax.lax.while_loop(goes_on, step, state)
 
     def _buffer_row(self, state: State, trace: Int[Array, "S ..."]) -> Int[Array, "S ..."]:
@@ -388,7 +408,7 @@ class Engine:
             logprobs=state.logprobs.at[place].set(logprob, mode="drop"),
             steps=state.steps.at[place].set(at(now.clock, trace), mode="drop"),
             engine_steps=state.engine_steps + 1,
-            sampled_tokens=state.sampled_tokens + jnp.sum(ready),
+            sampled_tokens=state.sampled_tokens + jnp.sum(ready, axis=1),
         )
         return state, token, position
 

@@ -58,8 +58,8 @@ class Rollout:
             worker_frame=engine.prefix_length + engine.suffix_length,
             worker_length=engine.limits.worker_length,
             agents=engine.agents,
-            engine_steps=int(state.engine_steps),
-            occupancy=int(state.sampled_tokens) / max(1, int(state.engine_steps) * slots * engine.agents),
+            engine_steps=int(state.engine_steps.max()),
+            occupancy=int(state.sampled_tokens.sum()) / max(1, int(state.engine_steps.max()) * slots * engine.agents),
         )
 
     def __len__(self) -> int:

@@ -24,11 +24,13 @@ class DecodingModel(NamedTuple):
 
     `init_cache(rows, length)` gives an empty cache. `logits(params, cache, tokens[R,W], positions[R,W], last[R],
     read_length, where)` feeds tokens (position -1: nothing), and returns the logits [R,V] after column `last` of each
-    row, and the cache.
+    row, and the cache. `prepare(params)`, called once a rollout, gives the parameters the form in which `logits` wants
+    them.
     """
 
     init_cache: Callable[[int, int], Any]
     logits: Callable[..., tuple[Float[Array, "R V"], Any]]
+    prepare: Callable[[Any], Any] = lambda params: params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +76,8 @@ class State:
     tag_start: Int[Array, "S T"]  # position at which the tag in progress started
     context: Int[Array, "S T"]  # PLAIN, IN_FORK, ..
     context_id: Int[Array, "S"]  # the FORK an organizer is inside of
-    engine_steps: Int[Array, ""]
-    sampled_tokens: Int[Array, ""]
+    engine_steps: Int[Array, "S"]  # so far, the same for all slots of a device
+    sampled_tokens: Int[Array, "S"]
 
 
 @struct.dataclass

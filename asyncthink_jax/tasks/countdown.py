@@ -112,33 +112,20 @@ def results(a: int, b: int, max_value: int) -> list[tuple[str, int, bool]]:
     return [one for one in found if 0 < one[1] <= max_value]
 
 
-def _found_before(solution: str, a: int, b: int, third: int, kinds: str, target: int, max_value: int) -> bool:
-    """Whether a pair that comes before (a, b) finds the same solution of three numbers.
+def second_results(
+    operator: str, subtotal: int, larger: int, third: int, max_value: int
+) -> list[tuple[str, int, bool]]:
+    """`results` of a pair's value (by `operator`) and a third number, as far as that pair is the one to look at them.
 
-    Only where both operations are sums and differences, or both products and quotients, can another pair find it.
+    Two operations of one kind (both of + and -, or both of * and /) are combined only if the third number is above the
+    `larger` of the pair: a + b - c can be reached from every pair of its three numbers, and so it is found just once.
+    Workers' findings never repeat then, and an organizer need not compare them. (Of products and quotients it costs
+    those that the two smaller numbers do not lead to, like 20 / 4 * 6: one solution in forty.)
     """
-    kind = next((kind for kind in ("+-", "*/") if set(kinds) <= set(kind)), None)
-    if kind is None:
-        return False
-    for x, y in combinations(sorted((a, b, third)), 2):
-        if (x, y) == (a, b):
-            return False
-        (other,) = {a, b, third} - {x, y}
-        if solution in _alike(x, y, other, kind, target, max_value):
-            return True
-    return False
-
-
-@lru_cache(maxsize=1 << 15)
-def _alike(a: int, b: int, third: int, kind: str, target: int, max_value: int) -> frozenset[str]:
-    """Solutions from the pair (a, b), then the third number, with two operations of one kind."""
-    found = set()
-    for operator, subtotal, b_first in results(a, b, max_value):
-        left, right = (b, a) if b_first else (a, b)
-        for second, total, third_first in results(subtotal, third, max_value):
-            if total == target and operator in kind and second in kind:
-                found.add(expressions.canonical_of_three(left, operator, right, second, third, third_first))
-    return frozenset(found)
+    found = results(subtotal, third, max_value)
+    if third > larger:
+        return found
+    return [one for one in found if (one[0] in "+-") != (operator in "+-")]
 
 
 @lru_cache(maxsize=1 << 15)
@@ -152,14 +139,11 @@ def _search(a: int, b: int, rest: tuple[int, ...], target: int, max_value: int) 
             words += [HIT, hits[-1]]
         for third in rest:
             words.append(str(third))
-            for second, total, third_first in results(subtotal, third, max_value):
+            for second, total, third_first in second_results(operator, subtotal, b, third, max_value):
                 words.append(str(total))
-                if total != target:
-                    continue
-                solution = expressions.canonical_of_three(left, operator, right, second, third, third_first)
-                if not _found_before(solution, a, b, third, operator + second, target, max_value):
-                    hits.append(solution)
-                    words += [HIT, solution]
+                if total == target:
+                    hits.append(expressions.canonical_of_three(left, operator, right, second, third, third_first))
+                    words += [HIT, hits[-1]]
     return " " + " ".join(words), tuple(dict.fromkeys(hits))
 
 
@@ -167,11 +151,8 @@ def search(problem: Problem, pair: tuple[int, int], max_value: int = 99) -> tupl
     """The text of the search of one pair, and the distinct solutions found, in the order in which they were found.
 
     For each operation on the pair: the operator and its value, then for each other number that number and the values
-    of its combinations with it. A value equal to the target is followed at once by "!" and the whole expression: a
-    small model needs the expression written while it is at hand (exact searches went from 0.906 to 0.977).
-
-    a + b + c is found from three pairs. The first of them (in the order of `pairs`) reports it, the others pass over
-    it: with that, what workers return never repeats, and an organizer need not compare their answers.
+    of its combinations with it (`second_results`). A value equal to the target is followed at once by "!" and the whole
+    expression: a small model needs the expression written while it is at hand (exact searches went from 0.906 to 0.977).
     """
     a, b = pair
     return _search(a, b, tuple(n for n in problem.numbers if n not in pair), problem.target, max_value)
@@ -204,7 +185,7 @@ def solutions(problem: Problem) -> list[str]:
 
 
 def count_solutions(numbers: tuple[int, ...], rules: Rules = DEMO) -> dict[int, int]:
-    """For every target that can be asked of these numbers: how many distinct solutions it has."""
+    """For every target that can be asked of these numbers: how many distinct solutions the searches of all pairs find."""
     found: dict[int, set[str]] = {}
     for a, b in combinations(numbers, 2):
         for operator, subtotal, b_first in results(a, b, rules.max_target):
@@ -213,7 +194,7 @@ def count_solutions(numbers: tuple[int, ...], rules: Rules = DEMO) -> dict[int, 
             for third in numbers:
                 if third in (a, b):
                     continue
-                for second, total, third_first in results(subtotal, third, rules.max_target):
+                for second, total, third_first in second_results(operator, subtotal, b, third, rules.max_target):
                     solution = expressions.canonical_of_three(left, operator, right, second, third, third_first)
                     found.setdefault(total, set()).add(solution)
     return {target: len(found[target]) for target in sorted(found) if target not in numbers}

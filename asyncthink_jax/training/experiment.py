@@ -16,7 +16,7 @@ from asyncthink_jax.data.pipeline import Demonstrations
 from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
-from asyncthink_jax.parallel.mesh import make_mesh
+from asyncthink_jax.parallel.mesh import make_mesh, use_cpu_devices
 from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
 from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
@@ -110,35 +110,29 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
 
     def init_cache(rows: int, length: int) -> Any:
         if not split:
-            return transformer.init_cache(config, rows, length)
+            return (transformer.init_cache(config, rows, length),)
         slots = rows // agents
         return (
             transformer.init_cache(config, slots, length),
             transformer.init_cache(config, slots * (agents - 1), worker_length),
         )
 
-    def hidden_after(
-        params: Params, cache: Any, tokens: Array, positions: Array, last: Array, read_length: int | None
-    ) -> tuple[Array, Any]:
-        hidden, cache = transformer.decode(config, params, cache, tokens, positions, read_length=read_length)
-        return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0], cache
-
     def logits(
-        params: Params, cache: Any, tokens: Array, positions: Array, last: Array, read_length: int, where: Where
+        params: Params, caches: Any, tokens: Array, positions: Array, last: Array, read_length: int, where: Where
     ) -> tuple[Array, Any]:
-        if not split:
-            hidden, cache = hidden_after(params, cache, tokens, positions, last, read_length)
-            return transformer.logits(config, params, hidden), cache
-        by_slot = [x.reshape(-1, agents, *x.shape[1:]) for x in (tokens, positions, last)]
-        organizers = [x[:, 0] for x in by_slot]
-        workers = [x[:, 1:].reshape(-1, *x.shape[2:]) for x in by_slot]
-        first, organizer_cache = hidden_after(params, cache[0], *organizers, read_length)
-        others, worker_cache = hidden_after(params, cache[1], *workers, None)
-        width = first.shape[-1]
-        hidden = jnp.concatenate([first[:, None], others.reshape(-1, agents - 1, width)], axis=1)
-        return transformer.logits(config, params, hidden.reshape(-1, width)), (organizer_cache, worker_cache)
+        hidden, caches = transformer.decode(
+            config,
+            params,
+            caches,
+            tokens,
+            positions,
+            groups=tokens.shape[0] // agents,
+            read_lengths=(read_length, None) if split else (read_length,),
+        )
+        hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        return transformer.logits(config, params, hidden), caches
 
-    return DecodingModel(init_cache, logits)
+    return DecodingModel(init_cache, logits, prepare=functools.partial(transformer.unstacked, config))
 
 
 def build(config: Config, workdir: Path) -> Experiment:
@@ -146,8 +140,9 @@ def build(config: Config, workdir: Path) -> Experiment:
 
     Raises ConfigError, in one line, for what doesn't fit: mesh and devices, vocabulary and model, rules and splits.
     """
+    use_cpu_devices(config.mesh.cpu_devices)
     try:
-        mesh = make_mesh(**dataclasses.asdict(config.mesh))
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     task = config.task

@@ -18,7 +18,7 @@ LLAMA = dataclasses.replace(
 LENGTH = 13
 
 forward = jax.jit(transformer.forward, static_argnums=0)
-decode = jax.jit(transformer.decode, static_argnums=0, static_argnames="read_length")
+decode = jax.jit(transformer.decode, static_argnums=0, static_argnames=("groups", "read_lengths"))
 
 
 @pytest.fixture(scope="module", params=[QWEN, LLAMA], ids=["qwen", "llama"])
@@ -98,7 +98,7 @@ def feed(config, params, rows, pattern, *, cache_length=16, read_length=None, ca
     """Feeds each row's tokens in calls of the widths `pattern`, at random paces (padding in between); hidden states."""
     rng = np.random.default_rng(0)
     count = len(rows)
-    cache = transformer.init_cache(config, count, cache_length) if cache is None else cache
+    cache = (transformer.init_cache(config, count, cache_length),) if cache is None else cache
     fed = np.zeros(count, int)
     hidden = [[] for _ in rows]
     calls = 0
@@ -112,7 +112,7 @@ def feed(config, params, rows, pattern, *, cache_length=16, read_length=None, ca
             tokens[r, places] = row[fed[r] : fed[r] + take]
             positions[r, places] = fed[r] + np.arange(take)
             fed[r] += take
-        output, cache = decode(config, params, cache, tokens, positions, read_length=read_length)
+        output, cache = decode(config, params, cache, tokens, positions, read_lengths=(read_length,))
         for r in range(count):
             hidden[r].extend(np.asarray(output[r])[positions[r] >= 0])
         calls += 1
@@ -144,7 +144,21 @@ def test_reading_part_of_the_cache_is_enough_for_short_rows(model):
     part, cache = feed(config, params, rows, (3,), read_length=8)
     for a, b in zip(whole, part, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    assert cache["k"][0].shape[2] == 16
+    assert cache[0]["k"][0].shape[2] == 16
+
+
+def test_rows_of_a_group_can_live_in_caches_of_different_lengths(model):
+    config, params = model
+    lengths, shape = (16, 8), (2, 3)  # in each of two groups one row of up to 16 tokens and two of up to 8
+    tokens = random_tokens((6, 8), seed=6)
+    one = decode(config, params, (transformer.init_cache(config, 6, 16),), tokens, np.tile(np.arange(8), (6, 1)))
+    caches = tuple(transformer.init_cache(config, 2 * n, length) for n, length in zip((1, 2), lengths, strict=True))
+    hidden, caches = decode(config, params, caches, tokens, np.tile(np.arange(8), (6, 1)), groups=2)
+    np.testing.assert_allclose(hidden, one[0], atol=1e-5)
+    assert [cache["k"][0].shape[2] for cache in caches] == [16, 8]
+    keys = np.asarray(one[1][0]["k"][1]).reshape(*shape, *one[1][0]["k"][1].shape[1:])
+    np.testing.assert_allclose(caches[0]["k"][1], keys[:, 0], atol=1e-5)
+    np.testing.assert_allclose(caches[1]["k"][1], keys[:, 1:, :, :8].reshape(4, *keys.shape[2:3], 8, -1), atol=1e-5)
 
 
 def test_padding_positions_write_nothing(model):
@@ -167,10 +181,10 @@ def test_decoding_in_a_while_loop_writes_the_cache_in_place():
 
         return jax.lax.while_loop(lambda s: s[0] < length, step, (0, cache, tokens))
 
-    cache = transformer.init_cache(config, rows, length)
+    cache = (transformer.init_cache(config, rows, length),)
     compiled = jax.jit(generate, donate_argnums=1).lower(params, cache, jnp.zeros((rows, 1), jnp.int32)).compile()
     # A layer's k or v: a copy of one would not fit in the scratch memory.
-    assert compiled.memory_analysis().temp_size_in_bytes < cache["k"][0].nbytes
+    assert compiled.memory_analysis().temp_size_in_bytes < cache[0]["k"][0].nbytes
 
 
 def test_recomputation_changes_no_gradient():
@@ -193,8 +207,8 @@ def test_bfloat16_computes_in_bfloat16_and_gives_fp32_logits():
     params = transformer.init(config, jax.random.key(0))
     tokens = random_tokens((1, LENGTH))
     hidden = forward(config, params, tokens, np.arange(LENGTH)[None], np.ones_like(tokens))
-    output, cache = decode(config, params, transformer.init_cache(config, 1, 16), tokens, np.arange(LENGTH)[None])
-    assert {hidden.dtype, output.dtype, cache["k"][0].dtype} == {jnp.dtype(jnp.bfloat16)}
+    output, cache = decode(config, params, (transformer.init_cache(config, 1, 16),), tokens, np.arange(LENGTH)[None])
+    assert {hidden.dtype, output.dtype, cache[0]["k"][0].dtype} == {jnp.dtype(jnp.bfloat16)}
     assert transformer.logits(config, params, hidden).dtype == jnp.float32
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
     exact = alone(QWEN, params, tokens[0])

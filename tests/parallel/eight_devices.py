@@ -51,7 +51,7 @@ def generate(params, cache, tokens):
 
     def step(state):
         i, cache, tokens, total, out = state
-        hidden, cache = transformer.decode(CONFIG, params, cache, tokens, jnp.full((ROWS, 1), i), read_length=LENGTH)
+        hidden, cache = transformer.decode(CONFIG, params, cache, tokens, jnp.full((ROWS, 1), i), read_lengths=(LENGTH,))
         tokens = jnp.argmax(transformer.logits(CONFIG, params, hidden), axis=-1).astype(jnp.int32)
         return i + 1, cache, tokens, total + hidden[:, 0], out.at[:, i].set(tokens[:, 0])
 
@@ -60,7 +60,7 @@ def generate(params, cache, tokens):
 
 
 def compile_generate(params, mesh, layout):
-    cache = transformer.init_cache(CONFIG, ROWS, 16)
+    cache = (transformer.init_cache(CONFIG, ROWS, 16),)
     where = layout, jax.tree.map(lambda _: cache_spec(mesh), cache), row_spec(mesh)
     first = batch()[0][:, :1]
     with jax.set_mesh(mesh):
@@ -88,7 +88,7 @@ def test_loss_and_gradients_equal_those_of_one_device(params, sizes):
 @meshes
 def test_decoding_equals_that_of_one_device(params, sizes):
     mesh = make_mesh(*sizes)
-    total, out = jax.jit(generate)(params, transformer.init_cache(CONFIG, ROWS, 16), batch()[0][:, :1])
+    total, out = jax.jit(generate)(params, (transformer.init_cache(CONFIG, ROWS, 16),), batch()[0][:, :1])
     compiled, arguments = compile_generate(params, mesh, rollout_specs(params, mesh))
     sharded_total, sharded_out = compiled(*arguments)
     np.testing.assert_array_equal(sharded_out, out)

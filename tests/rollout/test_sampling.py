@@ -38,7 +38,7 @@ def test_a_random_number_belongs_to_its_episode_trace_and_position():
     key = jax.random.key(3)
     places = jnp.array([[e, t, p] for e in range(10) for t in range(4) for p in range(25)]).T
     uniforms = token_uniforms(key, *places)
-    assert len(np.unique(uniforms)) > 990  # 1,000 numbers of 23 bits
+    assert len(np.unique(uniforms)) > 990  # 1,000 numbers of 24 bits
     assert uniforms.min() >= 0 and uniforms.max() < 1 and abs(uniforms.mean() - 0.5) < 0.03
     order = np.random.default_rng(0).permutation(1000)
     np.testing.assert_array_equal(token_uniforms(key, *places[:, order]), uniforms[order])
