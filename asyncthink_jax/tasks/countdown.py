@@ -238,17 +238,22 @@ def splits(
 
 
 def random_demonstration(
-    problem: Problem, rng: np.random.Generator, agents: int = 4, self_search: float = 0.15, early: float = 0.1
+    problem: Problem,
+    rng: np.random.Generator,
+    agents: int = 4,
+    self_search: float = 0.15,
+    early: float = 0.1,
+    in_order: float = 0.5,
 ) -> Script:
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
-    1 to C(numbers, 2) pairs, uniformly, in random order; each is the organizer's own with probability `self_search`
-    (always, if `agents` is 1). At each point one of the legal moves is taken, uniformly: hand out or search the next
+    1 to C(numbers, 2) pairs, uniformly; they are taken in ascending order with probability `in_order`, as someone who
+    counts them off would, else in random order. Each is the organizer's own with probability `self_search` (always, if
+    `agents` is 1). At each point one of the legal moves is taken, uniformly: hand out or search the next
     pair (a hand-out needs fewer than agents - 1 unjoined workers), or join a worker, any one that is unjoined. With
     probability `early` the answer comes while a random number of workers is unjoined; otherwise all are joined.
     """
-    candidates = pairs(problem)
-    order = [candidates[i] for i in rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]]
+    order = _some_pairs(problem, rng, in_order)
     own = rng.random(len(order)) < (self_search if agents > 1 else 1.0)
     writer = _Organizer(problem)
     unjoined: list[int] = []
@@ -284,17 +289,22 @@ def oracle_demonstration(problem: Problem, agents: int = 4) -> Script:
     return writer.answer()
 
 
-def sequential_demonstration(problem: Problem, rng: np.random.Generator) -> Script:
-    """One trace, no forks: 1 to C(numbers, 2) pairs, uniformly, searched one after the other in random order.
+def sequential_demonstration(problem: Problem, rng: np.random.Generator, in_order: float = 0.5) -> Script:
+    """One trace, no forks: some pairs, drawn as for `random_demonstration`, searched one after the other.
 
     The baseline's traces: the same searches under the same headers as the workers', so that everything which makes a
     worker's search easy to learn helps here too. The parallel paradigm uses them as well.
     """
-    candidates = pairs(problem)
     writer = _Organizer(problem)
-    for i in rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]:
-        writer.search(candidates[i])
+    for pair in _some_pairs(problem, rng, in_order):
+        writer.search(pair)
     return writer.answer()
+
+
+def _some_pairs(problem: Problem, rng: np.random.Generator, in_order: float) -> list[tuple[int, int]]:
+    candidates = pairs(problem)
+    chosen = rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]
+    return [candidates[i] for i in (sorted(chosen) if rng.random() < in_order else chosen)]
 
 
 class _Organizer:
