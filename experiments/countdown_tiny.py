@@ -10,8 +10,8 @@ Time:        see the table in README.md (aim: 8 minutes, bar: 12).
 Command:     make train
              = python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir runs/countdown_tiny
 Special:     number embeddings start as Fourier features of the number and its logarithm (`sft.number_init`); the
-             matrices of the cold start are trained by Muon. The reward has two terms beside the paper's: a bonus for an answer with all
-             solutions, and a penalty for the share of wrong expressions in the answer.
+             matrices of the cold start are trained by Muon. The reward has two terms beside the paper's: a bonus for an
+             answer with all solutions, and a penalty for the share of wrong expressions in the answer.
 Chosen on:   the validation split; what was tried is in experiments/LOG.md.
 """
 

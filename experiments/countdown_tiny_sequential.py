@@ -1,9 +1,10 @@
 """The sequential baseline of the tiny demo: one trace, no forks, its own cold start and RL.
 
 Reproduces:  the "Sequential" bars of the paper's Figure 5, in shape.
-Same as experiments/countdown_tiny.py but for: demonstrations that search 1 to 6 pairs one after the other in random
-             order, each under the same header and in the same words as a worker's search; a window that holds all
-             six searches; no concurrency reward, which a single trace cannot earn (eta / c is 1/1 throughout).
+Same as experiments/countdown_tiny.py but for: demonstrations that search 1 to 6 pairs one after the other, each under
+             the same header and in the same words as a worker's search; a window that holds all six searches, so rows
+             of twice the length, half as many, for about the same wall-clock; no concurrency reward, which a single
+             trace cannot earn (eta / c is 1/1 throughout).
 Command:     make baselines
 """
 
@@ -20,6 +21,6 @@ def get_config() -> Config:
         name="countdown_tiny_sequential",
         paradigm="sequential",
         rollout=dataclasses.replace(base.rollout, slots=64, context=480, worker_context=0, organizer_budget=464),
-        sft=dataclasses.replace(base.sft, rows=4, row_length=512),
+        sft=dataclasses.replace(base.sft, rows=2, row_length=512, steps=3000),
         rl=dataclasses.replace(base.rl, row_length=480, rows=40, microbatches=10, concurrency_weight=0.0),
     )

@@ -42,6 +42,7 @@ class Demonstrations:
     few, few_share: problems with fewer solutions than asked for, and how often one of them is drawn.
     worker_keep: share of the workers' traces that are trained on; a demonstration has several, all of one kind.
     hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
+    answer_weight: loss weight of the answer, most of which is copied from what was joined.
     kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
     allows), or "sequential" (one trace; also for the parallel paradigm).
     """
@@ -55,6 +56,7 @@ class Demonstrations:
     self_search: float = 0.15
     few_share: float = 0.5
     hit_weight: float = 1.0
+    answer_weight: float = 1.0
     worker_keep: float = 1.0
 
     def script(self, rng: np.random.Generator) -> countdown.Script:
@@ -91,11 +93,13 @@ def packed_batch(
     traces: list[packing.Trace] = []
     tokens, rejected = 0, 0
     hit = demonstrations.tokenizer.piece_to_id(f" {countdown.HIT}")
+    answer = demonstrations.tokenizer.piece_to_id("<ANSWER>")
     while tokens < _FILL * rows * row_length:
         new = training_traces(demonstrations.script(rng), demonstrations.tokenizer, demonstrations.prompts)
         new = [trace for i, trace in enumerate(new) if i == 0 or rng.random() < demonstrations.worker_keep]
         for trace in new:
             trace["loss_weights"][trace["tokens"] == hit] *= demonstrations.hit_weight
+            trace["loss_weights"][np.cumsum(trace["tokens"] == answer) > 0] *= demonstrations.answer_weight
         longest = max(len(trace["tokens"]) for trace in new)
         if longest > row_length:
             rejected += 1

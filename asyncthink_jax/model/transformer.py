@@ -98,10 +98,10 @@ def decode(
 ) -> tuple[Float[Array, "R W D"], tuple[Cache, ...]]:
     """Feeds W tokens a row: writes their keys and values at `positions`, returns their hidden states and the caches.
 
-    Rows may live in several caches of different lengths: of each of `groups` equal parts of the rows, the first ones are
-    in `caches[0]`, the next in `caches[1]`, and so on. A position < 0 marks padding: nothing is written for it and its
-    output means nothing. Every other position p must be below its cache's entry of `read_lengths` (None: all of it), the
-    part that is read; positions 0..p-1 must have been fed before or be fed in the same call.
+    Rows may live in several caches of different lengths: of each of `groups` equal parts of the rows, the first ones
+    are in `caches[0]`, the next in `caches[1]`, and so on. A position < 0 marks padding: nothing is written for it and
+    its output means nothing. Every other position p must be below its cache's entry of `read_lengths` (None: all of
+    it), the part that is read; positions 0..p-1 must have been fed before or be fed in the same call.
     """
     x = embed(config, params["embed"], tokens)
     rope = rope_table(config, positions)

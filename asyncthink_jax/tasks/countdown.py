@@ -151,8 +151,9 @@ def search(problem: Problem, pair: tuple[int, int], max_value: int = 99) -> tupl
     """The text of the search of one pair, and the distinct solutions found, in the order in which they were found.
 
     For each operation on the pair: the operator and its value, then for each other number that number and the values
-    of its combinations with it (`second_results`). A value equal to the target is followed at once by "!" and the whole
-    expression: a small model needs the expression written while it is at hand (exact searches went from 0.906 to 0.977).
+    of its combinations with it (`second_results`). A value equal to the target is followed at once by "!" and the
+    whole expression: a small model needs the expression written while it is at hand (exact searches went from 0.906 to
+    0.977).
     """
     a, b = pair
     return _search(a, b, tuple(n for n in problem.numbers if n not in pair), problem.target, max_value)
@@ -185,7 +186,7 @@ def solutions(problem: Problem) -> list[str]:
 
 
 def count_solutions(numbers: tuple[int, ...], rules: Rules = DEMO) -> dict[int, int]:
-    """For every target that can be asked of these numbers: how many distinct solutions the searches of all pairs find."""
+    """For every target that can be asked of these numbers: how many distinct solutions the searches find."""
     found: dict[int, set[str]] = {}
     for a, b in combinations(numbers, 2):
         for operator, subtotal, b_first in results(a, b, rules.max_target):

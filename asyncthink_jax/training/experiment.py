@@ -53,6 +53,7 @@ class Experiment:
             worker_keep=config.task.worker_keep,
             few_share=config.task.few_share,
             hit_weight=config.task.hit_weight,
+            answer_weight=config.task.answer_weight,
         )
 
     def prompt(self, problem: countdown.Problem) -> list[int]:

@@ -114,3 +114,25 @@ def test_rows_too_short_for_any_demonstration_are_refused(splits, tokenizer):
     source = demonstrations(splits, tokenizer, "oracle")
     with pytest.raises(ValueError, match="row_length 40 is too short"):
         next(pipeline.demonstration_iterator(source, 4, 40, seed=0))
+
+
+def test_hits_and_answers_weigh_what_the_config_says(splits, tokenizer):
+    def batch(**weights):
+        source = demonstrations(splits, tokenizer, **weights)
+        return pipeline.packed_batch(source, 8, 256, np.random.default_rng(5))
+
+    plain, weighted = batch(), batch(hit_weight=4.0, answer_weight=3.0)
+    np.testing.assert_array_equal(plain["tokens"], weighted["tokens"])
+    ratio = weighted["loss_weights"] / np.maximum(plain["loss_weights"], 1e-9)
+    hit, answer = tokenizer.piece_to_id(" !"), tokenizer.piece_to_id("<ANSWER>")
+    seen = set()
+    for row in range(8):
+        for segment in range(1, plain["segment_ids"][row].max() + 1):
+            answers = False
+            for at in np.flatnonzero(plain["segment_ids"][row] == segment):
+                answers |= plain["tokens"][row, at] == answer
+                if plain["loss_weights"][row, at]:
+                    expected = (4.0 if plain["tokens"][row, at] == hit else 1.0) * (3.0 if answers else 1.0)
+                    assert ratio[row, at] == expected
+                    seen.add(expected)
+    assert seen == {1.0, 3.0, 4.0}

@@ -51,7 +51,9 @@ def generate(params, cache, tokens):
 
     def step(state):
         i, cache, tokens, total, out = state
-        hidden, cache = transformer.decode(CONFIG, params, cache, tokens, jnp.full((ROWS, 1), i), read_lengths=(LENGTH,))
+        hidden, cache = transformer.decode(
+            CONFIG, params, cache, tokens, jnp.full((ROWS, 1), i), read_lengths=(LENGTH,)
+        )
         tokens = jnp.argmax(transformer.logits(CONFIG, params, hidden), axis=-1).astype(jnp.int32)
         return i + 1, cache, tokens, total + hidden[:, 0], out.at[:, i].set(tokens[:, 0])
 

@@ -144,6 +144,19 @@ def test_random_demonstrations_take_every_structure():
     assert {len(s.workers) + s.organizer.count(" :") for s in scripts} == {1, 2, 3, 4, 5, 6}
 
 
+def test_a_demonstration_takes_its_pairs_in_order_half_of_the_time():
+    rng = np.random.default_rng(3)
+    ranks = {countdown.sub_query(EXAMPLE, pair): i for i, pair in enumerate(countdown.pairs(EXAMPLE))}
+    six = [s for s in (countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000)) if _pairs_of(s, ranks) == 6]
+    ordered = [taken == sorted(taken) for taken in ([ranks[p] for p in s.organizer if p in ranks] for s in six)]
+    assert 0.45 < np.mean(ordered) < 0.55
+    assert len({tuple(p for p in s.organizer if p in ranks) for s in six}) > 300  # of 720 orders
+
+
+def _pairs_of(script, ranks):
+    return sum(piece in ranks for piece in script.organizer)
+
+
 def test_a_demonstration_leaves_a_worker_unjoined_one_time_in_ten():
     rng = np.random.default_rng(1)
     scripts = [countdown.random_demonstration(EXAMPLE, rng, self_search=0.0) for _ in range(4000)]
