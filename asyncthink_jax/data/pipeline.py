@@ -42,6 +42,7 @@ class Demonstrations:
     few, few_share: problems with fewer solutions than asked for, and how often one of them is drawn.
     worker_keep: share of the workers' traces that are trained on; a demonstration has several, all of one kind.
     hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
+    in_order: share of the random and sequential ones whose pairs come in ascending order.
     answer_weight: loss weight of the answer, most of which is copied from what was joined.
     kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
     allows), or "sequential" (one trace; also for the parallel paradigm).
@@ -55,6 +56,7 @@ class Demonstrations:
     agents: int = 4
     self_search: float = 0.15
     few_share: float = 0.5
+    in_order: float = 0.5
     hit_weight: float = 1.0
     answer_weight: float = 1.0
     worker_keep: float = 1.0
@@ -64,10 +66,10 @@ class Demonstrations:
         source = self.few if self.few and rng.random() < self.few_share else self.problems
         problem = source[int(rng.integers(len(source)))]
         if self.kind == "random":
-            return countdown.random_demonstration(problem, rng, self.agents, self.self_search)
+            return countdown.random_demonstration(problem, rng, self.agents, self.self_search, in_order=self.in_order)
         if self.kind == "oracle":
             return countdown.oracle_demonstration(problem, self.agents)
-        return countdown.sequential_demonstration(problem, rng)
+        return countdown.sequential_demonstration(problem, rng, self.in_order)
 
 
 def demonstration_iterator(

@@ -52,6 +52,7 @@ class Experiment:
             self_search=config.task.self_search,
             worker_keep=config.task.worker_keep,
             few_share=config.task.few_share,
+            in_order=config.task.in_order,
             hit_weight=config.task.hit_weight,
             answer_weight=config.task.answer_weight,
         )
