@@ -130,9 +130,9 @@ def test_hits_and_answers_weigh_what_the_config_says(splits, tokenizer):
         for segment in range(1, plain["segment_ids"][row].max() + 1):
             answers = False
             for at in np.flatnonzero(plain["segment_ids"][row] == segment):
-                answers |= plain["tokens"][row, at] == answer
                 if plain["loss_weights"][row, at]:
                     expected = (4.0 if plain["tokens"][row, at] == hit else 1.0) * (3.0 if answers else 1.0)
                     assert ratio[row, at] == expected
                     seen.add(expected)
+                answers |= plain["tokens"][row, at] == answer
     assert seen == {1.0, 3.0, 4.0}
