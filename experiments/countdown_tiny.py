@@ -32,14 +32,16 @@ def get_config() -> Config:
     """The async model; the other experiments of the table change a field or two of it."""
     return Config(
         name="countdown_tiny",
-        model=ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=384),
+        model=ModelConfig(
+            vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=384, rope_theta=100.0
+        ),
         task=TaskConfig(few_share=0.1, hit_weight=3.0, answer_weight=1.5, worker_keep=0.75),
         mesh=MeshConfig(cpu_devices=2),
         rollout=RolloutConfig(
             slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
         ),
         sft=SFTConfig(
-            steps=3500,
+            steps=4600,
             rows=4,
             row_length=256,
             optimizer="muon",
@@ -50,12 +52,12 @@ def get_config() -> Config:
             loss_chunk=2048,
         ),
         rl=RLConfig(
-            iterations=62,
+            iterations=45,
             prompts=16,
             group_size=8,
             temperature=0.7,
             optimizer="adamw",
-            learning_rate=1e-3,
+            learning_rate=7e-4,
             final_fraction=0.1,
             optimizer_steps=4,
             rows=64,
