@@ -1,5 +1,9 @@
 """Meshes that fit, and one clear line for those that don't."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -40,3 +44,17 @@ def test_a_mesh_that_does_not_fit_is_refused_and_the_nearest_named(sizes, neares
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"fsdp": -2}, {"data": -1, "tensor": -1}], ids=str)
 def test_sizes_must_be_positive_and_one_at_most_is_left_open(sizes):
     assert "at most one is -1" in refusal(8, **sizes)
+
+
+def test_cores_can_be_used_as_devices_until_one_is_in_use():
+    program = """
+import jax
+from asyncthink_jax.parallel.mesh import make_mesh, use_cpu_devices
+use_cpu_devices(2)
+print(make_mesh().shape["data"])
+use_cpu_devices(3)
+print(jax.device_count())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["2", "2"], run.stderr
