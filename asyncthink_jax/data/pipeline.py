@@ -101,9 +101,9 @@ def packed_batch(
         new = [trace for i, trace in enumerate(new) if i == 0 or rng.random() < demonstrations.worker_keep]
         for trace in new:
             trace["loss_weights"][trace["tokens"] == hit] *= demonstrations.hit_weight
-            # From the first word of the answer: the weight of its tag would have the model answer earlier.
-            words = np.cumsum(trace["tokens"] == answer) - (trace["tokens"] == answer) > 0
-            trace["loss_weights"][words] *= demonstrations.answer_weight
+        # From the first word of the answer: the weight of its tag would have the model answer earlier.
+        first_word = int(np.argmax(new[0]["tokens"] == answer)) + 1
+        new[0]["loss_weights"][first_word:] *= demonstrations.answer_weight
         longest = max(len(trace["tokens"]) for trace in new)
         if longest > row_length:
             rejected += 1

@@ -24,7 +24,7 @@ class DecodingModel(NamedTuple):
 
     `init_cache(rows, length)` gives an empty cache. `logits(params, cache, tokens[R,W], positions[R,W], last[R],
     read_length, where)` feeds tokens (position -1: nothing), and returns the logits [R,V] after column `last` of each
-    row, and the cache. `prepare(params)`, called once a rollout, gives the parameters the form in which `logits` wants
+    row, and the cache. `prepare(params)`, called before the loop, gives the parameters the form in which `logits` wants
     them.
     """
 
