@@ -413,6 +413,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("task.in_order", 0, 1),
     ("task.hit_weight", 0, _INF),
     ("task.answer_weight", 0, _INF),
+    ("mesh.cpu_devices", 1, _INF),
     ("pool.agents", 1, _INF),
     ("pool.max_forks", 1, _INF),
     ("pool.parallel_traces", 1, _INF),

@@ -97,6 +97,7 @@ def test_the_last_override_of_a_field_counts(experiment):
         ("rl.tau", "not of the form section.field=value"),
         ("rl.tau=2", "'rl.tau' is 2.0, must be from 0.001 to 1"),
         ("rl.tau=nan", "must be from"),
+        ("mesh.cpu_devices=0", "'mesh.cpu_devices' is 0, must be"),
         ("rl.group_size=1", "at least 2"),
         ("pool.agents=0", "at least 1"),
         ("model.kv_heads=3", "model.heads (4) must be a multiple of model.kv_heads (3)"),
