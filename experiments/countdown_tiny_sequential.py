@@ -3,7 +3,8 @@
 Reproduces:  the "Sequential" bars of the paper's Figure 5, in shape.
 Same as experiments/countdown_tiny.py but for: demonstrations that search 1 to 6 pairs one after the other, each under
              the same header and in the same words as a worker's search; a window that holds all six searches, so rows
-             of twice the length, half as many, for about the same wall-clock; no concurrency reward, which a single
+             of twice the length, half as many, and fewer steps (whether that is the same wall-clock is not measured
+             yet); no concurrency reward, which a single
              trace cannot earn (eta / c is 1/1 throughout).
 Command:     make baselines
 """
