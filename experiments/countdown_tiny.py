@@ -41,7 +41,7 @@ def get_config() -> Config:
             slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
         ),
         sft=SFTConfig(
-            steps=4600,
+            steps=4800,
             rows=4,
             row_length=256,
             optimizer="muon",
@@ -52,10 +52,10 @@ def get_config() -> Config:
             loss_chunk=2048,
         ),
         rl=RLConfig(
-            iterations=45,
+            iterations=56,
             prompts=16,
             group_size=8,
-            temperature=0.7,
+            temperature=0.6,
             optimizer="adamw",
             learning_rate=7e-4,
             final_fraction=0.1,
@@ -66,14 +66,14 @@ def get_config() -> Config:
             loss_chunk=2048,
             worker_weight=0.1,
             worker_keep=0.15,
-            concurrency_weight=1.5,
+            concurrency_weight=2.0,
             tau=0.8,
-            all_correct_bonus=0.5,
-            wrong_penalty=1.0,
+            all_correct_bonus=1.0,
+            wrong_penalty=1.5,
             format_penalty=-1.0,
         ),
         eval=EvalConfig(
-            problems=0, samples=1, temperatures=(0.7, 1.0, 0.0), validate_every=10, validation_problems=100
+            problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=10, validation_problems=100
         ),
         checkpoint=CheckpointConfig(every_sft_steps=20, every_rl_iterations=1, keep=2),
     )

@@ -178,9 +178,10 @@ class Run:
             if place == 0:
                 write_episodes(self.workdir / "eval" / self.name, episodes, self.experiment.tokenizer)
             results = read_results(self.results)
-            results["paradigms"].setdefault(self.name, {})[row] = {**scores, "wall_clock_s": self._wall_clock()}
+            made = provenance() | {"wall_clock_s": self._wall_clock()}
+            results["paradigms"].setdefault(self.name, {})[row] = scores | made
             if self.results == self.workdir:
-                results |= provenance() | {"wall_clock_s": self._wall_clock()}
+                results |= made
             write_results(self.results, results)
 
     # ------------------------------------------------------------------------------------------------- common

@@ -1,0 +1,189 @@
+"""The result tables of README.md and experiments/README.md, from the files in experiments/results.
+
+    python experiments/table.py            # or: make table
+
+`experiments/results/<experiment>_seed<n>.json` is the `results.json` of a run, as it was written. What stands between
+the markers `<!-- results:begin -->` and `<!-- results:end -->` of the two documents is made here (a test holds them to
+it).
+"""
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+DOCUMENTS = HERE.parent / "README.md", HERE / "README.md"
+MARKERS = "<!-- results:begin -->\n", "<!-- results:end -->"
+
+Results = Mapping[str, Any]  # a results.json
+Column = tuple[str, str, float, int]  # heading, score, factor, decimals
+Number = Callable[[Results], float]  # of one seed; KeyError if the run that it needs was not made
+
+PARADIGMS = {
+    "async": "async",
+    "async_without_concurrency": "async without the concurrency reward (λ = 0)",
+    "sequential": "sequential",
+    "parallel": "parallel (4 traces, merged by votes)",
+    "control": "control (more cold start, no RL)",
+    "oracle": "oracle (shown the best organization, no RL)",
+}
+STAGES = {"after_sft": "after the cold start", "after_rl": "after RL"}
+LAST_STAGE = {"control": "after_sft", "oracle": "after_sft"}
+COLUMNS: list[Column] = [
+    ("all 4 correct", "all_correct", 100, 1),
+    ("≥ 3", "at_least/3", 100, 1),
+    ("≥ 1", "at_least/1", 100, 1),
+    ("wrong", "wrong", 100, 1),
+    ("format errors", "format_error", 100, 1),
+    ("critical path", "critical_path", 1, 0),
+    ("η/c", "concurrency", 1, 2),
+]
+
+
+def load() -> dict[int, Results]:
+    """The committed results of the demo, by seed."""
+    found = {}
+    for path in sorted(RESULTS.glob("countdown_tiny_seed*.json")):
+        seed = re.fullmatch(r"countdown_tiny_seed(\d+)", path.stem)
+        if seed:
+            found[int(seed[1])] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def score(row: Results, name: str) -> float:
+    """A number of a row of results.json; "at_least/3" is at_least["3"]."""
+    for key in name.split("/"):
+        row = row[key]
+    return float(row)  # type: ignore[arg-type]
+
+
+def cell(rows: Sequence[Results], column: Column) -> str:
+    """Mean over seeds ± its standard error; of one seed the number ± its standard error over problems, if known."""
+    _, name, factor, decimals = column
+    values = [factor * score(row, name) for row in rows]
+    if len(values) > 1:
+        error = statistics.stdev(values) / math.sqrt(len(values))
+    else:
+        error = factor * rows[0]["stderr"].get(name, math.nan)
+    text = f"{statistics.mean(values):.{decimals}f}"
+    return text if math.isnan(error) else f"{text} ± {error:.{max(1, decimals)}f}"
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]], left: int) -> str:
+    """A Markdown table whose first `left` columns are text."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
+
+
+def rows_of(results: Mapping[int, Results], paradigm: str, row: str) -> list[Results]:
+    """That row of every seed that has it."""
+    found = [one["paradigms"].get(paradigm, {}).get(row) for one in results.values()]
+    return [one for one in found if one]
+
+
+def summary_table(results: Mapping[int, Results]) -> str:
+    """Sampled and greedy scores of every paradigm, over the seeds that have been run."""
+    lines = []
+    for paradigm, label in PARADIGMS.items():
+        for stage, stage_label in STAGES.items():
+            if paradigm not in ("async", "sequential", "parallel") and stage != LAST_STAGE.get(paradigm, "after_rl"):
+                continue
+            for suffix in ("", "_greedy", "_t1"):
+                rows = rows_of(results, paradigm, stage + suffix)
+                if not rows or (suffix == "_t1" and paradigm != "async"):
+                    continue
+                bold = "**" if (paradigm, stage) == ("async", "after_rl") and suffix != "_t1" else ""
+                temperature = f"{rows[0]['temperature']:g}" if rows[0]["temperature"] else "greedy"
+                cells = [cell(rows, column) for column in COLUMNS]
+                lines.append([f"{bold}{label}, {stage_label}{bold}", temperature, str(len(rows)), *cells])
+    return markdown(["600 test problems, 1 sample each", "temperature", "seeds", *(c[0] for c in COLUMNS)], lines, 1)
+
+
+def of(paradigm: str, row: str, name: str, factor: float = 1) -> Number:
+    """A score of one row, times `factor`."""
+    return lambda results: factor * score(results["paradigms"][paradigm][row], name)
+
+
+def path_over(paradigm: str, row: str) -> Number:
+    """The critical path of the async model after RL, over that of another row."""
+    ours, others = (of(*place, "critical_path") for place in (("async", "after_rl"), (paradigm, row)))
+    return lambda results: ours(results) / others(results)
+
+
+def lead_over(paradigm: str) -> Number:
+    """By how many points the async model solves more problems completely, both after RL."""
+    ours, others = (of(name, "after_rl", "all_correct", 100) for name in ("async", paradigm))
+    return lambda results: ours(results) - others(results)
+
+
+# What the demo was built to reach: name, goal, the number, decimals.
+GOALS: list[tuple[str, str, Number, int]] = [
+    ("wall-clock of `make train`, minutes", "≤ 12", lambda results: sum(results["wall_clock_s"].values()) / 60, 1),
+    ("format errors after the cold start, T = 1, %", "≤ 5", of("async", "after_sft_t1", "format_error", 100), 1),
+    ("all four correct after the cold start, %", "", of("async", "after_sft", "all_correct", 100), 1),
+    ("all four correct after RL, %", "≥ 80, 40 points more", of("async", "after_rl", "all_correct", 100), 1),
+    ("at least one correct after RL, %", "≥ 98", of("async", "after_rl", "at_least/1", 100), 1),
+    ("wrong expressions after RL, %", "≤ 4", of("async", "after_rl", "wrong", 100), 1),
+    ("η/c after RL", "≥ 0.55", of("async", "after_rl", "concurrency"), 3),
+    ("critical path after RL / with λ = 0", "≤ 0.85", path_over("async_without_concurrency", "after_rl"), 2),
+    ("critical path after RL / of the oracle", "≤ 0.85", path_over("oracle", "after_sft"), 2),
+    ("all four correct: points above sequential", "> 0", lead_over("sequential"), 1),
+    ("critical path / of sequential", "< 1", path_over("sequential", "after_rl"), 2),
+    ("all four correct: points above parallel", "> 0", lead_over("parallel"), 1),
+    ("critical path / of parallel", "< 1", path_over("parallel", "after_rl"), 2),
+]
+
+
+def goals_table(results: Mapping[int, Results]) -> str:
+    """The demo's goals, and what each seed reached; "-" where a run that it needs was not made."""
+    lines = []
+    for name, wanted, number, decimals in GOALS:
+        cells = []
+        for one in results.values():
+            try:
+                cells.append(f"{number(one):.{decimals}f}")
+            except KeyError:
+                cells.append("-")
+        lines.append([name, wanted, *cells])
+    return markdown(["sampled at the temperature of RL", "goal", *(f"seed {seed}" for seed in results)], lines, 2)
+
+
+def runs_table(results: Mapping[int, Results]) -> str:
+    """Where each seed's rows come from."""
+    lines = []
+    for seed, one in results.items():
+        for paradigm in (name for name in PARADIGMS if name in one["paradigms"]):
+            stages = one["paradigms"][paradigm]
+            row = stages.get("after_rl") or stages["after_sft"]
+            clock = ", ".join(f"{stage} {minutes(row['wall_clock_s'][stage])}" for stage in ("sft", "rl"))
+            lines.append(
+                [PARADIGMS[paradigm], str(seed), clock, row["date"], f"`{row['commit'][:10]}`", row["hardware"]]
+            )
+    return markdown(["run", "seed", "wall-clock", "date", "commit", "hardware"], lines, 1)
+
+
+def minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def blocks() -> tuple[str, str]:
+    """What stands between the markers of README.md and of experiments/README.md."""
+    results = load()
+    return summary_table(results) + "\n", goals_table(results) + "\n\n" + runs_table(results) + "\n"
+
+
+def main() -> None:
+    for path, block in zip(DOCUMENTS, blocks(), strict=True):
+        text = path.read_text(encoding="utf-8")
+        before, rest = text.split(MARKERS[0])
+        path.write_text(before + MARKERS[0] + block + MARKERS[1] + rest.split(MARKERS[1])[1], encoding="utf-8")
+        print(block)
+
+
+if __name__ == "__main__":
+    main()
