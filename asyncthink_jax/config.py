@@ -83,7 +83,18 @@ class RolloutConfig:
     context: int = 256  # known tokens a row can hold: prompt, decoded and joined
     worker_context: int = 0  # the same for workers' rows, whose cache is then shorter; 0 = context
     feed_width: int = 1  # known tokens that a row can feed in one step
-    constrain: bool = False  # mask tokens that would break the format; not there yet
+    constrain: bool = False  # mask tokens that would break the format
+    # What else changes the distribution (`rollout/sampling.py`); RL's old log-probabilities are then the trainer's.
+    repetition_penalty: float = 1.0  # on logits of tokens that the trace has decoded already; 1 = off
+    top_k: int = 0  # likeliest tokens that are left; 0 = all
+    top_p: float = 1.0  # probability that the tokens left add up to (nucleus); 1 = all
+    min_p: float = 0.0  # times the likeliest token's probability is the least one that is left; 0 = all
+
+    @property
+    def from_whole_distribution(self) -> bool:
+        """Whether tokens are drawn from the model's distribution at the temperature, with nothing else changed."""
+        changes = (self.constrain, self.repetition_penalty, self.top_k, self.top_p, self.min_p)
+        return changes == (False, 1, 0, 1, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,7 +153,9 @@ class RLConfig(OptimizerFields):
     tau: float = 0.8  # concurrency ratio beyond which more earns nothing
     all_correct_bonus: float = 0.0  # added when all solutions asked for are right
     wrong_penalty: float = 0.0  # times the share of wrong expressions in the answer, subtracted
-    recompute_logprobs: bool = False  # old log-probabilities by the trainer's forward pass instead of the sampler's
+    # Old log-probabilities by the trainer's forward pass instead of the sampler's. Always so where the sampler's are of
+    # another distribution than the temperature's: constrained, filtered or penalised (`rollout`).
+    recompute_logprobs: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -430,6 +443,10 @@ _RANGES: list[tuple[str, float, float]] = [
     ("rollout.context", 2, _INF),
     ("rollout.worker_context", 0, _INF),
     ("rollout.feed_width", 1, _INF),
+    ("rollout.repetition_penalty", 1, 100),  # infinity times a logit of 0 would be no number
+    ("rollout.top_k", 0, _INF),
+    ("rollout.top_p", 1e-3, 1),
+    ("rollout.min_p", 0, 1),
     *[
         (f"{stage}.{name}", low, high)
         for stage in ("sft", "rl")

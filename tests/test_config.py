@@ -108,6 +108,10 @@ def test_the_last_override_of_a_field_counts(experiment):
         ("mesh.fsdp=0", "mesh.fsdp is 0"),
         ("task.max_number=4", "4 distinct numbers don't fit between 2 and 4"),
         ("eval.temperatures=-1", "cannot be negative"),
+        ("rollout.top_k=-1", "'rollout.top_k' is -1, must be at least 0"),
+        ("rollout.top_p=0", "'rollout.top_p' is 0.0, must be from 0.001 to 1"),
+        ("rollout.min_p=2", "'rollout.min_p' is 2.0, must be from 0 to 1"),
+        ("rollout.repetition_penalty=0.9", "'rollout.repetition_penalty' is 0.9, must be from 1 to 100"),
     ],
 )
 def test_a_wrong_override_is_one_line_that_names_the_remedy(experiment, item, says):
@@ -196,6 +200,12 @@ def test_every_number_has_a_range():
     free = {"seed", "task.split_seed", "task.max_number", "task.max_target", "model.rope_theta", "model.norm_eps"}
     numbers = {path for path, hint in config_lib._fields(Config) if hint in (int, float)}
     assert {path for path in numbers - checked - free if not path.startswith("mesh.")} == set()
+
+
+@pytest.mark.parametrize("item", ["top_k=5", "top_p=0.9", "min_p=0.1", "repetition_penalty=1.1"])
+def test_options_of_the_sampling_leave_the_models_distribution(experiment, item):
+    assert load(experiment).rollout.from_whole_distribution
+    assert not load(experiment, [f"rollout.{item}"]).rollout.from_whole_distribution
 
 
 def test_what_is_not_there_yet_is_refused(experiment):

@@ -186,7 +186,7 @@ def test_the_example_of_the_readme_follows_the_protocol():
 def test_the_line_of_episodes_jsonl_in_the_readme_has_the_fields_of_an_episode():
     shown = json.loads(re.search(r"```json\n(.*?)```", text_of("README.md"), re.DOTALL)[1])
     none = np.zeros(0, np.int32)
-    trace = Trace("organizer", None, none, none, none.astype(bool), none.astype(np.float32), none, [], "answer")
+    trace = Trace("organizer", None, none, none, none.astype(bool), *[none.astype(np.float32)] * 2, none, [], "answer")
     made = Episode("", {}, "async", 1, 0, [trace], "", {}, None, 0, 0.0, None).to_json(str)
     assert list(shown) == list(made)
     for one in shown["traces"]:

@@ -37,7 +37,7 @@ from asyncthink_jax.parallel.sharding import ROWS, cache_spec, replicated, row_s
 from asyncthink_jax.protocol.automaton import TokenAutomaton
 from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag
 from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR, RETURN, RUNNING, Rollout
-from asyncthink_jax.rollout.sampling import sample, token_uniforms
+from asyncthink_jax.rollout.sampling import EVERYTHING, Sampling, sample, token_uniforms
 from asyncthink_jax.rollout.state import (
     IN_ANSWER,
     IN_FORK,
@@ -68,6 +68,7 @@ class Engine:
         limits: static sizes.
         eos_id: a token that ends a trace, or None.
         mesh: slots and rows are split over its data and fsdp axes; None = one device.
+        sampling: what changes the distribution beside the temperature.
 
     Raises:
         ValueError: if a prompt, the prefix or the suffix can't be used.
@@ -84,10 +85,11 @@ class Engine:
         limits: Limits,
         eos_id: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        sampling: Sampling = EVERYTHING,
     ):
         if not worker_suffix:
             raise ValueError("the worker prompt needs at least one token after the sub-query; its suffix is empty")
-        self.model, self.grammar, self.limits, self.mesh = model, grammar, limits, mesh
+        self.model, self.grammar, self.limits, self.mesh, self.sampling = model, grammar, limits, mesh, sampling
         self.agents, self.traces = grammar.capacity, grammar.max_forks + 1
         self.eos_id = -1 if eos_id is None else eos_id
         self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
@@ -171,6 +173,7 @@ class Engine:
             tokens=tokens,
             sampled=jnp.zeros((rows, length), bool),
             logprobs=jnp.zeros((rows, length), jnp.float32),
+            model_logprobs=jnp.zeros((rows, length), jnp.float32),
             steps=jnp.zeros((rows, length), jnp.int32),
             finished=blank_episodes((slots, rounds), traces),
             current=blank_episodes((slots,), traces),
@@ -392,7 +395,12 @@ class Engine:
         episode = this_turn(episode_ids, state.turn)
         flat = lambda x: jnp.broadcast_to(x, trace.shape).reshape(-1)  # noqa: E731
         uniforms = token_uniforms(key, flat(episode), flat(trace), flat(position))
-        token, logprob = (x.reshape(trace.shape) for x in sample(logits, uniforms, temperature))
+        decoded = None
+        if self.sampling.repetition_penalty != 1:
+            known = self._buffer_row(state, trace).reshape(-1)
+            decoded = (state.tokens.at[known].get(mode="clip"), state.sampled.at[known].get(mode="clip"))
+        drawn = sample(logits, uniforms, temperature, self.sampling, decoded=decoded)
+        token, logprob, model_logprob = (x.reshape(trace.shape) for x in drawn)
 
         chosen = jnp.where(ready, state.row_trace, -1)
         place = (self._buffer_row(state, chosen), position)
@@ -406,6 +414,7 @@ class Engine:
             tokens=state.tokens.at[place].set(token, mode="drop"),
             sampled=state.sampled.at[place].set(True, mode="drop"),
             logprobs=state.logprobs.at[place].set(logprob, mode="drop"),
+            model_logprobs=state.model_logprobs.at[place].set(model_logprob, mode="drop"),
             steps=state.steps.at[place].set(at(now.clock, trace), mode="drop"),
             engine_steps=state.engine_steps + 1,
             sampled_tokens=state.sampled_tokens + jnp.sum(ready, axis=1),

@@ -21,13 +21,14 @@ ENDS = ("stopped", "answer", "return", "budget", "format_error")  # RUNNING when
 class Rollout:
     """n finished episodes of at most T traces (0 = organizer, i = worker of FORK-i) of at most L tokens.
 
-    `tokens`, `sampled`, `logprobs` and `steps` are [n, T, L], as in the engine's State; `record` has the fields of the
-    engine's Episodes as NumPy arrays [n, T] or [n]; `prompt_lengths` is [n].
+    `tokens`, `sampled`, `logprobs`, `model_logprobs` and `steps` are [n, T, L], as in the engine's State; `record` has
+    the fields of the engine's Episodes as NumPy arrays [n, T] or [n]; `prompt_lengths` is [n].
     """
 
     tokens: np.ndarray
     sampled: np.ndarray
     logprobs: np.ndarray
+    model_logprobs: np.ndarray
     steps: np.ndarray
     record: dict[str, np.ndarray]
     prompt_lengths: np.ndarray
@@ -52,6 +53,7 @@ class Rollout:
             tokens=by_episode(state.tokens),
             sampled=by_episode(state.sampled),
             logprobs=by_episode(state.logprobs),
+            model_logprobs=by_episode(state.model_logprobs),
             steps=by_episode(state.steps),
             record=record,
             prompt_lengths=np.array([len(prompt) for prompt in prompts]),
@@ -126,6 +128,7 @@ class Rollout:
             tokens=self.tokens[n, 0, start:stop].copy(),
             sampled=sampled,
             logprobs=self.logprobs[n, 0, start:stop].copy(),
+            model_logprobs=self.model_logprobs[n, 0, start:stop].copy(),
             steps=steps,
             events=[Event(action, i, at) for at, action, i in sorted(forks + joins)],
             end=ENDS[r["end"][0]],
@@ -146,6 +149,7 @@ class Rollout:
             tokens=self.tokens[n, i, own].copy(),
             sampled=self.sampled[n, i, own].copy(),
             logprobs=self.logprobs[n, i, own].copy(),
+            model_logprobs=self.model_logprobs[n, i, own].copy(),
             steps=self.steps[n, i, own].copy(),
             events=[],
             end=end,

@@ -4,10 +4,37 @@ The random number of a token is a function of (seed, episode, trace, position) a
 else is in the batch, in whatever slot it runs and however many devices there are.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What changes the distribution beside its temperature. Static: an engine is compiled for it; off costs nothing.
+
+    In the order in which they act, after the format constraint and around the temperature:
+
+    Attributes:
+      repetition_penalty: logits of tokens that the trace has already decoded itself are divided by it where positive,
+        multiplied where negative (CTRL, arXiv:1909.05858). Prompt and joined text don't count: an agent has to copy
+        from both. Tags count as any token. 1 = off. With temperature 0 too.
+      top_k: the k likeliest tokens are left, and those as likely as the k-th. 0 = off.
+      top_p: of these, the fewest likeliest ones whose probabilities add up to p (nucleus), and those as likely as the
+        last of them. 1 = off.
+      min_p: a token is left if it is at least min_p times as likely as the likeliest one. 0 = off.
+    """
+
+    repetition_penalty: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+EVERYTHING = Sampling()  # all options off
 
 
 def token_uniforms(
@@ -24,17 +51,64 @@ def token_uniforms(
 
 
 def sample(
-    logits: Float[Array, "R V"], uniforms: Float[Array, "R"], temperature: Float[Array, ""]
-) -> tuple[Int[Array, "R"], Float[Array, "R"]]:
+    logits: Float[Array, "R V"],
+    uniforms: Float[Array, "R"],
+    temperature: Float[Array, ""],
+    options: Sampling = EVERYTHING,
+    allowed: Bool[Array, "R V"] | None = None,
+    decoded: tuple[Int[Array, "R L"], Bool[Array, "R L"]] | None = None,
+) -> tuple[Int[Array, "R"], Float[Array, "R"], Float[Array, "R"]]:
     """Draws a token a row by inverting the distribution function at `uniforms`; temperature 0 is greedy.
 
-    Returns the tokens and their log-probabilities at `temperature` (at 1 if greedy), which is what the trainer's
-    forward pass recomputes. One uniform a row, and not the V a row that Gumbel noise takes.
+    One uniform a row, and not the V a row that Gumbel noise takes.
+
+    Args:
+        allowed: tokens that may be drawn; None = all. Every row needs at least one.
+        decoded: known tokens of the rows, and which of them count for the repetition penalty (needed if it is on).
+
+    Returns:
+        The tokens; their log-probabilities in the distribution that they were drawn from, at `temperature` (at 1 if
+        greedy), which is what the trainer's forward pass recomputes if nothing but the temperature changes it; and
+        their log-probabilities in the model's own distribution, at temperature 1 and with nothing left out.
     """
+    logits = logits.astype(jnp.float32)
+    model_logits = logits
+    if allowed is not None:
+        logits = jnp.where(allowed, logits, -jnp.inf)
+    if options.repetition_penalty != 1:
+        assert decoded is not None
+        logits = _penalised(logits, *decoded, options.repetition_penalty)
     greedy = temperature <= 0
-    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32) / jnp.where(greedy, 1.0, temperature))
+    likeliest = jnp.argmax(logits, axis=-1)
+    logprobs = jax.nn.log_softmax(_filtered(logits / jnp.where(greedy, 1.0, temperature), options))
     cumulative = jnp.cumsum(jnp.exp(logprobs), axis=-1)
     # Scaling by the total keeps a rounded-down sum from ever pointing past the last token of non-zero probability.
     drawn = jnp.sum(cumulative <= uniforms[:, None] * cumulative[:, -1:], axis=-1)
-    tokens = jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
-    return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+    tokens = jnp.where(greedy, likeliest, drawn).astype(jnp.int32)
+    of_tokens = lambda x: jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]  # noqa: E731
+    return tokens, of_tokens(logprobs), of_tokens(model_logits) - jax.nn.logsumexp(model_logits, axis=-1)
+
+
+def _penalised(
+    logits: Float[Array, "R V"], tokens: Int[Array, "R L"], counts: Bool[Array, "R L"], penalty: float
+) -> Float[Array, "R V"]:
+    rows = jnp.arange(logits.shape[0])[:, None]
+    seen = jnp.zeros(logits.shape, bool).at[rows, jnp.where(counts, tokens, logits.shape[1])].set(True, mode="drop")
+    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def _filtered(logits: Float[Array, "R V"], options: Sampling) -> Float[Array, "R V"]:
+    """-inf for what top-k, top-p and min-p leave out of tempered logits. The likeliest token always stays."""
+    if options.top_k or options.top_p < 1:
+        ranked = -jnp.sort(-logits, axis=-1)
+        stays = jnp.arange(ranked.shape[1]) < (options.top_k or ranked.shape[1])
+        if options.top_p < 1:
+            probabilities = jax.nn.softmax(jnp.where(stays, ranked, -jnp.inf), axis=-1)
+            before = jnp.cumsum(probabilities, axis=-1) - probabilities  # taken by likelier tokens
+            stays &= before < options.top_p
+        last = jnp.min(jnp.where(stays, ranked, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= last, logits, -jnp.inf)
+    if options.min_p > 0:
+        least = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(options.min_p)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return logits

@@ -60,7 +60,8 @@ class State:
     # What comes out, a row per (slot, prompt, trace): known tokens, which were sampled, log-probabilities, steps.
     tokens: Int[Array, "SQT L"]
     sampled: Bool[Array, "SQT L"]
-    logprobs: Float[Array, "SQT L"]
+    logprobs: Float[Array, "SQT L"]  # in the distribution sampled from
+    model_logprobs: Float[Array, "SQT L"]  # in the model's own
     steps: Int[Array, "SQT L"]
     finished: "Episodes"  # [S, Q, ...]: the episodes that have ended
     # The episode each slot works on.

@@ -22,6 +22,7 @@ from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
 from asyncthink_jax.protocol.prompts import TINY, Prompts
 from asyncthink_jax.rollout.engine import Engine
+from asyncthink_jax.rollout.sampling import Sampling
 from asyncthink_jax.rollout.state import DecodingModel, Limits, Where
 from asyncthink_jax.tasks import countdown
 from asyncthink_jax.training.sft import with_number_features
@@ -92,6 +93,7 @@ class Experiment:
             limits,
             eos_id=self.tokenizer.eos_id,
             mesh=self.mesh,
+            sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
         )
 
     @functools.cached_property

@@ -86,7 +86,9 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
 
         loss = - sum_t w_t min( r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t )  +  kl * sum_t w_t KL_t
 
-    r_t is the probability ratio to the policy that sampled, at the sampling temperature. KL_t is the k3 estimator
+    r_t is the probability ratio to the policy that sampled, at the sampling temperature. Both sides are of the whole
+    vocabulary: where the sampler drew from less (top-k, a format constraint, ..), the old log-probabilities are the
+    trainer's own (`training/run.py:Update`), for the sampler's belong to another distribution. KL_t is the k3 estimator
     against the cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0.
     """
 

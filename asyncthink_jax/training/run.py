@@ -32,7 +32,7 @@ from asyncthink_jax.training.evaluation import evaluate, play, summary
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import TrainState, make_step, new_state
+from asyncthink_jax.training.state import Batch, TrainState, make_step, new_state
 
 
 class InterruptedRunError(Exception):
@@ -283,6 +283,9 @@ class Update:
 
     def __init__(self, experiment: Experiment, optimizer: Any, reference: Params | None):
         self.experiment, self.config, self.reference = experiment, experiment.config.rl, reference
+        self.recompute_logprobs = (
+            self.config.recompute_logprobs or not experiment.config.rollout.from_whole_distribution
+        )
         self.step = make_step(
             rl.make_loss(experiment.model, self.config), optimizer, experiment.mesh, self.config.microbatches
         )
@@ -306,7 +309,7 @@ class Update:
         rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
         advantage = rl.advantages(config, rewards).reshape(-1)
         groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
-        collected: list[dict[str, Any]] = []
+        batches: list[tuple[Batch, int]] = []  # packed rows, traces that didn't fit
         for part in np.array_split(groups, config.optimizer_steps):
             chosen = part.reshape(-1)
             rows = rl.training_rows(config, [episodes[n] for n in chosen], advantage[chosen], rng)
@@ -314,14 +317,18 @@ class Update:
                 continue
             batch, left_out = packing.pack(rows, config.row_length, config.rows)
             batch = sft.normalised(batch)
-            if config.recompute_logprobs:
+            # Here, before the first step: they are those of the policy that sampled.
+            if self.recompute_logprobs:
                 batch["old_logprobs"] = np.asarray(self.logprobs(state.params, batch))
             if self.reference is not None:
                 batch["reference_logprobs"] = np.asarray(self.logprobs(self.reference, batch))
+            batches.append((batch, len(left_out)))
+        collected: list[dict[str, Any]] = []
+        for batch, left_out_count in batches:
             per_part = config.rows // config.microbatches
             filled = int(np.sum(batch["segment_ids"].any(axis=1)))
             state, numbers = self.step(state, batch, -(-filled // per_part))
-            collected.append({**jax.device_get(numbers), "rows": filled, "traces_left_out": len(left_out)})
+            collected.append({**jax.device_get(numbers), "rows": filled, "traces_left_out": left_out_count})
         if not collected:  # the rewards of every group are equal
             return state, {}
         numbers = {name: float(np.mean([part[name] for part in collected])) for name in collected[0]}

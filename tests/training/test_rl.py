@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from asyncthink_jax.config import RLConfig
+from asyncthink_jax.config import RLConfig, RolloutConfig
 from asyncthink_jax.data import packing
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig
@@ -38,6 +38,7 @@ def trace(prompt, tokens, joined=(), role="organizer", logprobs=-0.7):
         tokens=np.array(tokens, np.int32),
         sampled=sampled,
         logprobs=np.where(sampled, np.float32(logprobs), np.float32(0)),
+        model_logprobs=np.where(sampled, np.float32(-9.9), np.float32(0)),
         steps=np.cumsum(sampled).astype(np.int32),
         events=[],
         end="answer" if role == "organizer" else "return",
@@ -294,10 +295,10 @@ def played(rewards):
 
 
 @functools.cache
-def update_of(**config):
+def update_of(top_k=0, **config):
     """What makes a first state, and the update of an iteration."""
     fields = {"group_size": 2, "prompts": 2, "optimizer_steps": 1, "worker_keep": 1.0, "microbatches": 1}
-    config = SimpleNamespace(rl=RLConfig(**(CLIP | SIZES | fields | config)))
+    config = SimpleNamespace(rl=RLConfig(**(CLIP | SIZES | fields | config)), rollout=RolloutConfig(top_k=top_k))
     mesh, optimizer = make_mesh(devices=jax.devices()[:1]), optax.adamw(1e-2, weight_decay=0.1)
     update = Update(SimpleNamespace(config=config, model=MODEL, mesh=mesh), optimizer, None)
     return lambda params: new_state(params, optimizer, mesh), update
@@ -339,3 +340,14 @@ def test_old_log_probabilities_can_be_computed_again_by_the_trainer(params):
     _, _, recorded = updated(params, [0.0, 1.0, 1.0, 0.0])
     _, _, recomputed = updated(params, [0.0, 1.0, 1.0, 0.0], recompute_logprobs=True)
     assert recorded["replay_gap"] > 1 and recomputed["replay_gap"] < 1e-6
+
+
+def test_log_probabilities_of_another_distribution_than_the_trainers_are_never_old_ones(params):
+    _, _, numbers = updated(params, [0.0, 1.0, 1.0, 0.0], top_k=5)
+    assert numbers["replay_gap"] < 1e-6
+
+
+def test_recomputed_old_log_probabilities_are_of_the_policy_that_sampled_in_every_minibatch(params):
+    # The second minibatch is trained on by other parameters than those that sampled it.
+    _, _, both = updated(params, [0.0, 1.0, 1.0, 0.0], optimizer_steps=2, recompute_logprobs=True)
+    assert both["replay_gap"] < 1e-6 < both["logprob_change"]
