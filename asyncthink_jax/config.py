@@ -83,6 +83,7 @@ class RolloutConfig:
     context: int = 256  # known tokens a row can hold: prompt, decoded and joined
     worker_context: int = 0  # the same for workers' rows, whose cache is then shorter; 0 = context
     feed_width: int = 1  # known tokens that a row can feed in one step
+    prefill: int = 64  # prompts of at least so many tokens are read at once, and once for all samples; 0 = none
     constrain: bool = False  # mask tokens that would break the format
     # What else changes the distribution (`rollout/sampling.py`); RL's old log-probabilities are then the trainer's.
     repetition_penalty: float = 1.0  # on logits of tokens that the trace has decoded already; 1 = off
@@ -443,6 +444,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("rollout.context", 2, _INF),
     ("rollout.worker_context", 0, _INF),
     ("rollout.feed_width", 1, _INF),
+    ("rollout.prefill", 0, _INF),
     ("rollout.repetition_penalty", 1, 100),  # infinity times a logit of 0 would be no number
     ("rollout.top_k", 0, _INF),
     ("rollout.top_p", 1e-3, 1),

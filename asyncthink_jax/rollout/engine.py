@@ -15,7 +15,8 @@ and joined text are simply known tokens that are not fed yet. One step of the lo
     feed     every row feeds its next known tokens to the transformer
     sample   a row whose known tokens are all fed, and that waits for nothing, samples one token more
     react    the automaton says which rows completed a tag; fork, join, return, answer, errors, budgets
-    turn     an episode that has ended hands its slot to the next prompt
+
+Between steps, when one is over, an episode hands its slot to the next prompt.
 
 Time. Each trace carries its own clock, in decoded tokens (the paper's l_i): a worker's starts at its `</FORK-i>`, an
 organizer's is set to max(own, worker's) by a Join. What an episode contains thus does not depend on how the engine
@@ -23,6 +24,7 @@ schedules it: when an organizer has ended at T, running workers decode up to ste
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,6 +38,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from asyncthink_jax.parallel.sharding import ROWS, cache_spec, replicated, row_spec
 from asyncthink_jax.protocol.automaton import TokenAutomaton
 from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag
+from asyncthink_jax.rollout import prefill
 from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR, RETURN, RUNNING, Rollout
 from asyncthink_jax.rollout.sampling import EVERYTHING, Sampling, sample, token_uniforms
 from asyncthink_jax.rollout.state import (
@@ -45,6 +48,7 @@ from asyncthink_jax.rollout.state import (
     PLAIN,
     DecodingModel,
     Limits,
+    Queue,
     State,
     Where,
     add_at,
@@ -91,6 +95,7 @@ class Engine:
             raise ValueError("the worker prompt needs at least one token after the sub-query; its suffix is empty")
         self.model, self.grammar, self.limits, self.mesh, self.sampling = model, grammar, limits, mesh, sampling
         self.agents, self.traces = grammar.capacity, grammar.max_forks + 1
+        self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
         self.eos_id = -1 if eos_id is None else eos_id
         self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
         self.prefix = jnp.asarray(worker_prefix or [0], jnp.int32)
@@ -104,7 +109,7 @@ class Engine:
             lengths[i] = len(tokens)
         self.close_join, self.close_join_length = jnp.asarray(table), jnp.asarray(lengths)
         self._advance = jax.jit(self._on_each_device, static_argnames="read_length", donate_argnums=1)
-        self._start = jax.jit(self._initial, static_argnames="rounds")
+        self._start = jax.jit(self._initial, static_argnames=("rounds", "prompt_length"))
 
     # The host's side: fill the queues, run until every queue is empty.
 
@@ -130,27 +135,36 @@ class Engine:
             progress: called now and then with (engine steps, episodes finished).
         """
         slots, length = self.limits.slots, self.limits.context
-        too_long = max(map(len, prompts), default=0)
-        if too_long > length or min(map(len, prompts), default=1) == 0:
-            raise ValueError(f"a prompt must have 1 to {length} tokens (rollout.context); got 0 or {too_long}")
+        longest = max(map(len, prompts), default=0)
+        if longest > length or min(map(len, prompts), default=1) == 0:
+            raise ValueError(f"a prompt must have 1 to {length} tokens (rollout.context); got 0 or {longest}")
         rounds = max(rounds or 1, -(-len(prompts) // slots))
         table = np.zeros((slots, rounds, length), np.int32)
-        lengths = np.zeros((slots, rounds), np.int32)
-        ids = np.zeros((slots, rounds), np.int32)
+        queue = Queue(*(np.zeros((slots, rounds), np.int32) for _ in Queue._fields))
+        numbers: dict[tuple[int, ...], int] = {}  # equal prompts have equal numbers
         for n, prompt in enumerate(prompts):
             # Episode n runs in slot n % slots, as that slot's (n // slots)-th.
-            table[n % slots, n // slots, : len(prompt)] = prompt
-            lengths[n % slots, n // slots] = len(prompt)
-            ids[n % slots, n // slots] = n if episode_ids is None else episode_ids[n]
-        state = self._start(*(self._place(x) for x in (table, lengths)), rounds=rounds)
-        lengths, ids = self._place(lengths), self._place(ids)
+            place = n % slots, n // slots
+            table[*place, : len(prompt)] = prompt
+            queue.lengths[place] = len(prompt)
+            queue.episodes[place] = n if episode_ids is None else episode_ids[n]
+            queue.prompts[place] = numbers.setdefault(tuple(prompt), len(numbers))
+        prefills = 0 < self.limits.prefill <= longest
+        state = self._start(
+            self._place(table),
+            self._place(queue.lengths),
+            rounds=rounds,
+            prompt_length=min(-(-longest // prefill.ROUND_UP) * prefill.ROUND_UP, length) if prefills else 0,
+        )
+        queue = Queue(*(self._place(x) for x in queue))
         temperature = jnp.asarray(temperature, jnp.float32)
         while bool(jnp.any(state.active)):
             longest = int(jnp.max(jnp.where(state.active[:, None], state.current.known, 0)))
-            state = self._advance(params, state, lengths, ids, key, temperature, read_length=self._bucket(longest))
+            state = self._advance(params, state, queue, key, temperature, read_length=self._bucket(longest))
             if progress is not None:
                 progress(int(jnp.max(state.engine_steps)), int(jnp.sum(state.turn)))
-        return Rollout.from_state(self, jax.device_get(state.replace(cache=None)), prompts)
+        prefilled = 0 if state.kept is None else int(jnp.sum(jnp.max(state.kept.read.reshape(self.shards, -1), axis=1)))
+        return Rollout.from_state(self, jax.device_get(state.replace(cache=None, kept=None)), prompts, prefilled)
 
     def _place(self, x: np.ndarray) -> Array:
         return jnp.asarray(x) if self.mesh is None else jax.device_put(x, row_spec(self.mesh))
@@ -163,13 +177,15 @@ class Engine:
         half = self.limits.context // 2
         return half if longest + self.limits.feed_width + half // 4 <= half else self.limits.context
 
-    def _initial(self, prompts: Array, lengths: Array, rounds: int) -> State:
+    def _initial(self, prompts: Array, lengths: Array, rounds: int, prompt_length: int) -> State:
         slots, traces, length = self.limits.slots, self.traces, self.limits.context
         rows = slots * rounds * traces
         tokens = jnp.zeros((slots, rounds, traces, length), jnp.int32).at[:, :, 0].set(prompts).reshape(rows, length)
         blank = jnp.zeros((slots, traces), jnp.int32)
+        entries = self.shards * max(1, slots // self.shards // 2)  # a group has several samples: half of it would do
         state = State(
             cache=self.model.init_cache(slots * self.agents, length),
+            kept=prefill.nothing_kept(self.model, entries, prompt_length) if prompt_length else None,
             tokens=tokens,
             sampled=jnp.zeros((rows, length), bool),
             logprobs=jnp.zeros((rows, length), jnp.float32),
@@ -196,8 +212,7 @@ class Engine:
 
     def _shardings(self, state: State) -> State:
         by_slot, whole, cache = row_spec(self.mesh), replicated(self.mesh), cache_spec(self.mesh)
-        shardings = jax.tree.map(lambda x: by_slot if x.ndim else whole, state.replace(cache=None))
-        return shardings.replace(cache=jax.tree.map(lambda x: cache if x.ndim == 4 else whole, state.cache))
+        return jax.tree.map(lambda x: cache if x.ndim == 4 else by_slot if x.ndim else whole, state)
 
     def _begin(self, state: State, begins: Bool[Array, "S"], lengths: Int[Array, "S Q"]) -> State:
         """Starts the prompt number `turn` in the slots that begin; a slot without a further prompt goes idle."""
@@ -240,7 +255,7 @@ class Engine:
         return jax.shard_map(
             loop,
             mesh=self.mesh,
-            in_specs=(whole, by_slot, by_slot, by_slot, whole, whole),
+            in_specs=(whole, by_slot, by_slot, whole, whole),
             out_specs=by_slot,
             axis_names=set(ROWS),
             check_vma=False,
@@ -250,8 +265,7 @@ class Engine:
         self,
         params: Any,
         state: State,
-        lengths: Int[Array, "S Q"],
-        episode_ids: Int[Array, "S Q"],
+        queue: Queue,
         key: Key[Array, ""],
         temperature: Float[Array, ""],
         read_length: int,
@@ -265,13 +279,32 @@ class Engine:
 
         def step(state: State) -> State:
             state = self._pull(state)
-            state, logits, ready = self._feed(params, state, episode_ids, read_length)
-            state, token, position = self._sample(state, logits, ready, episode_ids, key, temperature)
-            state = self._react(state, ready, token, position)
-            return self._next_episodes(state, lengths)
+            state, logits, ready = self._feed(params, state, queue.episodes, read_length)
+            state, token, position = self._sample(state, logits, ready, queue.episodes, key, temperature)
+            return self._react(state, ready, token, position)
+
+        def until_one_is_over(state: State) -> State:
+            # A loop of its own: what begins and ends an episode need not run at every step.
+            state = self._prefill(params, state, queue)
+            state = jax.lax.while_loop(lambda s: goes_on(s) & ~jnp.any(self._over(s)), step, state)
+            return self._next_episodes(state, queue.lengths)
 
         params = self.model.prepare(params)
-        return jax.lax.while_loop(goes_on, step, state)
+        return jax.lax.while_loop(goes_on, until_one_is_over, state)
+
+    def _prefill(self, params: Any, state: State, queue: Queue) -> State:
+        """Long prompts that nothing has been fed of yet: all but their last token, at once."""
+        if state.kept is None:
+            return state
+        known = state.current.known[:, 0]
+        begins = state.active & (state.fed[:, 0] == 0) & (known >= self.limits.prefill)
+        begins &= state.current.end[:, 0] == RUNNING
+        rows = self._buffer_row(state, jnp.zeros_like(state.turn))
+        tokens = state.tokens.at[rows].get(mode="clip")[:, : state.kept.length]
+        number = this_turn(queue.prompts, state.turn)[:, 0]
+        kept, cache = prefill.begin(self.model, params, state.kept, state.cache, begins, number, tokens)
+        fed = state.fed.at[:, 0].set(jnp.where(begins, known - 1, state.fed[:, 0]))
+        return state.replace(kept=kept, cache=cache, fed=fed)
 
     def _buffer_row(self, state: State, trace: Int[Array, "S ..."]) -> Int[Array, "S ..."]:
         """Row of `state.tokens` that holds a trace of the episode in flight; out of range (so dropped) for trace -1."""
@@ -544,14 +577,17 @@ class Engine:
             row_trace=jnp.where(ends, -1, row_trace),
         )
 
-    def _next_episodes(self, state: State, lengths: Array) -> State:
-        """Files away the episodes that are over and gives their slots the next prompts."""
+    def _over(self, state: State) -> Bool[Array, "S"]:
+        """Slots whose episode is over: its organizer has ended, and its workers have come up to the same step."""
         now = state.current
         # A worker that was forked at the very last step has nothing to decode, but its prompt belongs to the record.
         worker_runs = (now.fork_at > 0) & (now.end == RUNNING)
         worker_runs &= (now.clock < now.clock[:, :1]) | ~state.decoding
-        over = state.active & (now.end[:, 0] != RUNNING) & ~jnp.any(worker_runs[:, 1:], axis=1)
+        return state.active & (now.end[:, 0] != RUNNING) & ~jnp.any(worker_runs[:, 1:], axis=1)
 
+    def _next_episodes(self, state: State, lengths: Array) -> State:
+        """Files away the episodes that are over and gives their slots the next prompts."""
+        over = self._over(state)
         here = over[:, None] & (jnp.arange(lengths.shape[1])[None, :] == state.turn[:, None])
         keep = lambda new, old: jnp.where(here.reshape(*here.shape, *[1] * (old.ndim - 2)), new[:, None], old)  # noqa: E731
         state = state.replace(finished=jax.tree.map(keep, state.current, state.finished), turn=state.turn + over)

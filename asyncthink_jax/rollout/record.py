@@ -37,9 +37,10 @@ class Rollout:
     agents: int
     engine_steps: int
     occupancy: float  # share of row-steps that sampled a token
+    prefills: int  # prompts that were read at once
 
     @staticmethod
-    def from_state(engine: "Engine", state: "State", prompts: list[list[int]]) -> "Rollout":
+    def from_state(engine: "Engine", state: "State", prompts: list[list[int]], prefills: int) -> "Rollout":
         """Puts the episodes back into the order of their prompts."""
         slots, rounds = state.finished.used.shape[:2]
         n = np.arange(len(prompts))
@@ -62,6 +63,7 @@ class Rollout:
             agents=engine.agents,
             engine_steps=int(state.engine_steps.max()),
             occupancy=int(state.sampled_tokens.sum()) / max(1, int(state.engine_steps.max()) * slots * engine.agents),
+            prefills=prefills,
         )
 
     def __len__(self) -> int:

@@ -26,18 +26,26 @@ class DecodingModel(NamedTuple):
     read_length, where)` feeds tokens (position -1: nothing), and returns the logits [R,V] after column `last` of each
     row, and the cache. `prepare(params)`, called before the loop, gives the parameters the form in which `logits` wants
     them.
+
+    A model that can read a prompt at once has three more (rollout/prefill.py): `prompt_cache(entries, length)` gives an
+    empty cache of prompts; `prefill(params, tokens[1,P])` one of a single prompt; `adopt(cache, prompts, which[S])`
+    copies an entry of a cache of prompts, -1 = none, to the row of each slot's organizer.
     """
 
     init_cache: Callable[[int, int], Any]
     logits: Callable[..., tuple[Float[Array, "R V"], Any]]
     prepare: Callable[[Any], Any] = lambda params: params
+    prompt_cache: Callable[[int, int], Any] | None = None
+    prefill: Callable[[Any, Int[Array, "1 P"]], Any] | None = None
+    adopt: Callable[[Any, Any, Int[Array, "S"]], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """Static sizes of a rollout. Budgets count decoded tokens, a context all known tokens of a row.
 
-    `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's.
+    `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's. Prompts of at least
+    `prefill` tokens are read at once (0 = none), others at `feed_width` tokens a step.
     """
 
     slots: int
@@ -46,10 +54,19 @@ class Limits:
     worker_budget: int
     feed_width: int = 1
     worker_context: int | None = None
+    prefill: int = 0
 
     @property
     def worker_length(self) -> int:
         return self.context if self.worker_context is None else self.worker_context
+
+
+class Queue(NamedTuple):
+    """The prompts of each slot, in the order in which it takes them."""
+
+    lengths: Int[Array, "S Q"]  # tokens; 0 = no prompt
+    episodes: Int[Array, "S Q"]  # what the random numbers of the episode are keyed by
+    prompts: Int[Array, "S Q"]  # equal numbers mean equal prompts
 
 
 @struct.dataclass
@@ -57,6 +74,7 @@ class State:
     """One rollout under way. First axis: slots (S), or slots * prompts * traces (the token buffers)."""
 
     cache: Any
+    kept: Any  # prompts that were read at once (prefill.Kept), None = none
     # What comes out, a row per (slot, prompt, trace): known tokens, which were sampled, log-probabilities, steps.
     tokens: Int[Array, "SQT L"]
     sampled: Bool[Array, "SQT L"]

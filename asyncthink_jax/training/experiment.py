@@ -82,6 +82,7 @@ class Experiment:
             worker_budget=rollout.worker_budget,
             feed_width=rollout.feed_width,
             worker_context=rollout.worker_context or None,
+            prefill=rollout.prefill,
         )
         return Engine(
             decoding_model(self.model, self.grammar.capacity, limits.worker_context),
@@ -136,7 +137,27 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
         return transformer.logits(config, params, hidden), caches
 
-    return DecodingModel(init_cache, logits, prepare=functools.partial(transformer.unstacked, config))
+    def prefill(params: Params, tokens: Array) -> Any:
+        cache, positions = transformer.init_cache(config, *tokens.shape), jnp.arange(tokens.shape[1])[None]
+        return transformer.decode(config, params, (cache,), tokens, positions)[1][0]
+
+    def adopt(caches: Any, prompts: Any, which: Array) -> Any:
+        def copy(cache: Array, kept: Array) -> Array:
+            rows = jnp.arange(which.shape[0]) * (cache.shape[0] // which.shape[0])  # of the organizers
+            old = cache[rows, :, : kept.shape[2]]
+            new = jnp.where(which[:, None, None, None] < 0, old, kept[jnp.maximum(which, 0)])
+            return cache.at[rows, :, : kept.shape[2]].set(new)
+
+        return (jax.tree.map(copy, caches[0], prompts), *caches[1:])
+
+    return DecodingModel(
+        init_cache,
+        logits,
+        prepare=functools.partial(transformer.unstacked, config),
+        prompt_cache=functools.partial(transformer.init_cache, config),
+        prefill=prefill,
+        adopt=adopt,
+    )
 
 
 def build(config: Config, workdir: Path) -> Experiment:

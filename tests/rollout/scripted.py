@@ -34,6 +34,7 @@ class Pool:
     prefix: int = 1  # tokens of a worker's prompt before its sub-query
     eos: bool = True
     feed_width: int = 1
+    prefill: int = 0
     slots: int = 16
     vocabulary: tuple[bytes, ...] = tuple(WORDS)
 
