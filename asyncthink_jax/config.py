@@ -533,7 +533,6 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
         rollout.worker_context <= rollout.context,
         f"rollout.worker_context ({rollout.worker_context}) is more than rollout.context ({rollout.context})",
     )
-    yield not rollout.constrain, "rollout.constrain: constrained decoding is not there yet; leave it false"
     sizes = dataclasses.asdict(config.mesh)
     for axis, size in sizes.items():
         yield size == -1 or size >= 1, f"mesh.{axis} is {size}, must be at least 1, or -1 for all devices that are left"

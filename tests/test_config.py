@@ -202,12 +202,7 @@ def test_every_number_has_a_range():
     assert {path for path in numbers - checked - free if not path.startswith("mesh.")} == set()
 
 
-@pytest.mark.parametrize("item", ["top_k=5", "top_p=0.9", "min_p=0.1", "repetition_penalty=1.1"])
+@pytest.mark.parametrize("item", ["top_k=5", "top_p=0.9", "min_p=0.1", "repetition_penalty=1.1", "constrain=true"])
 def test_options_of_the_sampling_leave_the_models_distribution(experiment, item):
     assert load(experiment).rollout.from_whole_distribution
     assert not load(experiment, [f"rollout.{item}"]).rollout.from_whole_distribution
-
-
-def test_what_is_not_there_yet_is_refused(experiment):
-    with pytest.raises(ConfigError, match="constrain"):
-        load(experiment, ["rollout.constrain=true"])

@@ -35,6 +35,7 @@ What the paper leaves open is decided here, once, for the interpreter, the engin
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import re
@@ -184,10 +185,27 @@ class Parser:
         self.done = True
         return self.error
 
+    def allows(self, piece: str) -> bool:
+        """Whether constrained decoding may write `piece` next.
+
+        It may if `piece` makes no format error, and the tag that it leaves in progress, if it does, can still become
+        one that is legal there. Leaving a tag in progress for text (`<FORK-x`) is no error. Of what a piece says after
+        the end of the trace, or after a Join, nothing comes.
+        """
+        after = copy.copy(self)
+        after.used, after.joined = set(self.used), set(self.joined)
+        actions = after.feed(piece)
+        if after.error:
+            return False
+        if after.done or not after._pending or (actions and actions[-1].tag == Tag.JOIN):
+            return True
+        endings = (
+            _TAG.fullmatch(tag) for tag in tag_literals(self.grammar.max_forks) if tag.startswith(after._pending)
+        )
+        return any(not after._check(*after._read(match)) for match in endings if match)
+
     def _act(self, match: re.Match[str], origin: int) -> Action:
-        slash, numbered, digits, plain = match.groups()
-        tag = Tag(Tag[numbered or plain] + bool(slash))
-        tag_id = self._legal_id(digits) if numbered else 0
+        tag, tag_id = self._read(match)
         error = self._check(tag, tag_id)
         if error:
             self.error, self.done = error, True
@@ -201,6 +219,10 @@ class Parser:
             self.open = None
             self.done = tag in (Tag.END_ANSWER, Tag.END_RETURN)
         return Action(tag, tag_id, origin + match.start(), origin + match.end(), error)
+
+    def _read(self, match: re.Match[str]) -> tuple[Tag, int]:
+        slash, numbered, digits, plain = match.groups()
+        return Tag(Tag[numbered or plain] + bool(slash)), self._legal_id(digits) if numbered else 0
 
     def _legal_id(self, digits: str) -> int:
         # The length is compared first: int() refuses strings of more than 4,300 digits.

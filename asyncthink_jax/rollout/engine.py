@@ -39,6 +39,7 @@ from asyncthink_jax.parallel.sharding import ROWS, cache_spec, replicated, row_s
 from asyncthink_jax.protocol.automaton import TokenAutomaton
 from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag
 from asyncthink_jax.rollout import prefill
+from asyncthink_jax.rollout.constrain import Constraint
 from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR, RETURN, RUNNING, Rollout
 from asyncthink_jax.rollout.sampling import EVERYTHING, Sampling, sample, token_uniforms
 from asyncthink_jax.rollout.state import (
@@ -73,9 +74,10 @@ class Engine:
         eos_id: a token that ends a trace, or None.
         mesh: slots and rows are split over its data and fsdp axes; None = one device.
         sampling: what changes the distribution beside the temperature.
+        constrain: only tokens that make no format error are sampled.
 
     Raises:
-        ValueError: if a prompt, the prefix or the suffix can't be used.
+        ValueError: if a prompt, the prefix or the suffix can't be used, or the vocabulary can't be constrained.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Engine:
         eos_id: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
         sampling: Sampling = EVERYTHING,
+        constrain: bool = False,
     ):
         if not worker_suffix:
             raise ValueError("the worker prompt needs at least one token after the sub-query; its suffix is empty")
@@ -98,6 +101,7 @@ class Engine:
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
         self.eos_id = -1 if eos_id is None else eos_id
         self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
+        self.constraint = Constraint(grammar, automaton, eos_id) if constrain else None
         self.prefix = jnp.asarray(worker_prefix or [0], jnp.int32)
         self.suffix = jnp.asarray(worker_suffix, jnp.int32)
         self.prefix_length, self.suffix_length = len(worker_prefix), len(worker_suffix)
@@ -428,11 +432,14 @@ class Engine:
         episode = this_turn(episode_ids, state.turn)
         flat = lambda x: jnp.broadcast_to(x, trace.shape).reshape(-1)  # noqa: E731
         uniforms = token_uniforms(key, flat(episode), flat(trace), flat(position))
-        decoded = None
+        allowed = decoded = None
+        if self.constraint is not None:
+            inside, joined = at(state.context, trace), now.join_at > 0
+            allowed = self.constraint.allowed(trace, at(state.lexer, trace), inside, state.context_id, now.used, joined)
         if self.sampling.repetition_penalty != 1:
             known = self._buffer_row(state, trace).reshape(-1)
             decoded = (state.tokens.at[known].get(mode="clip"), state.sampled.at[known].get(mode="clip"))
-        drawn = sample(logits, uniforms, temperature, self.sampling, decoded=decoded)
+        drawn = sample(logits, uniforms, temperature, self.sampling, allowed, decoded)
         token, logprob, model_logprob = (x.reshape(trace.shape) for x in drawn)
 
         chosen = jnp.where(ready, state.row_trace, -1)

@@ -95,6 +95,7 @@ class Experiment:
             eos_id=self.tokenizer.eos_id,
             mesh=self.mesh,
             sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
+            constrain=rollout.constrain,
         )
 
     @functools.cached_property

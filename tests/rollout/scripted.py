@@ -19,7 +19,6 @@ from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.state import DecodingModel, Limits
 
 FORKS = 3
-TRACES = FORKS + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Pool:
     feed_width: int = 1
     prefill: int = 0
     slots: int = 16
+    forks: int = FORKS
     vocabulary: tuple[bytes, ...] = tuple(WORDS)
 
     @property
@@ -51,22 +51,23 @@ class Pool:
 
     @property
     def close_join(self) -> dict[int, list[int]]:
-        return {i: self.encode(f"</JOIN-{i}>") for i in range(1, TRACES)}
+        return {i: self.encode(f"</JOIN-{i}>") for i in range(1, self.forks + 1)}
 
     @property
     def grammar(self) -> Grammar:
-        return Grammar(self.agents, FORKS)
+        return Grammar(self.agents, self.forks)
 
-    def engine(self, model: DecodingModel, mesh: jax.sharding.Mesh | None = None) -> Engine:
+    def engine(self, model: DecodingModel, mesh: jax.sharding.Mesh | None = None, **options) -> Engine:
         return Engine(
             model,
             self.grammar,
-            lift(tag_automaton(FORKS), self.vocabulary),
+            lift(tag_automaton(self.forks), self.vocabulary),
             *self.frame,
             self.close_join,
             Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)}),
             eos_id=self.eos_id,
             mesh=mesh,
+            **options,
         )
 
     def scripted_engine(self, one_bucket: bool = True) -> Engine:
@@ -74,13 +75,13 @@ class Pool:
         return self.quick_engine(scripted_model(len(self.vocabulary)), one_bucket=one_bucket)
 
     def quick_engine(
-        self, model: DecodingModel, mesh: jax.sharding.Mesh | None = None, one_bucket: bool = True
+        self, model: DecodingModel, mesh: jax.sharding.Mesh | None = None, one_bucket: bool = True, **options
     ) -> Engine:
         """An engine that compiles in half the time: its code, not the fastest, runs for a moment only.
 
         `one_bucket`: attention always reads the whole cache, so that there is one program and not one a bucket.
         """
-        engine = self.engine(model, mesh)
+        engine = self.engine(model, mesh, **options)
         quick = {"xla_backend_optimization_level": 0}
         engine._advance = jax.jit(engine._loop, static_argnames="read_length", donate_argnums=1, compiler_options=quick)
         if one_bucket:
@@ -90,7 +91,7 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-    """What the agents of one episode write, over and over: organizer first, then the workers of FORK-1, 2, 3."""
+    """What the agents of one episode write, over and over: organizer first, then the workers of FORK-1, 2, .."""
 
     prompt: list[int]
     tokens: list[list[int]]
@@ -162,7 +163,7 @@ def interpret(pool: Pool, script: Script) -> tuple[Episode, dict[tuple[int, int]
 
 def table_of(pool: Pool, scripts: list[Script], reads: Sequence[dict[tuple[int, int], np.uint32]]):
     """The scripted model's parameters."""
-    shape = (len(scripts), TRACES, pool.context + 1)
+    shape = (len(scripts), pool.forks + 1, pool.context + 1)
     table = {"script": np.zeros(shape, np.int32), "read": np.zeros(shape, np.uint32), "known": np.zeros(shape, bool)}
     for n, (script, read) in enumerate(zip(scripts, reads, strict=True)):
         for trace, tokens in enumerate(script.tokens):

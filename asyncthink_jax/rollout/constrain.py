@@ -1,0 +1,148 @@
+"""Constrained decoding: which tokens may come next without a format error, as lookups on the device.
+
+A token is allowed if reading it makes no format error and the tag that it leaves in progress, if it does, can still
+become one that is legal there: `protocol/grammar.py:Parser.allows` is the definition. Running out of budget is not
+prevented. End-of-text is for workers only, since an organizer must answer first.
+
+A well-formed continuation then exists after every allowed token: `<` begins a new tag whatever is in progress, and the
+vocabulary can write the closer of what is open, then `<ANSWER>` and `</ANSWER>` or `<RETURN>` and `</RETURN>`, which is
+checked once, when the tables are made. So no row is ever left without a token.
+
+The tables are over S lexer states and C token classes, not over the vocabulary: 151,936 tokens have some hundred
+classes (`protocol/automaton.py:lift`). Of the size of the vocabulary is one thing only, the last gather, which gives
+each token the verdict on its class.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from asyncthink_jax.protocol.automaton import ROOT, TagAutomaton, TokenAutomaton, tag_automaton
+from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
+from asyncthink_jax.rollout.state import IN_ANSWER, IN_FORK, IN_RETURN, PLAIN
+
+_OPENERS = {Tag.FORK: Tag.END_FORK, Tag.ANSWER: Tag.END_ANSWER, Tag.RETURN: Tag.END_RETURN}
+
+
+class Constraint:
+    """The tables of one grammar and tokenizer.
+
+    What a token completes is numbered as an event: tag * (max_forks + 1) + id, so 0 = no tag, which is always legal;
+    then end-of-text, and what is never legal. Where it leads is numbered as a place: a lexer state under the tags that
+    are legal now (0..S-1), a lexer state after `</FORK-i>`, under those legal in plain text (S..2S-1), or one that
+    needs no further look (2S).
+
+    Raises:
+        ValueError: the vocabulary can't write a tag that an open Fork, Answer or Return needs.
+    """
+
+    def __init__(self, grammar: Grammar, automaton: TokenAutomaton, eos_id: int | None = None):
+        self.grammar, self.ids = grammar, grammar.max_forks + 1
+        self.eos = len(Tag) * self.ids
+        never = self.eos + 1
+        leads_to = _leads_to(tag_automaton(grammar.max_forks))
+        tag, following = automaton.tag, automaton.next_state
+        states = len(tag)
+        event = tag * self.ids + automaton.tag_id
+        place = np.where(tag == Tag.NONE, following, np.where(tag == Tag.END_FORK, states + following, 2 * states))
+        # Behind an opener within the same token: only its own closer may be in progress.
+        for opener, closer in _OPENERS.items():
+            for i in range(self.ids):
+                wrong = (event == opener * self.ids + i) & ~leads_to[following, closer * self.ids + i]
+                event[wrong & (following != ROOT)] = never
+        _check_vocabulary(grammar, event, place, leads_to)
+
+        token_class = automaton.token_class
+        if eos_id is not None:  # a class of its own
+            event = np.column_stack([event, np.full(states, self.eos)])
+            place = np.column_stack([place, np.full(states, 2 * states)])
+            token_class = np.where(np.arange(len(token_class)) == eos_id, event.shape[1] - 1, token_class)
+        self.token_class = jnp.asarray(token_class, jnp.int32)
+        self.event, self.place = jnp.asarray(event, jnp.int32), jnp.asarray(place, jnp.int32)
+        self.leads_to = jnp.asarray(leads_to.T, jnp.float32)
+
+    def allowed(
+        self,
+        trace: Int[Array, "S A"],
+        lexer: Int[Array, "S A"],
+        inside: Int[Array, "S A"],
+        fork_id: Int[Array, "S"],
+        used: Bool[Array, "S T"],
+        joined: Bool[Array, "S T"],
+    ) -> Bool[Array, "R V"]:
+        """The tokens that each row may write next.
+
+        Args:
+            trace: 0 = an organizer, else a worker. lexer: the automaton's state. inside: PLAIN, IN_FORK, ..
+            fork_id: the Fork that the slot's organizer is inside of, where it is.
+            used, joined: the ids of the slot's episode that have been forked, and joined.
+        """
+        now = self._legal(trace, inside, fork_id, used, joined)
+        plain = self._legal(trace, jnp.full_like(inside, PLAIN), fork_id, used, joined)
+        # A lexer state is fine if a tag that is legal can come of it, or "no tag", as of the root.
+        fine = [legal[..., : self.eos].astype(jnp.float32) @ self.leads_to > 0 for legal in (now, plain)]
+        fine = jnp.concatenate([*fine, jnp.ones((*trace.shape, 1), bool)], axis=-1)
+        verdict = jnp.take_along_axis(now, self.event[lexer], axis=-1)
+        verdict &= jnp.take_along_axis(fine, self.place[lexer], axis=-1)
+        return jnp.take(verdict.reshape(-1, verdict.shape[-1]), self.token_class, axis=1)
+
+    def _legal(self, trace: Array, inside: Array, fork_id: Array, used: Array, joined: Array) -> Bool[Array, "S A N"]:
+        """The events that are legal, by the table of `protocol/grammar.py`."""
+        ids = jnp.arange(self.ids)
+        organizer, no_id = (trace == 0)[..., None], ids == 0
+        within = lambda what: (inside == what)[..., None]  # noqa: E731
+        plain = organizer & within(PLAIN)
+        has_room = jnp.sum(used & ~joined, axis=1) < self.grammar.capacity - 1
+        own = (ids == fork_id[:, None])[:, None]
+        legal = {
+            Tag.NONE: no_id,
+            Tag.FORK: plain & (has_room[:, None] & ~used & ~no_id)[:, None],
+            Tag.END_FORK: organizer & within(IN_FORK) & own,
+            Tag.JOIN: plain & (used & ~joined & ~no_id)[:, None],
+            Tag.ANSWER: plain & no_id,
+            Tag.END_ANSWER: organizer & within(IN_ANSWER) & no_id,
+            Tag.RETURN: ~organizer & within(PLAIN) & no_id,
+            Tag.END_RETURN: ~organizer & within(IN_RETURN) & no_id,
+        }
+        shape = (*trace.shape, self.ids)
+        by_tag = [jnp.broadcast_to(legal.get(tag, jnp.zeros(shape, bool)), shape) for tag in Tag]
+        return jnp.concatenate([*by_tag, ~organizer, jnp.zeros_like(organizer)], axis=-1)
+
+
+def _leads_to(automaton: TagAutomaton) -> Bool[np.ndarray, "S N"]:
+    """Whether bytes can make the event of the tag in progress; "no tag" is the event of the root and of no other.
+
+    Through no other `<`, which would begin another tag, and not through the root.
+    """
+    states = len(automaton.next)
+    ids = automaton.tag_id.max() + 1
+    leads_to = np.zeros((states, len(Tag) * ids), bool)
+    state, byte = np.nonzero(automaton.tag)
+    leads_to[state, automaton.tag[state, byte] * ids + automaton.tag_id[state, byte]] = True
+    following = np.where(np.arange(256) == ord("<"), ROOT, automaton.next)
+    state, byte = np.nonzero(following)
+    before = None
+    while before is None or (before != leads_to).any():
+        before = leads_to.copy()
+        np.logical_or.at(leads_to, state, before[following[state, byte]])
+    leads_to[ROOT] = False
+    leads_to[:, 0] = np.arange(states) == ROOT
+    return leads_to
+
+
+def _check_vocabulary(grammar: Grammar, event: np.ndarray, place: np.ndarray, leads_to: np.ndarray) -> None:
+    """Raises ValueError where a tag that must be written can't be, through allowed tokens, from some lexer state."""
+    needed = [(Tag.ANSWER, 0), (Tag.END_ANSWER, 0)]
+    if grammar.capacity > 1:
+        needed += [(Tag.END_FORK, i) for i in range(1, grammar.max_forks + 1)] + [(Tag.RETURN, 0), (Tag.END_RETURN, 0)]
+    states = len(event)
+    for tag, tag_id in needed:
+        number = tag * (grammar.max_forks + 1) + tag_id
+        ends_there = (place == 2 * states) | (place % states == ROOT)  # with nothing in progress behind the tag
+        can = np.any((event == number) & ends_there, axis=1)  # whether the tag can be written from a state
+        steps = event == 0
+        steps &= leads_to[np.minimum(place, states - 1)][:, :, [0, number]].any(-1)
+        for _ in tag_literal(tag, tag_id):
+            can |= np.any(steps & can[np.minimum(place, states - 1)], axis=1)
+        if not can.all():
+            raise ValueError(f"the vocabulary can't write {tag_literal(tag, tag_id)}: no constrained decoding with it")
