@@ -4,6 +4,8 @@
 # make test        set up, then the tests (under 10 minutes on 2 cores)
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, large random searches
 # make lint        format, lint and types, as the continuous integration checks them
+# make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
+# make bench-peers what they are compared with, in a virtual environment of its own
 # make format      rewrites the files as `make lint` wants them
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ BIN := .venv/bin
 # Big arrays in huge pages: a training step on CPU takes a sixth less (Linux with glibc 2.35 or newer; others ignore it).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup train baselines table test test-all lint format clean
+.PHONY: setup train baselines table test test-all lint bench bench-peers format clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -60,9 +62,26 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# `make bench BENCH='--platform gpu'` passes flags on.
+BENCHMARKS := plain_sampling ragged_sampling fork_join steps_per_token async_wall_clock roofline scaling rl_iteration
+
+bench: setup bench-peers
+	for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(BENCH) || exit 1; done
+	$(BIN)/python -m experiments.benchmarks.table
+
+# A GPU needs the peers' own builds for it: PEERS='torch jax[cuda12] ..'.
+PEERS ?= torch google-tunix==0.1.7 transformers trl
+
+bench-peers: .venv-peers/installed
+
+.venv-peers/installed:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS)
+	@touch $@
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,43 @@
+"""The Markdown table of the results that lie in `results/`.
+
+python -m experiments.benchmarks.table
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def markdown(folder: Path = RESULTS) -> str:
+    """One line a benchmark and peer (one line if it has no peer), in the order of the files' names."""
+    lines = [
+        "| benchmark | ours | unit | peer | its value | speed-up | hardware | date | commit |",
+        "|---|---:|---|---|---:|---:|---|---|---|",
+    ]
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for peer in result["peers"] or [None]:
+            lines.append(_line(result, peer))
+    return "\n".join(lines) + "\n"
+
+
+def _line(result: dict[str, Any], peer: str | None) -> str:
+    version = result["detail"].get("versions", {}).get((peer or "").split(" ")[0])
+    cells = [
+        result["name"],
+        f"{result['ours']:.4g}",
+        result["unit"],
+        " ".join(word for word in (peer, version) if word),
+        f"{result['peers'][peer]:.4g}" if peer else "",
+        f"{result['ratios'][peer]:.2f}x" if peer else "",
+        result["hardware"] + (f" ({result['note']})" if result["note"] else ""),
+        result["date"],
+        f"`{result['commit'][:10]}`",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
