@@ -72,7 +72,8 @@ def main():
                 os._exit(0)  # from a thread of the learner's
             answered, clock = request[1], Clock()
             rows = rng.integers(1, sizes["vocab_size"] - 1, size)
-            yield {"prompts": [" ".join(map(str, row)) for row in rows]}
+            # An array: of a list, each string would be repeated by itself.
+            yield {"prompts": np.array([" ".join(map(str, row)) for row in rows])}
 
     answer({"version": importlib.metadata.version("google-tunix"), "parameters": count})
     learner.train(prompts())
