@@ -34,7 +34,7 @@ def _line(result: dict[str, Any], peer: str | None) -> str:
         f"{result['ratios'][peer]:.2f}x" if peer else "",
         result["hardware"] + (f" ({result['note']})" if result["note"] else ""),
         result["date"],
-        f"`{result['commit'][:10]}`",
+        f"`{result['commit'][:10]}{'+' * result['commit'].endswith('+')}`",
     ]
     return f"| {' | '.join(cells)} |"
 
