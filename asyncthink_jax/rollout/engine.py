@@ -10,11 +10,11 @@ rows: a worker's row is free again when the worker ends.
 Known and fed. A trace has *known* tokens, of which the first few are *fed* (are in the KV cache). Prompts, sub-queries
 and joined text are simply known tokens that are not fed yet. One step of the loop:
 
-    pull     rows that take text from another trace append what can be read by now: a worker its sub-query while the
-             organizer still writes it, an organizer at a Join the takeaways while the worker still writes them
     feed     every row feeds its next known tokens to the transformer
     sample   a row whose known tokens are all fed, and that waits for nothing, samples one token more
     react    the automaton says which rows completed a tag; fork, join, return, answer, errors, budgets
+    pull     rows that take text from another trace append what can be read by now: a worker its sub-query while the
+             organizer still writes it, an organizer at a Join the takeaways while the worker still writes them
 
 Between steps, when one is over, an episode hands its slot to the next prompt.
 
@@ -281,16 +281,18 @@ class Engine:
             fits = (longest + self.limits.feed_width <= read_length) | (read_length >= self.limits.context)
             return jnp.any(state.active) & fits
 
-        def step(state: State) -> State:
-            state = self._pull(state)
-            state, logits, ready = self._feed(params, state, queue.episodes, read_length)
+        def step(width: int, state: State) -> State:
+            state, logits, ready = self._feed(params, state, queue.episodes, read_length, width)
             state, token, position = self._sample(state, logits, ready, queue.episodes, key, temperature)
-            return self._react(state, ready, token, position)
+            return self._pull(self._react(state, ready, token, position))
 
         def until_one_is_over(state: State) -> State:
-            # A loop of its own: what begins and ends an episode need not run at every step.
+            # Loops of their own: what begins and ends an episode need not run at every step, and a step is wide or
+            # narrow. (A `lax.cond` would copy the cache.)
             state = self._prefill(params, state, queue)
-            state = jax.lax.while_loop(lambda s: goes_on(s) & ~jnp.any(self._over(s)), step, state)
+            for width in sorted({1, self.limits.feed_width}, reverse=True):
+                takes = lambda s, wide=width > 1: goes_on(s) & ~jnp.any(self._over(s)) & (self._is_wide(s) == wide)  # noqa: E731
+                state = jax.lax.while_loop(takes, partial(step, width), state)
             return self._next_episodes(state, queue.lengths)
 
         params = self.model.prepare(params)
@@ -385,37 +387,41 @@ class Engine:
             ),
         )
 
-    def _feed(self, params: Any, state: State, episode_ids: Array, read_length: int) -> tuple[State, Array, Array]:
-        """Feeds every row its next known tokens. Returns logits [R, V] and which rows may sample [S, A]."""
+    def _backlog(self, state: State) -> Int[Array, "S A"]:
+        """Known tokens of each row that are not fed yet."""
+        trace = jnp.maximum(state.row_trace, 0)
+        works = (state.row_trace >= 0) & (at(state.current.end, trace) == RUNNING)
+        return jnp.where(works, at(state.current.known, trace) - at(state.fed, trace), 0)
+
+    def _is_wide(self, state: State) -> Bool[Array, ""]:
+        """Whether the next step feeds several tokens a row."""
+        return (self.limits.feed_width > 1) & (jnp.max(self._backlog(state)) > 1)
+
+    def _feed(
+        self, params: Any, state: State, episode_ids: Array, read_length: int, width: int
+    ) -> tuple[State, Array, Array]:
+        """Feeds every row its next known tokens, up to `width`. Returns logits [R, V], and the rows that may sample."""
         now = state.current
         trace = jnp.maximum(state.row_trace, 0)
-        fed, known = at(state.fed, trace), at(now.known, trace)
-        works = (state.row_trace >= 0) & (at(now.end, trace) == RUNNING)
-        backlog = jnp.where(works, known - fed, 0)
+        fed, backlog = at(state.fed, trace), self._backlog(state)
         episode = this_turn(episode_ids, state.turn)
         where = Where(
             jnp.broadcast_to(episode, trace.shape).reshape(-1), trace.reshape(-1), at(now.decoded, trace).reshape(-1)
         )
-
-        def feed(width: int, cache: Any) -> tuple[Array, Any]:
-            column = jnp.arange(width)[None, None, :]
-            position = fed[:, :, None] + column
-            tokens = state.tokens[
-                jnp.minimum(self._buffer_row(state, trace), state.tokens.shape[0] - 1)[:, :, None],
-                jnp.minimum(position, self.limits.context - 1),
-            ]
-            position = jnp.where(column < backlog[:, :, None], position, -1)
-            last = jnp.clip(backlog, 1, width) - 1
-            rows = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
-            return self.model.logits(params, cache, rows(tokens), rows(position), rows(last), read_length, where)
-
-        width = self.limits.feed_width
-        if width == 1:
-            logits, cache = feed(1, state.cache)
-        else:
-            logits, cache = jax.lax.cond(jnp.max(backlog) > 1, partial(feed, width), partial(feed, 1), state.cache)
+        column = jnp.arange(width)[None, None, :]
+        position = fed[:, :, None] + column
+        tokens = state.tokens[
+            jnp.minimum(self._buffer_row(state, trace), state.tokens.shape[0] - 1)[:, :, None],
+            jnp.minimum(position, self.limits.context - 1),
+        ]
+        position = jnp.where(column < backlog[:, :, None], position, -1)
+        last = jnp.clip(backlog, 1, width) - 1
+        rows = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+        logits, cache = self.model.logits(
+            params, state.cache, rows(tokens), rows(position), rows(last), read_length, where
+        )
         count = jnp.minimum(backlog, width)
-        ready = works & (backlog > 0) & (count == backlog) & at(state.decoding, trace)
+        ready = (backlog > 0) & (count == backlog) & at(state.decoding, trace)
         # An episode whose organizer has ended runs its workers up to the organizer's step and no further.
         over = now.end[:, :1] != RUNNING
         ready &= ~over | (at(now.clock, trace) < now.clock[:, :1])
