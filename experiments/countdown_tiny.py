@@ -52,7 +52,7 @@ def get_config() -> Config:
             loss_chunk=2048,
         ),
         rl=RLConfig(
-            iterations=56,
+            iterations=64,
             prompts=16,
             group_size=8,
             temperature=0.6,
@@ -66,7 +66,7 @@ def get_config() -> Config:
             loss_chunk=2048,
             worker_weight=0.1,
             worker_keep=0.15,
-            concurrency_weight=2.0,
+            concurrency_weight=4.0,
             tau=0.8,
             all_correct_bonus=1.0,
             wrong_penalty=1.5,
@@ -75,5 +75,5 @@ def get_config() -> Config:
         eval=EvalConfig(
             problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=10, validation_problems=100
         ),
-        checkpoint=CheckpointConfig(every_sft_steps=20, every_rl_iterations=1, keep=2),
+        checkpoint=CheckpointConfig(every_sft_steps=100, every_rl_iterations=1, keep=2),
     )
