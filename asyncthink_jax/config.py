@@ -83,6 +83,7 @@ class RolloutConfig:
     context: int = 256  # known tokens a row can hold: prompt, decoded and joined
     worker_context: int = 0  # the same for workers' rows, whose cache is then shorter; 0 = context
     feed_width: int = 1  # known tokens that a row can feed in one step
+    wide_at: float = 1.0  # a step feeds so many if more than this wait a working row beyond the first; else one a row
     prefill: int = 64  # prompts of at least so many tokens are read at once, and once for all samples; 0 = none
     constrain: bool = False  # mask tokens that would break the format
     # What else changes the distribution (`rollout/sampling.py`); RL's old log-probabilities are then the trainer's.
@@ -444,6 +445,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("rollout.context", 2, _INF),
     ("rollout.worker_context", 0, _INF),
     ("rollout.feed_width", 1, _INF),
+    ("rollout.wide_at", 0, _INF),
     ("rollout.prefill", 0, _INF),
     ("rollout.repetition_penalty", 1, 100),  # infinity times a logit of 0 would be no number
     ("rollout.top_k", 0, _INF),

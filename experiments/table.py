@@ -33,6 +33,7 @@ PARADIGMS = {
     "oracle": "oracle (shown the best organization, no RL)",
 }
 STAGES = {"after_sft": "after the cold start", "after_rl": "after RL"}
+STAGE_NAMES = {"sft": "cold start", "rl": "RL", "eval": "evaluation"}
 LAST_STAGE = {"control": "after_sft", "oracle": "after_sft"}
 COLUMNS: list[Column] = [
     ("all 4 correct", "all_correct", 100, 1),
@@ -171,10 +172,23 @@ def minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def caption(results: Mapping[int, Results]) -> str:
+    """How to read the summary, and what its first seed took, when, where, and with which code."""
+    seed, first = min(results.items())
+    clock = first["wall_clock_s"]
+    stages = ", ".join(f"{name} {minutes(clock[stage])}" for stage, name in STAGE_NAMES.items())
+    return (
+        "Shares in %. Of several seeds: mean ± standard error over seeds, of one: ± standard error over problems. "
+        f"`make train` (seed {seed}) took {minutes(sum(clock.values()))} minutes after the installation ({stages}) on "
+        f"{first['hardware']}, {first['date']}, commit `{first['commit'][:10]}`."
+    )
+
+
 def blocks() -> tuple[str, str]:
     """What stands between the markers of README.md and of experiments/README.md."""
     results = load()
-    return summary_table(results) + "\n", goals_table(results) + "\n\n" + runs_table(results) + "\n"
+    summary = summary_table(results) + "\n\n" + caption(results) + "\n"
+    return summary, goals_table(results) + "\n\n" + runs_table(results) + "\n"
 
 
 def main() -> None:

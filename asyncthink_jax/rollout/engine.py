@@ -394,8 +394,10 @@ class Engine:
         return jnp.where(works, at(state.current.known, trace) - at(state.fed, trace), 0)
 
     def _is_wide(self, state: State) -> Bool[Array, ""]:
-        """Whether the next step feeds several tokens a row."""
-        return (self.limits.feed_width > 1) & (jnp.max(self._backlog(state)) > 1)
+        """Whether the next step feeds several tokens a row: enough of them wait beyond those of a narrow step."""
+        backlog = self._backlog(state)
+        waiting = jnp.sum(jnp.maximum(jnp.minimum(backlog, self.limits.feed_width) - 1, 0))
+        return waiting > self.limits.wide_at * jnp.sum(backlog > 0)
 
     def _feed(
         self, params: Any, state: State, episode_ids: Array, read_length: int, width: int

@@ -45,7 +45,8 @@ class Limits:
     """Static sizes of a rollout. Budgets count decoded tokens, a context all known tokens of a row.
 
     `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's. Prompts of at least
-    `prefill` tokens are read at once (0 = none), others at `feed_width` tokens a step.
+    `prefill` tokens are read at once (0 = none), other known text at `feed_width` tokens a step and row, in steps for
+    which more than `wide_at` tokens a working row wait that a narrow step would leave.
     """
 
     slots: int
@@ -55,6 +56,7 @@ class Limits:
     feed_width: int = 1
     worker_context: int | None = None
     prefill: int = 0
+    wide_at: float = 0.0
 
     @property
     def worker_length(self) -> int:

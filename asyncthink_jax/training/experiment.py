@@ -83,6 +83,7 @@ class Experiment:
             feed_width=rollout.feed_width,
             worker_context=rollout.worker_context or None,
             prefill=rollout.prefill,
+            wide_at=rollout.wide_at,
         )
         return Engine(
             decoding_model(self.model, self.grammar.capacity, limits.worker_context),

@@ -34,6 +34,7 @@ class Pool:
     eos: bool = True
     feed_width: int = 1
     prefill: int = 0
+    wide_at: float = 0.0
     slots: int = 16
     forks: int = FORKS
     vocabulary: tuple[bytes, ...] = tuple(WORDS)

@@ -4,6 +4,8 @@ So a shorter critical path is a shorter wall-clock. What a wide feed buys: text 
 what a worker has returned long before its Join, is fed many tokens a step, where otherwise it takes a step a token.
 """
 
+import dataclasses
+
 from scripted import Pool, Script, examples, interpret, on_engine
 from test_engine import scripts_for
 
@@ -54,3 +56,15 @@ def test_feeding_one_token_a_step_costs_a_step_for_each_token_that_is_joined_lat
         organizer, *workers = interpret(NARROW, one)[0].traces
         # What may be the start of a tag (" a<") is held back: a worker whose sub-query ends so starts a step late.
         assert tokens <= steps <= tokens + sum(~organizer.sampled) + len(workers)
+
+
+def test_a_step_is_wide_only_where_enough_tokens_wait():
+    late = demo_like(late_joins=True)
+    steps = {
+        wide_at: steps_and_tokens(pool, [script(pool, *late)])[0][0]
+        for wide_at in (0, 1, 6, 7)
+        for pool in [dataclasses.replace(WIDE, wide_at=wide_at)]
+    }
+    # At each of three late Joins seven tokens come behind `<JOIN-i>`, and the organizer is the only one to work: seven
+    # would wait. Of the two tokens of the prompt one does.
+    assert steps == {0: 116, 1: 116 + 1, 6: 116 + 1, 7: 116 + 1 + 3 * 7}
