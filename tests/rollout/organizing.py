@@ -87,9 +87,9 @@ def prompts(n):
 
 
 @functools.cache
-def engine(slots=8, feed_width=4, mesh=None, split_cache=False, prefill=0):
+def engine(slots=8, feed_width=4, mesh=None, split_cache=False, prefill=0, agents=POOL.agents):
     """`split_cache`: workers' rows have a cache of their own, which is shorter."""
-    pool = dataclasses.replace(POOL, slots=slots, feed_width=feed_width, prefill=prefill)
+    pool = dataclasses.replace(POOL, slots=slots, feed_width=feed_width, prefill=prefill, agents=agents)
     model = decoding_model(CONFIG, pool.agents, pool.worker_context) if split_cache else decoding_model(CONFIG)
     return pool.quick_engine(model, mesh)
 

@@ -52,26 +52,29 @@ def test_episodes_of_one_prompt_differ_by_their_numbers():
 
 
 @pytest.mark.slow
-def test_episodes_are_the_same_on_eight_devices(in_a_batch, tmp_path):
+@pytest.mark.parametrize("agents", [1, 2, 4, 8])
+def test_episodes_are_the_same_on_eight_devices(agents, tmp_path):
+    on_one = run(engine(agents=agents), EPISODES)
     folder, result = Path(__file__).parent, tmp_path / "tokens.npz"
     program = """
 import sys, numpy as np, jax
+agents = int(sys.argv.pop())
 sys.path[:0] = sys.argv[2:]
 from organizing import engine, run
 from asyncthink_jax.parallel.mesh import make_mesh
 assert jax.device_count() == 8
-rollout = run(engine(mesh=make_mesh(data=8), split_cache=True), tuple(range(64)))
+rollout = run(engine(mesh=make_mesh(data=8), split_cache=True, agents=agents), tuple(range(64)))
 np.savez(sys.argv[1], tokens=rollout.tokens, sampled=rollout.sampled, logprobs=rollout.logprobs, **rollout.record)
 """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(result), str(folder), str(folder.parent / "protocol")],
+        [sys.executable, "-c", program, str(result), str(folder), str(folder.parent / "protocol"), str(agents)],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     there = np.load(result)
-    for name, here in {"tokens": in_a_batch.tokens, "sampled": in_a_batch.sampled, **in_a_batch.record}.items():
+    for name, here in {"tokens": on_one.tokens, "sampled": on_one.sampled, **on_one.record}.items():
         np.testing.assert_array_equal(there[name], here, err_msg=name)
-    np.testing.assert_allclose(there["logprobs"], in_a_batch.logprobs, atol=1e-5)
+    np.testing.assert_allclose(there["logprobs"], on_one.logprobs, atol=1e-5)

@@ -32,15 +32,28 @@ def replayed(traces, temperature, change=lambda tokens, trace: tokens):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
 def test_the_trainer_gives_the_log_probabilities_that_the_sampler_recorded(temperature):
-    played = episodes(run(engine(), EPISODES, temperature))
+    assert_replayed(engine(), temperature)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agents", [1, 2, 8])
+def test_it_gives_them_for_other_pools_too(agents):
+    assert_replayed(engine(agents=agents), 1.0)
+
+
+def assert_replayed(engine, temperature):
+    played = episodes(run(engine, EPISODES, temperature))
     traces = [trace for episode in played for trace in episode.traces]
-    assert sum(trace.role == "worker" for trace in traces) >= 20
     after_join = 0
-    for trace, logprobs in zip(traces, replayed(traces, temperature or 1.0), strict=True):
+    at_temperature, at_1 = replayed(traces, temperature or 1.0), replayed(traces, 1.0)
+    for trace, logprobs, model_logprobs in zip(traces, at_temperature, at_1, strict=True):
         np.testing.assert_allclose(logprobs[trace.sampled], trace.logprobs[trace.sampled], atol=1e-4)
-        assert not trace.logprobs[~trace.sampled].any()
+        np.testing.assert_allclose(model_logprobs[trace.sampled], trace.model_logprobs[trace.sampled], atol=1e-4)
+        assert not trace.logprobs[~trace.sampled].any() and not trace.model_logprobs[~trace.sampled].any()
         after_join += np.count_nonzero(trace.sampled & np.maximum.accumulate(~trace.sampled))
-    assert after_join >= 10
+    if engine.agents > 1:
+        assert sum(trace.role == "worker" for trace in traces) >= 20
+        assert after_join >= 10
 
 
 def test_other_joined_text_or_another_sub_query_would_give_other_log_probabilities():
