@@ -1,0 +1,32 @@
+"""The compiled loop writes the cache in place: nothing beside it is as large."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from organizing import CONFIG, POOL, organizing_params
+
+from asyncthink_jax.rollout.state import Queue
+from asyncthink_jax.training.experiment import decoding_model
+
+CONTEXT = 2048
+
+
+@pytest.mark.parametrize("pool", [{"feed_width": 1}, {"feed_width": 4, "prefill": 64}], ids=["narrow", "wide"])
+def test_the_loop_holds_no_second_copy_of_the_cache(pool):
+    sizes = {"context": CONTEXT, "worker_context": None, "organizer_budget": 1000, "worker_budget": 1000}
+    pool = dataclasses.replace(POOL, **sizes, **pool)
+    engine = pool.engine(decoding_model(CONFIG))
+    per_prompt = jax.ShapeDtypeStruct((pool.slots, 1), jnp.int32)
+    start = functools.partial(engine._initial, rounds=1, prompt_length=256 if pool.prefill else 0)
+    state = jax.eval_shape(start, jax.ShapeDtypeStruct((pool.slots, 1, CONTEXT), jnp.int32), per_prompt)
+    queue, temperature = Queue(per_prompt, per_prompt, per_prompt), jnp.float32(1)
+    lowered = engine._advance.lower(
+        organizing_params(), state, queue, jax.random.key(0), temperature, read_length=CONTEXT
+    )
+    memory = lowered.compile().memory_analysis()
+    cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.cache))
+    assert memory.alias_size_in_bytes > cache  # donated: the cache that goes in is the one that comes out
+    assert memory.temp_size_in_bytes < 0.3 * cache
