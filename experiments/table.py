@@ -87,18 +87,18 @@ def rows_of(results: Mapping[int, Results], paradigm: str, row: str) -> list[Res
     return [one for one in found if one]
 
 
-def summary_table(results: Mapping[int, Results]) -> str:
-    """Sampled and greedy scores of every paradigm, over the seeds that have been run."""
+def summary_table(results: Mapping[int, Results], suffixes: Sequence[str] = ("", "_greedy")) -> str:
+    """Scores of every paradigm over the seeds that have been run: at the temperature of RL, greedy, at 1 ("_t1")."""
     lines = []
     for paradigm, label in PARADIGMS.items():
         for stage, stage_label in STAGES.items():
             if paradigm not in ("async", "sequential", "parallel") and stage != LAST_STAGE.get(paradigm, "after_rl"):
                 continue
-            for suffix in ("", "_greedy", "_t1"):
+            for suffix in suffixes:
                 rows = rows_of(results, paradigm, stage + suffix)
-                if not rows or (suffix == "_t1" and paradigm != "async"):
+                if not rows:
                     continue
-                bold = "**" if (paradigm, stage) == ("async", "after_rl") and suffix != "_t1" else ""
+                bold = "**" if (paradigm, stage) == ("async", "after_rl") else ""
                 temperature = f"{rows[0]['temperature']:g}" if rows[0]["temperature"] else "greedy"
                 cells = [cell(rows, column) for column in COLUMNS]
                 lines.append([f"{bold}{label}, {stage_label}{bold}", temperature, str(len(rows)), *cells])
@@ -122,9 +122,16 @@ def lead_over(paradigm: str) -> Number:
     return lambda results: ours(results) - others(results)
 
 
+def whole_run(results: Results) -> float:
+    """Minutes of `make train`; KeyError for a run that shared its cores with others."""
+    if not results["hardware"].startswith("2 "):
+        raise KeyError("not measured")
+    return sum(results["wall_clock_s"].values()) / 60
+
+
 # What the demo was built to reach: name, goal, the number, decimals.
 GOALS: list[tuple[str, str, Number, int]] = [
-    ("wall-clock of `make train`, minutes", "≤ 12", lambda results: sum(results["wall_clock_s"].values()) / 60, 1),
+    ("wall-clock of `make train` on two cores, minutes", "≤ 12", whole_run, 1),
     ("format errors after the cold start, T = 1, %", "≤ 5", of("async", "after_sft_t1", "format_error", 100), 1),
     ("all four correct after the cold start, %", "", of("async", "after_sft", "all_correct", 100), 1),
     ("all four correct after RL, %", "≥ 80, 40 points more", of("async", "after_rl", "all_correct", 100), 1),
@@ -188,7 +195,8 @@ def blocks() -> tuple[str, str]:
     """What stands between the markers of README.md and of experiments/README.md."""
     results = load()
     summary = summary_table(results) + "\n\n" + caption(results) + "\n"
-    return summary, goals_table(results) + "\n\n" + runs_table(results) + "\n"
+    at_one = summary_table(results, ("_t1",))
+    return summary, "\n\n".join([goals_table(results), at_one, runs_table(results)]) + "\n"
 
 
 def main() -> None:

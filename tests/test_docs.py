@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.util
 import json
 import re
 import shlex
@@ -223,3 +224,12 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
     return {module.split(".")[1] for module in modules if module.startswith("asyncthink_jax.")}
+
+
+def test_the_result_tables_are_those_of_the_committed_results():
+    spec = importlib.util.spec_from_file_location("table", ROOT / "experiments" / "table.py")
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    assert table.load(), "no results are committed"
+    for path, block in zip(table.DOCUMENTS, table.blocks(), strict=True):
+        assert table.MARKERS[0] + block + table.MARKERS[1] in path.read_text(encoding="utf-8"), "run `make table`"
