@@ -7,9 +7,12 @@ Every field of the config can be overridden as in the second line; the resolved 
 codes: 0 done, 2 for what can be told before anything expensive starts (one line on stderr), 130 when interrupted.
 """
 
+import contextlib
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,8 @@ def main(argv: list[str], overrides: list[str]) -> int:
         config = load(FLAGS.config, overrides)
         workdir = _prepare_workdir(Path(FLAGS.workdir), config)
         name = FLAGS.name or config.paradigm
-        return _train(config, workdir, name, started)
+        with _no_other_process(workdir):
+            return _train(config, workdir, name, started)
     except (ConfigError, FileNotFoundError) as error:
         return _refuse(error)
     except KeyboardInterrupt:
@@ -127,6 +131,26 @@ def _prepare_workdir(workdir: Path, config: Config) -> Path:
         raise ConfigError(f"workdir {workdir} is a file; name a folder")
     workdir.mkdir(exist_ok=True)
     return workdir
+
+
+@contextlib.contextmanager
+def _no_other_process(workdir: Path) -> Iterator[None]:
+    """Keeps a second command out of the folder, where both would write the same files; a kill lets it in again."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"workdir {workdir} is in use by another process; wait for it, or name another folder"
+            raise ConfigError(message) from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def _refuse(error: Exception) -> int:

@@ -1,5 +1,6 @@
 """The train command: bad input gets one line and exit code 2, a killed run ends with the bits of an undisturbed one."""
 
+import fcntl
 import os
 import random
 import shutil
@@ -132,6 +133,13 @@ def test_a_folder_that_cannot_be_used_is_refused(shortened, tmp_path, refused):
     assert f"workdir {file} is a file" in refused("--config", shortened, "--workdir", file)
     line = refused("--config", shortened, "--workdir", tmp_path / "run", "--results", nowhere)
     assert f"--results {nowhere} is no folder" in line
+
+
+def test_a_folder_in_which_another_command_trains_is_refused(shortened, workdir, refused):
+    other = os.open(workdir, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    assert f"workdir {workdir} is in use by another process" in refused("--config", shortened, "--workdir", workdir)
+    os.close(other)
 
 
 def test_a_resume_with_another_config_is_refused_with_what_differs(shortened, workdir, refused):
