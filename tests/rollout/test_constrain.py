@@ -34,7 +34,21 @@ DIGITS += (
     b"3",
     b"5",
 )
-DIGITS += (b"4", b"6", b"7", b"8", b"</", b"ANSWER", b"</JOIN-1>", b"<JOIN-1><", b"</FORK-1><", b"x</")
+DIGITS += (
+    b"4",
+    b"6",
+    b"7",
+    b"8",
+    b"</",
+    b"ANSWER",
+    b"</JOIN-1>",
+    b"<JOIN-1><",
+    b"</FORK-1><",
+    b"x</",
+    b"></",
+    b"><J",
+    b"><A",
+)
 VOCABULARIES = {
     "a token a tag": (Grammar(4, 3), tuple(WORDS)),
     "tags merged with text": (Grammar(3, 3), MERGED),
@@ -58,11 +72,15 @@ def automaton_of(name):
 def moments(grammar, vocabulary, automaton, rng):
     """At each token of a random constrained trace: a parser, the lexer's state, and the tokens that are allowed."""
     parser, lexer = Parser(rng.choice(["organizer", "organizer", "worker"]), grammar), ROOT
-    weights = [8 if token.strip(b"/") in (b"<", b">", b"<FORK-", b"<JOIN-", b"><") else 1 for token in vocabulary]
+    restarts = np.array([b"<" in token for token in vocabulary])
     for _ in range(40):
         allowed = [parser.allows(text(piece)) for piece in vocabulary]
         yield parser, lexer, allowed
-        token = rng.choices(range(len(vocabulary)), np.multiply(weights, allowed).tolist())[0]
+        # Tags are mostly gone on with once they are begun, and an Answer, the end of all, is rare.
+        tag, after = (table[lexer, automaton.token_class] for table in (automaton.tag, automaton.next_state))
+        weights = np.where(((after != ROOT) & ((lexer == ROOT) | ~restarts)) | (tag > 0), 12.0, 1.0)
+        weights = np.where(tag == Tag.ANSWER, 0.5, weights) * allowed
+        token = rng.choices(range(len(vocabulary)), weights.tolist())[0]
         actions = parser.feed(text(vocabulary[token]))
         lexer = automaton.next_state[lexer, automaton.token_class[token]]
         if actions and actions[-1].tag == Tag.JOIN:
