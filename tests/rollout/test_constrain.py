@@ -72,6 +72,13 @@ def automaton_of(name):
 def moments(grammar, vocabulary, automaton, rng):
     """At each token of a random constrained trace: a parser, the lexer's state, and the tokens that are allowed."""
     parser, lexer = Parser(rng.choice(["organizer", "organizer", "worker"]), grammar), ROOT
+    if parser.role == "organizer":  # from no fork at all to a full pool, some of them joined
+        forked = rng.sample(
+            range(1, grammar.max_forks + 1), rng.randint(0, min(grammar.max_forks, grammar.capacity - 1))
+        )
+        parser.feed("".join(f"<FORK-{i}></FORK-{i}>" for i in forked))
+        parser.feed("".join(f"<JOIN-{i}>" for i in forked if rng.random() < 0.3))
+        assert not parser.error
     restarts = np.array([b"<" in token for token in vocabulary])
     for _ in range(40):
         allowed = [parser.allows(text(piece)) for piece in vocabulary]
