@@ -84,7 +84,9 @@ class Pool:
         """
         engine = self.engine(model, mesh, **options)
         quick = {"xla_backend_optimization_level": 0}
-        engine._advance = jax.jit(engine._loop, static_argnames="read_length", donate_argnums=1, compiler_options=quick)
+        engine._advance = jax.jit(
+            engine._on_each_device, static_argnames="read_length", donate_argnums=1, compiler_options=quick
+        )
         if one_bucket:
             engine._bucket = lambda longest: self.context
         return engine
