@@ -11,9 +11,11 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from asyncthink_jax.report.metrics import markdown_table, minutes
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -75,12 +77,6 @@ def cell(rows: Sequence[Results], column: Column) -> str:
     return text if math.isnan(error) else f"{text} ± {error:.{max(1, decimals)}f}"
 
 
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]], left: int) -> str:
-    """A Markdown table whose first `left` columns are text."""
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
-
-
 def rows_of(results: Mapping[int, Results], paradigm: str, row: str) -> list[Results]:
     """That row of every seed that has it."""
     found = [one["paradigms"].get(paradigm, {}).get(row) for one in results.values()]
@@ -102,7 +98,9 @@ def summary_table(results: Mapping[int, Results], suffixes: Sequence[str] = ("",
                 temperature = f"{rows[0]['temperature']:g}" if rows[0]["temperature"] else "greedy"
                 cells = [cell(rows, column) for column in COLUMNS]
                 lines.append([f"{bold}{label}, {stage_label}{bold}", temperature, str(len(rows)), *cells])
-    return markdown(["600 test problems, 1 sample each", "temperature", "seeds", *(c[0] for c in COLUMNS)], lines, 1)
+    return markdown_table(
+        ["600 test problems, 1 sample each", "temperature", "seeds", *(c[0] for c in COLUMNS)], lines, 1
+    )
 
 
 def of(paradigm: str, row: str, name: str, factor: float = 1) -> Number:
@@ -158,7 +156,7 @@ def goals_table(results: Mapping[int, Results]) -> str:
             except KeyError:
                 cells.append("-")
         lines.append([name, wanted, *cells])
-    return markdown(["sampled at the temperature of RL", "goal", *(f"seed {seed}" for seed in results)], lines, 2)
+    return markdown_table(["sampled at the temperature of RL", "goal", *(f"seed {seed}" for seed in results)], lines, 2)
 
 
 def runs_table(results: Mapping[int, Results]) -> str:
@@ -172,11 +170,7 @@ def runs_table(results: Mapping[int, Results]) -> str:
             lines.append(
                 [PARADIGMS[paradigm], str(seed), clock, row["date"], f"`{row['commit'][:10]}`", row["hardware"]]
             )
-    return markdown(["run", "seed", "wall-clock", "date", "commit", "hardware"], lines, 1)
-
-
-def minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    return markdown_table(["run", "seed", "wall-clock", "date", "commit", "hardware"], lines, 1)
 
 
 def caption(results: Mapping[int, Results]) -> str:

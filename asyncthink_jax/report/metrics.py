@@ -20,7 +20,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -162,7 +162,7 @@ class Progress:
         elif is_first or left <= 0 or now - self._last_line_s >= self._interval_s:
             self._last_line_s = now
             words = [f"{stage} {step}/{self._steps[stage]}"]
-            words += [f"{label} {value}" for label, value in parts] + ([f"{_minutes(left_s)} left"] if left_s else [])
+            words += [f"{label} {value}" for label, value in parts] + ([f"{minutes(left_s)} left"] if left_s else [])
             self.say(" | ".join(words))
 
     def say(self, text: str) -> None:
@@ -185,10 +185,11 @@ def _parts(numbers: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield label, form.format(float(numbers[name]) * factor)
 
 
-def _minutes(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+def minutes(seconds: float) -> str:
+    """A time as m:ss, or h:mm:ss."""
+    whole, seconds = divmod(round(seconds), 60)
+    hours, whole = divmod(whole, 60)
+    return f"{hours}:{whole:02d}:{seconds:02d}" if hours else f"{whole}:{seconds:02d}"
 
 
 def _live_line(stage: str, step: int, steps: int, parts: list[tuple[str, str]], left_s: float | None) -> Text:
@@ -201,7 +202,7 @@ def _live_line(stage: str, step: int, steps: int, parts: list[tuple[str, str]], 
         f" {step}/{steps}",
     )
     if left_s is not None:
-        line.append(f"  {_minutes(left_s)} left", "green")
+        line.append(f"  {minutes(left_s)} left", "green")
     for label, value in parts:
         line.append(f"  {label} ", "bright_black")
         line.append(value)
@@ -279,7 +280,7 @@ def caption(results: Mapping[str, Any]) -> str:
         f"{', '.join(sorted(splits))} split" if splits else "",
         *[str(results[key]) for key in ("hardware", "date") if results.get(key)],
         f"commit {results['commit'][:10]}" if results.get("commit") else "",
-        ", ".join(f"{stage} {_minutes(seconds)}" for stage, seconds in wall_clock.items() if seconds is not None),
+        ", ".join(f"{stage} {minutes(seconds)}" for stage, seconds in wall_clock.items() if seconds is not None),
     ]
     return "; ".join(part for part in parts if part)
 
@@ -305,5 +306,10 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
 def markdown(results: Mapping[str, Any]) -> str:
     """The same table for a README."""
     header, rows = result_rows(results)
-    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{caption(results)}\n"
+    return f"{markdown_table(header, rows, left=2)}\n\n{caption(results)}\n"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
+    """A Markdown table whose first `left` columns are text, the others numbers."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])

@@ -395,6 +395,8 @@ class Engine:
 
     def _is_wide(self, state: State) -> Bool[Array, ""]:
         """Whether the next step feeds several tokens a row: enough of them wait beyond those of a narrow step."""
+        if self.limits.feed_width == 1:
+            return jnp.asarray(False)
         backlog = self._backlog(state)
         waiting = jnp.sum(jnp.maximum(jnp.minimum(backlog, self.limits.feed_width) - 1, 0))
         return waiting > self.limits.wide_at * jnp.sum(backlog > 0)
