@@ -43,6 +43,7 @@ class Demonstrations:
     worker_keep: share of the workers' traces that are trained on; a demonstration has several, all of one kind.
     hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
     in_order: share of the random and sequential ones whose pairs come in ascending order.
+    enough: share of the random and sequential ones that answer as soon as all solutions asked for are there.
     answer_weight: loss weight of the answer, most of which is copied from what was joined.
     kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
     allows), or "sequential" (one trace; also for the parallel paradigm).
@@ -57,6 +58,7 @@ class Demonstrations:
     self_search: float = 0.15
     few_share: float = 0.5
     in_order: float = 0.5
+    enough: float = 0.0
     hit_weight: float = 1.0
     answer_weight: float = 1.0
     worker_keep: float = 1.0
@@ -66,10 +68,12 @@ class Demonstrations:
         source = self.few if self.few and rng.random() < self.few_share else self.problems
         problem = source[int(rng.integers(len(source)))]
         if self.kind == "random":
-            return countdown.random_demonstration(problem, rng, self.agents, self.self_search, in_order=self.in_order)
+            return countdown.random_demonstration(
+                problem, rng, self.agents, self.self_search, in_order=self.in_order, enough=self.enough
+            )
         if self.kind == "oracle":
             return countdown.oracle_demonstration(problem, self.agents)
-        return countdown.sequential_demonstration(problem, rng, self.in_order)
+        return countdown.sequential_demonstration(problem, rng, self.in_order, self.enough)
 
 
 def demonstration_iterator(

@@ -245,6 +245,7 @@ def random_demonstration(
     self_search: float = 0.15,
     early: float = 0.1,
     in_order: float = 0.5,
+    enough: float = 0.0,
 ) -> Script:
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
@@ -252,15 +253,16 @@ def random_demonstration(
     counts them off would, else in random order. Each is the organizer's own with probability `self_search` (always, if
     `agents` is 1). At each point one of the legal moves is taken, uniformly: hand out or search the next
     pair (a hand-out needs fewer than agents - 1 unjoined workers), or join a worker, any one that is unjoined. With
-    probability `early` the answer comes while a random number of workers is unjoined; otherwise all are joined.
+    probability `early` the answer comes while a random number of workers is unjoined; otherwise all are joined. With
+    probability `enough` it comes as soon as all solutions asked for are there, whatever was still planned.
     """
     order = _some_pairs(problem, rng, in_order)
     own = rng.random(len(order)) < (self_search if agents > 1 else 1.0)
     writer = _Organizer(problem)
     unjoined: list[int] = []
     done, left_behind = 0, -1
-    leaves_early = rng.random() < early
-    while done < len(order) or unjoined:
+    leaves_early, stops = rng.random() < early, rng.random() < enough
+    while (done < len(order) or unjoined) and not (stops and writer.has_enough):
         may_advance = done < len(order) and (own[done] or len(unjoined) < agents - 1)
         if done == len(order) and left_behind < 0:
             left_behind = int(rng.integers(1, len(unjoined) + 1)) if leaves_early else 0
@@ -290,14 +292,19 @@ def oracle_demonstration(problem: Problem, agents: int = 4) -> Script:
     return writer.answer()
 
 
-def sequential_demonstration(problem: Problem, rng: np.random.Generator, in_order: float = 0.5) -> Script:
+def sequential_demonstration(
+    problem: Problem, rng: np.random.Generator, in_order: float = 0.5, enough: float = 0.0
+) -> Script:
     """One trace, no forks: some pairs, drawn as for `random_demonstration`, searched one after the other.
 
     The baseline's traces: the same searches under the same headers as the workers', so that everything which makes a
     worker's search easy to learn helps here too. The parallel paradigm uses them as well.
     """
     writer = _Organizer(problem)
+    stops = rng.random() < enough
     for pair in _some_pairs(problem, rng, in_order):
+        if stops and writer.has_enough:
+            break
         writer.search(pair)
     return writer.answer()
 
@@ -333,6 +340,10 @@ class _Organizer:
         text, hits = search(self.problem, pair)
         self.pieces += [sub_query(self.problem, pair), " :", text, " ."]
         self.seen |= dict.fromkeys(hits)
+
+    @property
+    def has_enough(self) -> bool:
+        return len(self.seen) >= self.problem.n_solutions
 
     def answer(self) -> Script:
         best = listing(list(self.seen)[: self.problem.n_solutions])

@@ -54,6 +54,7 @@ class Experiment:
             worker_keep=config.task.worker_keep,
             few_share=config.task.few_share,
             in_order=config.task.in_order,
+            enough=config.task.enough,
             hit_weight=config.task.hit_weight,
             answer_weight=config.task.answer_weight,
         )

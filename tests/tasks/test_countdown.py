@@ -164,6 +164,33 @@ def test_a_demonstration_leaves_a_worker_unjoined_one_time_in_ten():
     assert 0.08 < share < 0.12
 
 
+def test_a_demonstration_that_stops_at_enough_answers_at_the_first_moment_it_has_all_solutions():
+    rng = np.random.default_rng(4)
+    stopped, all_pairs = 0, len(countdown.pairs(EXAMPLE))
+    for _ in range(1000):
+        script = countdown.random_demonstration(EXAMPLE, rng, self_search=0.0, early=0.0, enough=1.0)
+        joined = [int(piece[6:-1]) for piece in script.organizer if piece.startswith("<JOIN")]
+        found = [_found(script, joined[:n]) for n in range(len(joined) + 1)]
+        assert all(count < 4 for count in found[:-1])
+        # Whatever is forked is joined, but for those behind the last moment.
+        assert found[-1] >= 4 or len(joined) == len(script.workers)
+        stopped += len(joined) < len(script.workers) or (found[-1] >= 4 and len(joined) < all_pairs)
+    assert 300 < stopped < 700  # of the others, most took too few pairs to find four
+
+
+def _found(script, joined):
+    texts = (script.returns[i] for i in joined if script.returns[i] != countdown.NONE)
+    return len({expression.strip() for text in texts for expression in text.split(",")})
+
+
+def test_sequential_demonstrations_stop_at_enough_too():
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        script = countdown.sequential_demonstration(EXAMPLE, rng, enough=1.0)
+        before_last = "".join(script.organizer[: -3 - 4])  # without the answer's and the last search's pieces
+        assert len({s for s in countdown.solutions(EXAMPLE) if f"! {s}" in before_last}) < 4
+
+
 def test_a_pool_of_one_searches_everything_itself():
     script = countdown.random_demonstration(EXAMPLE, np.random.default_rng(0), agents=1)
     assert not script.workers and actions(script) == ["<ANSWER>"]
