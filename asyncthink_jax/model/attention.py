@@ -19,9 +19,14 @@ measured on 2 CPU cores (ms of processor time per core, jax 0.10.2; 3 layers, wi
         same, in blocks of 64 queries that skip the keys after them            255
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+# Keys, values, and which of them each query sees ([R, 1, C] where all queries of a row see the same).
+Part = tuple[Float[Array, "R K C H"], Float[Array, "R K C H"], Bool[Array, "R W C"]]
 
 
 def packed(
@@ -35,40 +40,52 @@ def packed(
     seen = same & jnp.tril(jnp.ones(same.shape[1:], bool))
     if jax.default_backend() == "gpu" and q.dtype != jnp.float32:  # cuDNN's fused attention knows 16-bit types alone
         return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], implementation="cudnn")
-    return attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), seen)
+    return attend(q, (k.swapaxes(1, 2), v.swapaxes(1, 2), seen))
 
 
 def cached(
     q: Float[Array, "R W N H"],
-    k: Float[Array, "R K C H"],
-    v: Float[Array, "R K C H"],
+    keys: Float[Array, "R K C H"],
+    values: Float[Array, "R K C H"],
     positions: Int[Array, "R W"],
+    new: tuple[Float[Array, "R W K H"], Float[Array, "R W K H"]] | None = None,
 ) -> Float[Array, "R W N H"]:
-    """Attention of new tokens to the cache positions up to and including their own."""
-    return attend(q, k, v, jnp.arange(k.shape[2]) <= positions[:, :, None])
+    """Attention of new tokens to the cache positions up to and including their own; positions < 0 are padding.
+
+    `new`: the keys and values of the new tokens themselves, where they are not in the cache yet.
+    """
+    own, length = positions[:, :, None], keys.shape[2]
+    if new is None:
+        return attend(q, (keys, values, jnp.arange(length) <= own))
+    first = jnp.min(jnp.where(own < 0, length, own), axis=1, keepdims=True)
+    seen = (positions[:, None] >= 0) & (positions[:, None] <= own)
+    k, v = (x.swapaxes(1, 2) for x in new)
+    return attend(q, (keys, values, jnp.arange(length) < first), (k, v, seen))
 
 
-def attend(
-    q: Float[Array, "R W N H"],
-    k: Float[Array, "R K C H"],
-    v: Float[Array, "R K C H"],
-    seen: Bool[Array, "R W C"],
-) -> Float[Array, "R W N H"]:
-    """Softmax attention in fp32 where `seen`; a query that sees nothing gets some finite value.
+def attend(q: Float[Array, "R W N H"], *parts: Part) -> Float[Array, "R W N H"]:
+    """Softmax attention in fp32 to what is seen of one or several `parts`; a query that sees nothing gets some value.
 
     The queries that read the same keys (G = N/K heads, W tokens each) make one matrix; the batch dimensions R and K
     lead on both sides, so that no key or value is transposed.
     """
     rows, width, heads, head_dim = q.shape
-    kv_heads, length = k.shape[1:3]
+    kv_heads = parts[0][0].shape[1]
     q = (q * head_dim**-0.5).reshape(rows, width, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)  # [R, K, G, W, H]
-    scores = jnp.einsum(
-        "rkqh,rkch->rkqc", q.reshape(rows, kv_heads, -1, head_dim), k, preferred_element_type=jnp.float32
-    ).reshape(rows, kv_heads, -1, width, length)
-    scores = jnp.where(seen[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-    total = jnp.sum(weights, axis=-1).reshape(rows, kv_heads, -1, 1)
-    weights = weights.reshape(rows, kv_heads, -1, length).astype(v.dtype)
-    mixed = jnp.einsum("rkqc,rkch->rkqh", weights, v, preferred_element_type=jnp.float32) / total
-    mixed = mixed.reshape(rows, kv_heads, -1, width, head_dim).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(rows, width, heads, head_dim).astype(q.dtype)
+    q = q.reshape(rows, kv_heads, -1, head_dim)
+    lowest = float(jnp.finfo(jnp.float32).min)
+    scores = []
+    for k, _, seen in parts:
+        score = jnp.einsum("rkqh,rkch->rkqc", q, k, preferred_element_type=jnp.float32)
+        score = score.reshape(rows, kv_heads, -1, width, k.shape[2])
+        scores.append(jnp.where(seen[:, None, None], score, lowest))
+    largest = [jnp.max(score, axis=-1, keepdims=True, initial=lowest) for score in scores]
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, largest))
+    mixed, total = [], []
+    for score, (_, v, _) in zip(scores, parts, strict=True):
+        weights = jnp.exp(score - largest)
+        total.append(jnp.sum(weights, axis=-1).reshape(rows, kv_heads, -1, 1))
+        weights = weights.reshape(rows, kv_heads, -1, v.shape[2]).astype(v.dtype)
+        mixed.append(jnp.einsum("rkqc,rkch->rkqh", weights, v, preferred_element_type=jnp.float32))
+    mixed = (sum(mixed[1:], mixed[0]) / sum(total[1:], total[0])).reshape(rows, kv_heads, -1, width, head_dim)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, width, heads, head_dim).astype(q.dtype)

@@ -9,12 +9,14 @@ K key/value heads, H head dim, F feed-forward width, V vocabulary.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import attention
@@ -103,22 +105,44 @@ def decode(
     its output means nothing. Every other position p must be below its cache's entry of `read_lengths` (None: all of
     it), the part that is read; positions 0..p-1 must have been fed before or be fed in the same call.
     """
+    read_lengths = read_lengths or (None,) * len(caches)
+    # A TPU reads all caches before it writes any: of a cache that is written and then read, its compiler moves all to
+    # fast memory and all of it back (1.55 times the bytes of a step of Qwen3-4B). A CPU's would copy a cache for that.
+    return jax.lax.platform_dependent(
+        params,
+        caches,
+        tokens,
+        positions,
+        tpu=partial(_decode, config, groups, read_lengths, False),
+        default=partial(_decode, config, groups, read_lengths, True),
+    )
+
+
+def _decode(config, groups, read_lengths, write_first, params, caches, tokens, positions):
     x = embed(config, params["embed"], tokens)
     rope = rope_table(config, positions)
-    read_lengths = read_lengths or (None,) * len(caches)
-    layers = []
+    sizes = [cache["k"][0].shape[0] for cache in caches]
+    places = split_rows(positions, sizes, groups)
+    layers, unwritten = [[*zip(cache["k"], cache["v"], strict=True)] for cache in caches], []  # [part][layer]: k, v
     # Unrolled, where training scans: a scan would first copy each layer's cache out of the stack, and that takes longer
     # than to attend to it (see attention.py).
     for n, weights in enumerate(unstacked(config, params)["layers"]):
-        layer_caches = [(cache["k"][n], cache["v"][n]) for cache in caches]
-        x, layer_caches = Block(config).apply(
-            {"params": weights}, x, rope, positions, layer_caches, groups, read_lengths, method="decode"
-        )
-        layers.append(layer_caches)
-    caches = tuple(
-        {"k": tuple(layer[part][0] for layer in layers), "v": tuple(layer[part][1] for layer in layers)}
-        for part in range(len(caches))
-    )
+        block = partial(Block(config).apply, {"params": weights})
+        mixed = []
+        for part, rows in enumerate(
+            zip(*(split_rows(y, sizes, groups) for y in block(x, rope, method="qkv")), strict=True)
+        ):
+            q, new = rows[0], rows[1:]
+            if write_first:
+                layers[part][n] = write_both(layers[part][n], places[part], new)
+            else:
+                unwritten.append((part, n, new))
+            read = [array[:, :, : read_lengths[part]] for array in layers[part][n]]
+            mixed.append(attention.cached(q, *read, places[part], None if write_first else new))
+        x = block(x, merge_rows(mixed, groups), method="finish")
+    for part, n, new in unwritten:
+        layers[part][n] = write_both(layers[part][n], places[part], new)
+    caches = tuple({"k": tuple(k for k, _ in part), "v": tuple(v for _, v in part)} for part in layers)
     return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x), caches
 
 
@@ -184,20 +208,6 @@ class Block(nn.Module):
         q, k, v = self.qkv(x, rope)
         return self.finish(x, attention.packed(q, k, v, segment_ids)), None
 
-    def decode(self, x, rope, positions, caches, groups, read_lengths):
-        """New tokens against their rows' caches; returns the caches with their keys and values in it."""
-        by_group = lambda x: x.reshape(groups, -1, *x.shape[1:])  # noqa: E731
-        new = [by_group(y) for y in (*self.qkv(x, rope), positions)]
-        mixed, written, start = [], [], 0
-        for (keys, values), length in zip(caches, read_lengths, strict=True):
-            rows = slice(start, start := start + keys.shape[0] // groups)
-            q, k, v, at = (y[:, rows].reshape(-1, *y.shape[2:]) for y in new)
-            keys, values = write(keys, at, k), write(values, at, v)
-            mixed.append(by_group(attention.cached(q, keys[:, :, :length], values[:, :, :length], at)))
-            written.append((keys, values))
-        mixed = jnp.concatenate(mixed, axis=1)
-        return self.finish(x, mixed.reshape(-1, *mixed.shape[2:])), written
-
     def qkv(self, x, rope):
         h = self.attention_norm(x)
         q, k, v = self.q(h), self.k(h), self.v(h)  # [B, L, N, H], [B, L, K, H], [B, L, K, H]
@@ -256,6 +266,24 @@ def rotate(x: Float[Array, "B L heads H"], rope: Rope) -> Float[Array, "B L head
     cos, sin = rope
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def split_rows(x: Float[Array, "R ..."], sizes: Sequence[int], groups: int) -> list[Float[Array, "r ..."]]:
+    """The rows that live in each of several caches of `sizes` rows, see `decode`."""
+    x = x.reshape(groups, -1, *x.shape[1:])
+    ends = np.cumsum(sizes)[:-1] // groups
+    return [part.reshape(-1, *part.shape[2:]) for part in jnp.split(x, ends, axis=1)]
+
+
+def merge_rows(parts: Sequence[Float[Array, "r ..."]], groups: int) -> Float[Array, "R ..."]:
+    """The inverse of `split_rows`."""
+    x = jnp.concatenate([part.reshape(groups, -1, *part.shape[1:]) for part in parts], axis=1)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def write_both(cache: Sequence[Array], positions: Array, new: Sequence[Array]) -> tuple[Array, Array]:
+    """`write` for keys and values."""
+    return write(cache[0], positions, new[0]), write(cache[1], positions, new[1])
 
 
 def write(

@@ -1,6 +1,7 @@
 """The transformer: packed rows, cached decoding, and a reference of the Qwen3 block in plain NumPy."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +160,32 @@ def test_rows_of_a_group_can_live_in_caches_of_different_lengths(model):
     keys = np.asarray(one[1][0]["k"][1]).reshape(*shape, *one[1][0]["k"][1].shape[1:])
     np.testing.assert_allclose(caches[0]["k"][1], keys[:, 0], atol=1e-5)
     np.testing.assert_allclose(caches[1]["k"][1], keys[:, 1:, :, :8].reshape(4, *keys.shape[2:3], 8, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_reading_before_writing_gives_the_same_as_writing_before_reading(model, width):
+    config, params = model
+    cache = tuple(transformer.init_cache(config, rows, length) for rows, length in ((2, 16), (4, 9)))
+    both = [jax.jit(partial(transformer._decode, config, 2, (16, 8), first)) for first in (True, False)]
+    start = np.array([0, 0, 0, 0, 0, 0])
+    caches = [cache, cache]
+    for call in range(8 // width):
+        tokens = random_tokens((6, width), seed=call)
+        fed = np.random.default_rng(call).random((6, width)) < 0.8
+        positions = np.where(fed, start[:, None] + np.cumsum(fed, axis=1) - 1, -1)
+        start += fed.sum(axis=1)
+        hidden = [None, None]
+        for n, function in enumerate(both):
+            hidden[n], caches[n] = function(params, caches[n], tokens, positions)
+        np.testing.assert_allclose(hidden[0][fed], hidden[1][fed], atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *caches)
+
+
+@pytest.mark.parametrize(("platform", "writes_last"), [("tpu", True), ("cpu", False)])
+def test_on_tpu_all_layers_read_their_caches_before_any_is_written(platform, writes_last):
+    arguments = random_params(QWEN), (transformer.init_cache(QWEN, 2, 16),), *[jnp.zeros((2, 1), jnp.int32)] * 2
+    lowered = decode.trace(QWEN, *arguments).lower(lowering_platforms=(platform,)).as_text()
+    assert (lowered.index("stablehlo.scatter") > lowered.rindex("stablehlo.dot_general")) == writes_last
 
 
 def test_padding_positions_write_nothing(model):
