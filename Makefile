@@ -5,6 +5,7 @@
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, large random searches
 # make lint        format, lint and types, as the continuous integration checks them
 # make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
+# make bench-tpu   the one of them that compiles for TPUs; needs none
 # make bench-peers what they are compared with, in a virtual environment of its own
 # make format      rewrites the files as `make lint` wants them
 
@@ -14,7 +15,7 @@ BIN := .venv/bin
 # Big arrays in huge pages: a training step on CPU takes a sixth less (Linux with glibc 2.35 or newer; others ignore it).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup train baselines table test test-all lint bench bench-peers format clean
+.PHONY: setup train baselines table test test-all lint bench bench-peers bench-tpu format clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -54,7 +55,7 @@ table: setup
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: setup
+test-all: setup .libtpu/installed
 	$(BIN)/python -m pytest -m slow
 
 lint: setup
@@ -64,8 +65,9 @@ lint: setup
 
 # `make bench BENCH='--platform gpu'` passes flags on.
 BENCHMARKS := plain_sampling ragged_sampling fork_join steps_per_token async_wall_clock roofline scaling rl_iteration
+TPU_BENCHMARKS := v5e_bytes
 
-bench: setup bench-peers
+bench: setup bench-peers bench-tpu
 	for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(BENCH) || exit 1; done
 	$(BIN)/python -m experiments.benchmarks.table
 
@@ -79,9 +81,19 @@ bench-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS)
 	@touch $@
 
+# What a program compiled for TPUs moves: needs their compiler (libtpu, in a folder of its own), but no TPU.
+bench-tpu: .libtpu/installed
+	for name in $(TPU_BENCHMARKS); do \
+	  PYTHONPATH=.libtpu $(BIN)/python -m experiments.benchmarks.$$name $(BENCH) || exit 1; done
+
+.libtpu/installed: | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .libtpu "$$($(BIN)/python -c \
+	  'from importlib.metadata import requires; print(next(r for r in requires("jax") if r.startswith("libtpu")).split(";")[0])')"
+	@touch $@
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .libtpu build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

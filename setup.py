@@ -28,6 +28,6 @@ setup(
     ],
     extras_require={
         "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.8"],
-        "tpu": ["libtpu"],  # to run on TPUs, or to compile for them without one
+        "tpu": ["jax[tpu]"],  # to run on TPUs, or to compile for them without one
     },
 )

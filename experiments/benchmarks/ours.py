@@ -59,20 +59,25 @@ class Ours:
         config: the model's sizes.
         limits: of the engine; its rows are split over as many devices as divide the slots.
         agents: of an episode; 1 = plain sampling.
+        mesh: instead of one over this machine's devices.
+        scripted: False for the bare model, which nothing is run with: it has no parameters then.
     """
 
     config: ModelConfig
     limits: Limits
     agents: int = 1
+    mesh: jax.sharding.Mesh | None = None
+    scripted: bool = True
 
     def __post_init__(self):
         devices = jax.devices()[: int(np.gcd(len(jax.devices()), self.limits.slots))]
-        self.mesh = make_mesh(devices=devices)
+        self.mesh = self.mesh or make_mesh(devices=devices)
         vocabulary = [text.encode() for text in TAGS] + [b""]
         vocabulary += [f" w{n}".encode() for n in range(len(vocabulary), self.config.vocab_size)]
         grammar = Grammar(self.agents, FORKS if self.agents > 1 else 0)
+        model = decoding_model(self.config, self.agents, self.limits.worker_context)
         self.engine = Engine(
-            forced(decoding_model(self.config, self.agents, self.limits.worker_context)),
+            forced(model) if self.scripted else model,
             grammar,
             lift(tag_automaton(grammar.max_forks), vocabulary),
             WORKER_PREFIX,
@@ -82,6 +87,8 @@ class Ours:
             eos_id=END_OF_TEXT,
             mesh=self.mesh,
         )
+        if not self.scripted:
+            return
         params = transformer.init(self.config, jax.random.key(0))
         self.params = jax.device_put(params, rollout_specs(params, self.mesh))
 

@@ -1,0 +1,40 @@
+"""The decode loop compiled ahead of time, also for devices that this machine does not have."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from asyncthink_jax.parallel.sharding import replicated, rollout_specs, row_spec
+from asyncthink_jax.rollout.engine import Engine
+from asyncthink_jax.rollout.state import Queue
+
+
+def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_length: int = 0) -> jax.stages.Lowered:
+    """The very program that `engine.run` would run on its mesh, from shapes alone; `.compile()` compiles it.
+
+    Args:
+        engine: with a mesh, whose devices may be those of `jax.experimental.topologies.get_topology_desc(..)`.
+        params: arrays or `jax.ShapeDtypeStruct`s; they are laid out as for a rollout.
+        rounds: length of a slot's queue.
+        prompt_length: of the prompts that are read at once, 0 = none (see rollout/prefill.py).
+    """
+    mesh, limits = engine.mesh, engine.limits
+    assert mesh is not None, "an engine without a mesh runs on this machine's first device; give it one"
+    laid_out = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    per_prompt = jax.ShapeDtypeStruct((limits.slots, rounds), jnp.int32, sharding=row_spec(mesh))
+    state = jax.eval_shape(
+        lambda prompts, lengths: engine._initial(prompts, lengths, rounds=rounds, prompt_length=prompt_length),
+        jax.ShapeDtypeStruct((limits.slots, rounds, limits.context), jnp.int32),
+        per_prompt,
+    )
+    platform = np.ravel(mesh.devices)[0].platform
+    return engine._advance.trace(
+        jax.tree.map(laid_out, params, rollout_specs(params, mesh)),
+        jax.tree.map(laid_out, state, engine._shardings(state)),
+        Queue(*(per_prompt for _ in Queue._fields)),
+        laid_out(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh)),
+        jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
+        read_length=limits.context,
+    ).lower(lowering_platforms=(platform,))

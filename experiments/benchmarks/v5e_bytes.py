@@ -1,0 +1,68 @@
+"""Bytes a decode step of Qwen3-4B moves on four v5e chips, in the program compiled for them. No TPU is needed.
+
+Mesh 2x2, tensor 4; 8 episodes of 4 agents (32 rows), contexts of 2048 tokens, bf16. What has to be moved, on each chip:
+its quarter of the weights, and of the cache of 32 rows as long as they may get. What is moved: the traffic with HBM of
+one narrow step in the compiled program, counted by asyncthink_jax/parallel/hlo.py. A ratio of 1.0 would be: nothing is
+moved twice, nothing else at all.
+"""
+
+import dataclasses
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from asyncthink_jax.model import transformer
+from asyncthink_jax.model.presets import QWEN3
+from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.parallel import hlo
+from asyncthink_jax.parallel.mesh import make_mesh
+from asyncthink_jax.rollout.ahead import lower_decode_loop
+from asyncthink_jax.rollout.state import Limits
+from experiments.benchmarks.common import arguments, report
+from experiments.benchmarks.ours import Ours
+
+TOPOLOGY, TENSOR, SLOTS, AGENTS, CONTEXT = "v5e:2x2", 4, 8, 4, 2048
+NO_TPU = {"SKIP_MDS_QUERY": "1", "ACCELERATOR_TYPE": "v5litepod-4", "WORKER_HOSTNAMES": "localhost"}  # to ask about
+
+
+def main() -> None:
+    flags = arguments(__doc__, rounds=1)
+    flags.model = dataclasses.replace(ModelConfig(**QWEN3["4B"]), dtype="bfloat16")
+    if flags.quick:
+        flags.model = dataclasses.replace(flags.model, layers=2, vocab_size=8192)
+    for name, value in NO_TPU.items():
+        os.environ.setdefault(f"TPU_{name}", value)
+    mesh = make_mesh(tensor=TENSOR, devices=topologies.get_topology_desc(TOPOLOGY, "tpu").devices)
+    ours = Ours(flags.model, Limits(SLOTS, CONTEXT, CONTEXT, CONTEXT), AGENTS, mesh=mesh, scripted=False)
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), transformer.abstract_params(flags.model)
+    )
+    started = time.monotonic()
+    compiled = lower_decode_loop(ours.engine, params).compile()
+    seconds = time.monotonic() - started
+    program = hlo.parse(compiled.as_text())
+    moved = hlo.traffic(program, hlo.innermost_loop(program))
+    size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / TENSOR  # noqa: E731
+    weights = size(params)
+    cache = size(jax.eval_shape(lambda: transformer.init_cache(flags.model, SLOTS * AGENTS, CONTEXT)))
+    memory = compiled.memory_analysis()
+    report(
+        flags,
+        "v5e_bytes",
+        moved.total / (weights + cache),
+        {},
+        "bytes moved by a step of Qwen3-4B on v5e 2x2, per byte of weights and cache",
+        1,
+        bytes={"weights": weights, "cache": cache, "read": moved.read, "written": moved.written},
+        by_opcode=dict(moved.by_opcode.most_common(8)),
+        collectives={kind: {"count": n, "bytes": b} for kind, (n, b) in moved.collectives.items()},
+        memory={"arguments": memory.argument_size_in_bytes, "temporary": memory.temp_size_in_bytes},
+        compile_seconds=seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()
