@@ -1,6 +1,6 @@
 # make train       set up, then cold start, RL, evaluation and figures of the tiny demo; goes on where it stopped
 # make baselines   oracle, control, the run without concurrency reward, sequential and parallel; fills in the table
-# make table       the result tables of the two READMEs, from the committed results
+# make table       the tables of the two READMEs, from the committed results of runs and benchmarks
 # make test        set up, then the tests (under 10 minutes on 2 cores)
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, large random searches
 # make lint        format, lint and types, as the continuous integration checks them
@@ -50,7 +50,7 @@ baselines: train
 
 # The tables of README.md and experiments/README.md, from the results.json files in experiments/results.
 table: setup
-	$(BIN)/python experiments/table.py
+	$(BIN)/python -m experiments.table
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'

@@ -1,9 +1,9 @@
-"""The result tables of README.md and experiments/README.md, from the files in experiments/results.
+"""The tables of README.md and experiments/README.md, from the files in experiments/results and benchmarks/results.
 
-    python experiments/table.py            # or: make table
+    python -m experiments.table            # or: make table
 
 `experiments/results/<experiment>_seed<n>.json` is the `results.json` of a run, as it was written. What stands between
-the markers `<!-- results:begin -->` and `<!-- results:end -->` of the two documents is made here (a test holds them to
+markers like `<!-- results:begin -->` and `<!-- results:end -->` of the two documents is made here (a test holds them to
 it).
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from asyncthink_jax.report.metrics import markdown_table, minutes
+from experiments.benchmarks import table as performance
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-DOCUMENTS = HERE.parent / "README.md", HERE / "README.md"
-MARKERS = "<!-- results:begin -->\n", "<!-- results:end -->"
+README, EXPERIMENTS = HERE.parent / "README.md", HERE / "README.md"
 
 Results = Mapping[str, Any]  # a results.json
 Column = tuple[str, str, float, int]  # heading, score, factor, decimals
@@ -185,19 +185,29 @@ def caption(results: Mapping[int, Results]) -> str:
     )
 
 
-def blocks() -> tuple[str, str]:
-    """What stands between the markers of README.md and of experiments/README.md."""
+def blocks() -> list[tuple[Path, str, str]]:
+    """The generated parts: document, name of the markers around it, text with its markers."""
     results = load()
-    summary = summary_table(results) + "\n\n" + caption(results) + "\n"
-    at_one = summary_table(results, ("_t1",))
-    return summary, "\n\n".join([goals_table(results), at_one, runs_table(results)]) + "\n"
+    parts = [
+        (README, "results", summary_table(results) + "\n\n" + caption(results)),
+        (README, "performance", performance.markdown().rstrip()),
+        (
+            EXPERIMENTS,
+            "results",
+            "\n\n".join([goals_table(results), summary_table(results, ("_t1",)), runs_table(results)]),
+        ),
+    ]
+    return [(path, name, f"{marker(name, 'begin')}\n{text}\n{marker(name, 'end')}") for path, name, text in parts]
+
+
+def marker(name: str, which: str) -> str:
+    return f"<!-- {name}:{which} -->"
 
 
 def main() -> None:
-    for path, block in zip(DOCUMENTS, blocks(), strict=True):
-        text = path.read_text(encoding="utf-8")
-        before, rest = text.split(MARKERS[0])
-        path.write_text(before + MARKERS[0] + block + MARKERS[1] + rest.split(MARKERS[1])[1], encoding="utf-8")
+    for path, name, block in blocks():
+        before, rest = path.read_text(encoding="utf-8").split(marker(name, "begin"))
+        path.write_text(before + block + rest.split(marker(name, "end"))[1], encoding="utf-8")
         print(block)
 
 
