@@ -5,6 +5,7 @@ else is in the batch, in whatever slot it runs and however many devices there ar
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -81,12 +82,35 @@ def sample(
     greedy = temperature <= 0
     likeliest = jnp.argmax(logits, axis=-1)
     logprobs = jax.nn.log_softmax(_filtered(logits / jnp.where(greedy, 1.0, temperature), options))
-    cumulative = jnp.cumsum(jnp.exp(logprobs), axis=-1)
-    # Scaling by the total keeps a rounded-down sum from ever pointing past the last token of non-zero probability.
-    drawn = jnp.sum(cumulative <= uniforms[:, None] * cumulative[:, -1:], axis=-1)
-    tokens = jnp.where(greedy, likeliest, drawn).astype(jnp.int32)
+    tokens = jnp.where(greedy, likeliest, _draw(jnp.exp(logprobs), uniforms)).astype(jnp.int32)
     of_tokens = lambda x: jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]  # noqa: E731
     return tokens, of_tokens(logprobs), of_tokens(model_logits) - jax.nn.logsumexp(model_logits, axis=-1)
+
+
+def _draw(probabilities: Float[Array, "R V"], uniforms: Float[Array, "R"]) -> Int[Array, "R"]:
+    """Inverts the distribution functions, first over blocks of the vocabulary, then within one.
+
+    Adding up a row is then two short sums instead of a long one (of 151,936 tokens: 0.5 ms instead of 7 on CPU).
+    """
+    size = 1 << round(math.log2(probabilities.shape[1]) / 2)
+    blocks = jnp.pad(probabilities, ((0, 0), (0, -probabilities.shape[1] % size)))
+    blocks = blocks.reshape(len(probabilities), -1, size)
+    masses = jnp.sum(blocks, axis=-1)
+    block, rest = _first_beyond(masses, uniforms * jnp.sum(masses, axis=-1))
+    within, _ = _first_beyond(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], rest)
+    return block * size + within
+
+
+def _first_beyond(masses: Float[Array, "R N"], level: Float[Array, "R"]) -> tuple[Int[Array, "R"], Float[Array, "R"]]:
+    """The first entry of each row at which the running sum exceeds `level`, and what is left of `level` before it.
+
+    A level that rounding took beyond the whole sum means the last entry that has any mass.
+    """
+    sums = jnp.cumsum(masses, axis=-1)
+    level = jnp.minimum(level, jnp.nextafter(sums[:, -1], 0))
+    sums = jnp.pad(sums, ((0, 0), (1, 0)))
+    chosen = jnp.sum(sums[:, 1:] <= level[:, None], axis=-1)
+    return chosen, level - jnp.take_along_axis(sums, chosen[:, None], axis=-1)[:, 0]
 
 
 def _penalised(
@@ -100,12 +124,12 @@ def _penalised(
 def _filtered(logits: Float[Array, "R V"], options: Sampling) -> Float[Array, "R V"]:
     """-inf for what top-k, top-p and min-p leave out of tempered logits. The likeliest token always stays."""
     if options.top_k or options.top_p < 1:
-        ranked = -jnp.sort(-logits, axis=-1)
-        stays = jnp.arange(ranked.shape[1]) < (options.top_k or ranked.shape[1])
+        k = min(options.top_k, logits.shape[1])
+        ranked = jax.lax.top_k(logits, k)[0] if k else -jnp.sort(-logits, axis=-1)
+        stays = jnp.ones(ranked.shape, bool)
         if options.top_p < 1:
-            probabilities = jax.nn.softmax(jnp.where(stays, ranked, -jnp.inf), axis=-1)
-            before = jnp.cumsum(probabilities, axis=-1) - probabilities  # taken by likelier tokens
-            stays &= before < options.top_p
+            probabilities = jax.nn.softmax(ranked, axis=-1)
+            stays = jnp.cumsum(probabilities, axis=-1) - probabilities < options.top_p  # taken by likelier tokens
         last = jnp.min(jnp.where(stays, ranked, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits >= last, logits, -jnp.inf)
     if options.min_p > 0:

@@ -29,6 +29,18 @@ def test_tokens_come_as_often_as_the_model_says(temperature, shares):
     np.testing.assert_allclose(logprobs, np.log(np.array(shares)[tokens]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("vocabulary", [1, 2, 3, 17, 1003])
+def test_tokens_of_any_vocabulary_come_in_its_order_and_as_often_as_the_model_says(vocabulary):
+    n = 5_000
+    weights = np.random.default_rng(vocabulary).exponential(size=vocabulary)
+    weights[1::5] = 0
+    shares = weights / weights.sum()
+    logits = jnp.broadcast_to(jnp.log(jnp.array(shares, jnp.float32)), (n, vocabulary))
+    tokens, _ = sample(logits, (jnp.arange(n) + 0.5) / n, jnp.float32(1))
+    assert np.all(np.diff(tokens) >= 0)
+    np.testing.assert_allclose(np.bincount(tokens, minlength=vocabulary), n * shares, atol=1.1)
+
+
 def test_a_token_without_probability_is_never_drawn():
     # At the edges of the unit interval too, and where it is the first or the last of the vocabulary.
     for shares in ([0.0, 1.0, 0.0], [0.0, 0.4, 0.6], [0.6, 0.4, 0.0], [0.3, 0.0, 0.7]):
@@ -176,5 +188,7 @@ def test_the_repetition_penalty_is_on_what_the_trace_has_decoded_itself():
 def test_with_everything_off_nothing_is_sorted():
     arguments = (jnp.zeros((2, 5)), jnp.zeros(2), jnp.float32(1))
     off = str(jax.make_jaxpr(lambda *x: sampling.sample(*x, Sampling()))(*arguments))
-    on = str(jax.make_jaxpr(lambda *x: sampling.sample(*x, Sampling(top_p=0.9)))(*arguments))
-    assert " sort[" in on and " sort[" not in off
+    top_k = str(jax.make_jaxpr(lambda *x: sampling.sample(*x, Sampling(top_k=2)))(*arguments))
+    top_p = str(jax.make_jaxpr(lambda *x: sampling.sample(*x, Sampling(top_p=0.9)))(*arguments))
+    assert " sort[" in top_p and " sort[" not in top_k + off
+    assert " top_k[" in top_k and " top_k[" not in off
