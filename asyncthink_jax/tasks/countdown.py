@@ -15,7 +15,8 @@ All texts are words separated by single spaces, one token a word (data/tokenizer
     sub-query       " 5 8 6 10 = 3"                 (the pair, the rest, the target)
     search          " + 13 6 19 7 78 10 23 3 ! 5 + 8 - 10 130 .." (see `search`)
     worker trace    the search, then `<RETURN> 5 + 8 - 10 , 8 - 5</RETURN>`, or `<RETURN> none</RETURN>`
-    own search      " 5 8 6 10 = 3 :" + the search + " ."  (by an organizer that does a pair itself)
+    own search      " 5 8 6 10 = 3 :" + the search  (by an organizer that does a pair itself)
+    tally           " #2"                           (after a Join or own search: solutions there are, at most 4)
     answer          `<ANSWER> E1 , E2 , E3 , E4</ANSWER>`, or `<ANSWER> none</ANSWER>`
 
 Demonstrations are scripts, that is, texts, so that they can be read and checked as text.
@@ -168,7 +169,8 @@ def worker_text(problem: Problem, pair: tuple[int, int]) -> str:
 def tokenizer_texts(rules: Rules = DEMO) -> list[str]:
     """Texts that hold every word of the task, to train a tokenizer on: each becomes one token."""
     words = [str(n) for n in range(1, max(rules.max_target, rules.max_number) + 1)]
-    words += [*OPERATORS, "(", ")", "=", ":", HIT, ",", ".", "none"]
+    words += [*OPERATORS, "(", ")", "=", ":", HIT, ",", "none"]
+    words += [f"#{count}" for count in range(rules.n_solutions + 1)]
     return ["".join(f" {word}" for word in words), "solve", "work"] * 20
 
 
@@ -334,12 +336,16 @@ class _Organizer:
 
     def join(self, fork_id: int) -> None:
         self.pieces.append(f"<JOIN-{fork_id}>")
-        self.seen |= dict.fromkeys(self.found[fork_id])
+        self._count(self.found[fork_id])
 
     def search(self, pair: tuple[int, int]) -> None:
         text, hits = search(self.problem, pair)
-        self.pieces += [sub_query(self.problem, pair), " :", text, " ."]
+        self.pieces += [sub_query(self.problem, pair), " :", text]
+        self._count(hits)
+
+    def _count(self, hits: Sequence[str]) -> None:
         self.seen |= dict.fromkeys(hits)
+        self.pieces.append(f" #{min(len(self.seen), self.problem.n_solutions)}")
 
     @property
     def has_enough(self) -> bool:

@@ -7,7 +7,7 @@ from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.protocol.grammar import tag_literals
 from asyncthink_jax.tasks import countdown
 
-WORDS = [f" {n}" for n in range(1, 100)] + [f" {word}" for word in [*"+-*/()=:!,.", "none"]]
+WORDS = [f" {n}" for n in range(1, 100)] + [f" {word}" for word in [*"+-*/()=:!,", "none", "#0", "#4"]]
 
 
 @pytest.mark.parametrize("word", [*WORDS, "solve", "work", *tag_literals(6)])

@@ -217,6 +217,25 @@ def test_an_answer_is_the_first_four_solutions_that_came_into_the_context():
         assert script.organizer[-2] == countdown.listing(seen[:4])
 
 
+def test_a_tally_stands_behind_whatever_may_have_brought_solutions():
+    rng = np.random.default_rng(6)
+    tallies = set()
+    for _ in range(300):
+        script = countdown.random_demonstration(EXAMPLE, rng)
+        seen: set[str] = set()
+        for piece, following in zip(script.organizer, script.organizer[1:], strict=False):
+            if piece.startswith("<JOIN"):
+                seen |= {text.strip() for text in script.returns[int(piece[6:-1])].split(",")} - {"none"}
+            elif piece.startswith(" +"):  # an own search
+                seen |= {s for s in countdown.solutions(EXAMPLE) if f"! {s}" in piece}
+            else:
+                assert following[:2] != " #"
+                continue
+            assert following == f" #{min(len(seen), 4)}"
+            tallies.add(following)
+    assert tallies >= {" #0", " #4"}  # the first before anything is found, the last for four and more
+
+
 def test_sequential_demonstrations_search_one_to_six_pairs():
     rng = np.random.default_rng(0)
     scripts = [countdown.sequential_demonstration(EXAMPLE, rng) for _ in range(200)]
