@@ -52,7 +52,7 @@ class TaskConfig:
     enough: float = 0.0  # share of demonstrations that answer as soon as all solutions asked for are there
     answer_weight: float = 1.0  # loss weight of a demonstration's answer: its copying is learned late
     hit_weight: float = 1.0  # loss weight of the mark of a hit in a demonstrated search: rare, and all hangs on it
-    self_search: float = 0.15  # chance that a demonstrated organizer searches a pair itself instead of forking it
+    self_search: float = 0.15  # chance that a demonstrated organizer searches a pair itself although a worker is free
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -252,30 +252,28 @@ def random_demonstration(
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
     1 to C(numbers, 2) pairs, uniformly; they are taken in ascending order with probability `in_order`, as someone who
-    counts them off would, else in random order. Each is the organizer's own with probability `self_search` (always, if
-    `agents` is 1). At each point one of the legal moves is taken, uniformly: hand out or search the next
-    pair (a hand-out needs fewer than agents - 1 unjoined workers), or join a worker, any one that is unjoined. With
-    probability `early` the answer comes while a random number of workers is unjoined; otherwise all are joined. With
-    probability `enough` it comes as soon as all solutions asked for are there, whatever was still planned.
+    counts them off would, else in random order. At each point, equally likely, the next pair is taken up or a worker is
+    joined, any one that is unjoined. A pair is handed out, but with probability `self_search`, and wherever the pool is
+    full (agents - 1 unjoined workers), the organizer searches it itself. With probability `early` the answer comes
+    while a random number of workers is unjoined; otherwise all are joined. With probability `enough` it comes as soon
+    as all solutions asked for are there, whatever was still planned.
     """
     order = _some_pairs(problem, rng, in_order)
-    own = rng.random(len(order)) < (self_search if agents > 1 else 1.0)
     writer = _Organizer(problem)
     unjoined: list[int] = []
-    done, left_behind = 0, -1
+    left_behind = -1
     leaves_early, stops = rng.random() < early, rng.random() < enough
-    while (done < len(order) or unjoined) and not (stops and writer.has_enough):
-        may_advance = done < len(order) and (own[done] or len(unjoined) < agents - 1)
-        if done == len(order) and left_behind < 0:
+    while (order or unjoined) and not (stops and writer.has_enough):
+        if not order and left_behind < 0:
             left_behind = int(rng.integers(1, len(unjoined) + 1)) if leaves_early else 0
         if left_behind >= 0 and len(unjoined) <= left_behind:
             break
-        if may_advance and (not unjoined or rng.random() < 0.5):
-            if own[done]:
-                writer.search(order[done])
+        if order and (not unjoined or rng.random() < 0.5):
+            pair = order.pop(0)
+            if len(unjoined) == agents - 1 or rng.random() < self_search:
+                writer.search(pair)
             else:
-                unjoined.append(writer.fork(order[done]))
-            done += 1
+                unjoined.append(writer.fork(pair))
         else:
             writer.join(unjoined.pop(int(rng.integers(len(unjoined)))))
     return writer.answer()

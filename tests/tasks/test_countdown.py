@@ -153,6 +153,26 @@ def test_a_demonstration_takes_its_pairs_in_order_half_of_the_time():
     assert len({tuple(p for p in s.organizer if p in ranks) for s in six}) > 300  # of 720 orders
 
 
+def test_an_organizer_that_has_no_free_worker_searches_itself_or_joins_equally_likely():
+    rng = np.random.default_rng(7)
+    own, join = 0, 0
+    for _ in range(2000):
+        script = countdown.random_demonstration(EXAMPLE, rng, agents=3, self_search=0.0, early=0.0)
+        taken, unjoined = 0, 0
+        n_pairs = len(script.workers) + script.organizer.count(" :")
+        for piece in script.organizer:
+            full = unjoined == 2 and taken < n_pairs
+            if piece == " :":
+                assert full  # nothing else makes this organizer search
+                own, taken = own + 1, taken + 1
+            elif piece.startswith("<JOIN"):
+                join, unjoined = join + full, unjoined - 1
+            elif piece.startswith("<FORK"):
+                taken, unjoined = taken + 1, unjoined + 1
+        assert unjoined == 0
+    assert own > 500 and 0.45 < own / (own + join) < 0.55
+
+
 def _pairs_of(script, ranks):
     return sum(piece in ranks for piece in script.organizer)
 
@@ -168,7 +188,7 @@ def test_a_demonstration_that_stops_at_enough_answers_at_the_first_moment_it_has
     rng = np.random.default_rng(4)
     stopped, all_pairs = 0, len(countdown.pairs(EXAMPLE))
     for _ in range(1000):
-        script = countdown.random_demonstration(EXAMPLE, rng, self_search=0.0, early=0.0, enough=1.0)
+        script = countdown.random_demonstration(EXAMPLE, rng, agents=7, self_search=0.0, early=0.0, enough=1.0)
         joined = [int(piece[6:-1]) for piece in script.organizer if piece.startswith("<JOIN")]
         found = [_found(script, joined[:n]) for n in range(len(joined) + 1)]
         assert all(count < 4 for count in found[:-1])
