@@ -35,15 +35,17 @@ def get_config() -> Config:
         model=ModelConfig(
             vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=384, rope_theta=100.0
         ),
-        task=TaskConfig(few_share=0.1, hit_weight=3.0, answer_weight=1.5, worker_keep=0.75),
+        task=TaskConfig(
+            enough=0.5, self_search=0.1, few_share=0.1, hit_weight=3.0, answer_weight=1.5, worker_keep=0.75
+        ),
         mesh=MeshConfig(cpu_devices=2),
         rollout=RolloutConfig(
             slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
         ),
         sft=SFTConfig(
-            steps=4800,
-            rows=4,
-            row_length=256,
+            steps=4300,
+            rows=6,
+            row_length=192,
             optimizer="muon",
             learning_rate=0.05,
             adam_learning_rate=0.01,
@@ -57,7 +59,7 @@ def get_config() -> Config:
             group_size=8,
             temperature=0.6,
             optimizer="adamw",
-            learning_rate=7e-4,
+            learning_rate=1e-3,
             final_fraction=0.1,
             optimizer_steps=4,
             rows=64,
@@ -66,14 +68,14 @@ def get_config() -> Config:
             loss_chunk=2048,
             worker_weight=0.1,
             worker_keep=0.15,
-            concurrency_weight=4.0,
+            concurrency_weight=6.0,
             tau=0.8,
             all_correct_bonus=1.0,
             wrong_penalty=1.5,
             format_penalty=-1.0,
         ),
         eval=EvalConfig(
-            problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=10, validation_problems=100
+            problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=16, validation_problems=100
         ),
         checkpoint=CheckpointConfig(every_sft_steps=100, every_rl_iterations=1, keep=2),
     )
