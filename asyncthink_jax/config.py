@@ -147,7 +147,7 @@ class RLConfig(OptimizerFields):
     clip_low: float = 0.2  # ratio clip below 1
     clip_high: float = 0.28  # ratio clip above 1 ("clip-higher")
     kl: float = 0.0  # weight of the KL penalty to the cold start
-    # Dividing by the group's deviation lets the small concurrency term explode once a whole group is correct.
+    # Divides by the group's deviation: once all of a group are correct, concurrency counts as correctness did.
     std_normalise: bool = False
     worker_weight: float = 1.0  # loss weight of the workers' tokens (the organizer's is 1)
     worker_keep: float = 1.0  # share of worker traces that are trained on

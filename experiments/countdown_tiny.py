@@ -2,7 +2,7 @@
 
 Reproduces:  the shape of the paper's MCD results (Figure 5, Figure 6, Table 3's first rows) with a 0.6 M model:
              after the cold start the model speaks the protocol but organizes at random; RL teaches it to cover
-             the search, to overlap it, and to answer as soon as it can.
+             the search, to overlap it, to search a pair itself while its workers run, and to answer as soon as it can.
 Task:        four distinct numbers from 2 to 20, target at most 99, four distinct solutions asked; pool c = 4;
              600 test problems, train/validation/test disjoint by number set (tasks/countdown.py).
 Hardware:    2 CPU cores.
@@ -36,7 +36,12 @@ def get_config() -> Config:
             vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=384, rope_theta=100.0
         ),
         task=TaskConfig(
-            enough=0.5, self_search=0.1, few_share=0.1, hit_weight=3.0, answer_weight=1.5, worker_keep=0.75
+            in_order=0.7,
+            enough=0.5,
+            few_share=0.1,
+            hit_weight=3.0,
+            answer_weight=1.5,
+            worker_keep=0.75,
         ),
         mesh=MeshConfig(cpu_devices=2),
         rollout=RolloutConfig(
@@ -59,8 +64,9 @@ def get_config() -> Config:
             group_size=8,
             temperature=0.6,
             optimizer="adamw",
-            learning_rate=1e-3,
+            learning_rate=7e-4,
             final_fraction=0.1,
+            std_normalise=True,
             optimizer_steps=4,
             rows=64,
             row_length=256,
@@ -68,7 +74,7 @@ def get_config() -> Config:
             loss_chunk=2048,
             worker_weight=0.1,
             worker_keep=0.15,
-            concurrency_weight=6.0,
+            concurrency_weight=4.0,
             tau=0.8,
             all_correct_bonus=1.0,
             wrong_penalty=1.5,

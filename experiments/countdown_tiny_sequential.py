@@ -5,7 +5,8 @@ Same as experiments/countdown_tiny.py but for: demonstrations that search 1 to 6
              the same header and in the same words as a worker's search; a window that holds all six searches, so rows
              of twice the length, half as many, and fewer steps and iterations, which take the same wall-clock; no
              concurrency reward, which a single trace cannot earn (eta / c is 1/1 throughout); a lower learning
-             rate in RL, since every token of a search is trained there (at the async model's, searches got worse).
+             rate in RL, since every token of a search is trained there (at the async model's, searches got worse), and
+             advantages that are not divided by their standard deviation.
 Command:     make baselines
 """
 
@@ -27,6 +28,7 @@ def get_config() -> Config:
             base.rl,
             iterations=52,
             learning_rate=3e-4,
+            std_normalise=False,
             row_length=480,
             rows=40,
             microbatches=10,

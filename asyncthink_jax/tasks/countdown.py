@@ -252,8 +252,8 @@ def random_demonstration(
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
     1 to C(numbers, 2) pairs, uniformly; they are taken in ascending order with probability `in_order`, as someone who
-    counts them off would, else in random order. At each point, equally likely, the next pair is taken up or a worker is
-    joined, any one that is unjoined. A pair is handed out, but with probability `self_search`, and wherever the pool is
+    counts them off would, else in random order. At each point either the next pair is taken up or a worker is joined, any
+    one that is unjoined; each demonstration has its own eagerness, the probability of the first, from 0 to 1. A pair is handed out, but with probability `self_search`, and wherever the pool is
     full (agents - 1 unjoined workers), the organizer searches it itself. With probability `early` the answer comes
     while a random number of workers is unjoined; otherwise all are joined. With probability `enough` it comes as soon
     as all solutions asked for are there, whatever was still planned.
@@ -262,13 +262,13 @@ def random_demonstration(
     writer = _Organizer(problem)
     unjoined: list[int] = []
     left_behind = -1
-    leaves_early, stops = rng.random() < early, rng.random() < enough
+    eagerness, leaves_early, stops = rng.random(), rng.random() < early, rng.random() < enough
     while (order or unjoined) and not (stops and writer.has_enough):
         if not order and left_behind < 0:
             left_behind = int(rng.integers(1, len(unjoined) + 1)) if leaves_early else 0
         if left_behind >= 0 and len(unjoined) <= left_behind:
             break
-        if order and (not unjoined or rng.random() < 0.5):
+        if order and (not unjoined or rng.random() < eagerness):
             pair = order.pop(0)
             if len(unjoined) == agents - 1 or rng.random() < self_search:
                 writer.search(pair)

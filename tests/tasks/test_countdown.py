@@ -153,7 +153,7 @@ def test_a_demonstration_takes_its_pairs_in_order_half_of_the_time():
     assert len({tuple(p for p in s.organizer if p in ranks) for s in six}) > 300  # of 720 orders
 
 
-def test_an_organizer_that_has_no_free_worker_searches_itself_or_joins_equally_likely():
+def test_an_organizer_that_has_no_free_worker_searches_itself_or_joins():
     rng = np.random.default_rng(7)
     own, join = 0, 0
     for _ in range(2000):
@@ -170,7 +170,19 @@ def test_an_organizer_that_has_no_free_worker_searches_itself_or_joins_equally_l
             elif piece.startswith("<FORK"):
                 taken, unjoined = taken + 1, unjoined + 1
         assert unjoined == 0
-    assert own > 500 and 0.45 < own / (own + join) < 0.55
+    assert own > 500 and join > 500
+
+
+def test_demonstrations_are_of_all_degrees_of_eagerness():
+    rng = np.random.default_rng(8)
+    before_a_join = []
+    for _ in range(3000):
+        script = countdown.random_demonstration(EXAMPLE, rng, agents=7, self_search=0.0, early=0.0)
+        if len(script.workers) == 6:
+            before_a_join.append(actions(script).index(next(a for a in actions(script) if a.startswith("<JOIN"))))
+    # Of an eagerness e, the first join stands behind n forks with probability e^(n-1) (1-e): over all e, 1 / n (n+1).
+    shares = np.bincount(before_a_join, minlength=7)[1:] / len(before_a_join)
+    np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 12, 1 / 20, 1 / 30, 1 / 6], atol=0.05)
 
 
 def _pairs_of(script, ranks):
