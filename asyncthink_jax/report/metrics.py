@@ -303,12 +303,6 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     console.print(table)
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The same table for a README."""
-    header, rows = result_rows(results)
-    return f"{markdown_table(header, rows, left=2)}\n\n{caption(results)}\n"
-
-
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
     """A Markdown table whose first `left` columns are text, the others numbers."""
     rule = ["---"] * left + ["---:"] * (len(header) - left)

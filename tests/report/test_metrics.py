@@ -236,6 +236,8 @@ def test_the_table_of_a_run_that_has_only_begun_can_be_printed():
 
 
 def test_the_markdown_table_is_well_formed():
-    lines = [line for line in metrics.markdown(RESULTS).splitlines() if line.startswith("|")]
+    header, rows = metrics.result_rows(RESULTS)
+    lines = metrics.markdown_table(header, rows, left=2).splitlines()
     assert len(lines) == 12
     assert len({line.count("|") for line in lines}) == 1
+    assert lines[1].startswith("| --- | --- | ---: |")
