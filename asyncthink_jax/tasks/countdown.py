@@ -252,11 +252,12 @@ def random_demonstration(
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
     1 to C(numbers, 2) pairs, uniformly; they are taken in ascending order with probability `in_order`, as someone who
-    counts them off would, else in random order. At each point either the next pair is taken up or a worker is joined, any
-    one that is unjoined; each demonstration has its own eagerness, the probability of the first, from 0 to 1. A pair is handed out, but with probability `self_search`, and wherever the pool is
-    full (agents - 1 unjoined workers), the organizer searches it itself. With probability `early` the answer comes
-    while a random number of workers is unjoined; otherwise all are joined. With probability `enough` it comes as soon
-    as all solutions asked for are there, whatever was still planned.
+    counts them off would, else in random order. At each point either the next pair is taken up or a worker is joined,
+    any one that is unjoined; each demonstration has its own eagerness, the probability of the first, from 0 to 1. A
+    pair is handed out, but with probability `self_search`, and wherever the pool is full (agents - 1 unjoined
+    workers), the organizer searches it itself. With probability `early` the answer comes while a random number of
+    workers is unjoined; otherwise all are joined. With probability `enough` it comes as soon as all solutions asked
+    for are there, whatever was still planned.
     """
     order = _some_pairs(problem, rng, in_order)
     writer = _Organizer(problem)
