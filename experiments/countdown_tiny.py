@@ -37,6 +37,7 @@ def get_config() -> Config:
         ),
         task=TaskConfig(
             in_order=0.7,
+            self_search=0.05,
             enough=0.5,
             few_share=0.1,
             hit_weight=3.0,

@@ -143,17 +143,17 @@ def training_traces(script: countdown.Script, tokenizer: Tokenizer, prompts: Pro
 
     add(tokenizer.encode(prompts.for_organizer(script.problem.query)), 0.0)
     joins = {f"<JOIN-{fork_id}>": fork_id for fork_id in script.workers}
-    queries: dict[int, str] = {}
+    queries: list[str] = []  # in the order of the forks, which is that of the script's workers
     for piece, following in zip(script.organizer, (*script.organizer[1:], ""), strict=True):
         add(encode(piece), 1.0)
         if piece in joins:
             add(encode(script.returns[joins[piece]]), 0.0)
             add(encode(f"</JOIN-{joins[piece]}>"), 0.0)
         elif piece.startswith("<FORK-"):
-            queries[len(queries) + 1] = following
+            queries.append(following)
     traces = [finish()]
-    for fork_id, text in script.workers.items():
-        add(tokenizer.encode(prompts.for_worker(queries[fork_id])), 0.0)
+    for query, text in zip(queries, script.workers.values(), strict=True):
+        add(tokenizer.encode(prompts.for_worker(query)), 0.0)
         thoughts, takeaways = text.removesuffix("</RETURN>").split("<RETURN>")
         for piece in (thoughts, "<RETURN>", takeaways, "</RETURN>"):
             add(encode(piece), 1.0)

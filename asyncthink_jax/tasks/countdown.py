@@ -76,7 +76,7 @@ class Script:
     """A demonstration as text: what the roles write, without what a Join inserts.
 
     `organizer` is in pieces whose concatenation is the organizer's decoded text; every tag and every stretch of words
-    is a piece of its own. `workers[i]` is the whole text that the worker of FORK-i writes.
+    is a piece of its own. `workers[i]` is the whole text that the worker of FORK-i writes, in the order of the forks.
     """
 
     problem: Problem
@@ -325,9 +325,10 @@ class _Organizer:
         self.workers: dict[int, str] = {}
         self.found: dict[int, tuple[str, ...]] = {}
         self.seen: dict[str, None] = {}  # an ordered set
+        self.taken = 0  # pairs taken up, own searches included: a fork's id is its pair's place among them
 
     def fork(self, pair: tuple[int, int]) -> int:
-        fork_id = len(self.workers) + 1
+        fork_id = self._take_up()
         self.pieces += [f"<FORK-{fork_id}>", sub_query(self.problem, pair), f"</FORK-{fork_id}>"]
         self.workers[fork_id] = worker_text(self.problem, pair)
         self.found[fork_id] = search(self.problem, pair)[1]
@@ -338,9 +339,14 @@ class _Organizer:
         self._count(self.found[fork_id])
 
     def search(self, pair: tuple[int, int]) -> None:
+        self._take_up()
         text, hits = search(self.problem, pair)
         self.pieces += [sub_query(self.problem, pair), " :", text]
         self._count(hits)
+
+    def _take_up(self) -> int:
+        self.taken += 1
+        return self.taken
 
     def _count(self, hits: Sequence[str]) -> None:
         self.seen |= dict.fromkeys(hits)

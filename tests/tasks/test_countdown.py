@@ -133,7 +133,7 @@ def test_random_demonstrations_take_every_structure():
     rng = np.random.default_rng(0)
     scripts = [countdown.random_demonstration(EXAMPLE, rng, agents=3, self_search=0.2) for _ in range(4000)]
     # Every legal order of two forks and their joins occurs, those with unjoined workers included.
-    two_forks = {tuple(a for a in actions(s) if a != "<ANSWER>") for s in scripts if len(s.workers) == 2}
+    two_forks = {tuple(a for a in actions(s) if a != "<ANSWER>") for s in scripts if set(s.workers) == {1, 2}}
     f1, f2, j1, j2 = "<FORK-1>", "<FORK-2>", "<JOIN-1>", "<JOIN-2>"
     assert two_forks == {(f1, f2, j1, j2), (f1, f2, j2, j1), (f1, j1, f2, j2)} | {
         (f1, f2),
@@ -171,6 +171,15 @@ def test_an_organizer_that_has_no_free_worker_searches_itself_or_joins():
                 taken, unjoined = taken + 1, unjoined + 1
         assert unjoined == 0
     assert own > 500 and join > 500
+
+
+def test_a_forks_id_is_its_pairs_place_among_those_taken_up_own_searches_included():
+    rng = np.random.default_rng(9)
+    for _ in range(300):
+        script = countdown.random_demonstration(EXAMPLE, rng)
+        taken = [piece for piece in script.organizer if piece == " :" or piece.startswith("<FORK")]
+        assert all(piece in (" :", f"<FORK-{place}>") for place, piece in enumerate(taken, 1))
+        assert list(script.workers) == [place for place, piece in enumerate(taken, 1) if piece != " :"]
 
 
 def test_demonstrations_are_of_all_degrees_of_eagerness():
