@@ -76,6 +76,7 @@ def get_config() -> Config:
             worker_weight=0.1,
             worker_keep=0.15,
             concurrency_weight=4.0,
+            concurrency_warmup=24,
             tau=0.8,
             all_correct_bonus=1.0,
             wrong_penalty=1.5,

@@ -9,6 +9,7 @@ One iteration:
     5. update      the clipped policy gradient, in `optimizer_steps` minibatches                       `make_loss`
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -36,6 +37,15 @@ def reward(config: RLConfig, episode: Episode) -> float:
     total = score["accuracy"] + config.concurrency_weight * concurrency
     total += config.all_correct_bonus * (score["accuracy"] == 1.0)
     return total - config.wrong_penalty * score.get("wrong", 0) / max(1, score.get("answered", 0))
+
+
+def at_iteration(config: RLConfig, number: int) -> RLConfig:
+    """The config that iteration `number` (the first is 1) trains by: lambda rises over `concurrency_warmup` iterations.
+
+    A reward that is full from the start teaches a model that still answers badly to leave out what makes it slow.
+    """
+    risen = min(1.0, number / config.concurrency_warmup) if config.concurrency_warmup else 1.0
+    return dataclasses.replace(config, concurrency_weight=config.concurrency_weight * risen)
 
 
 def advantages(config: RLConfig, rewards: Float[np.ndarray, "P G"]) -> Float[np.ndarray, "P G"]:

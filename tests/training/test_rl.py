@@ -78,6 +78,15 @@ def test_the_reward_of_an_episode(config, facts, expected):
     assert rl.reward(RLConfig(**(fixed | config)), episode(**facts)) == pytest.approx(expected)
 
 
+def test_lambda_rises_over_the_first_iterations_alone():
+    config = RLConfig(concurrency_weight=4.0, concurrency_warmup=8, all_correct_bonus=0.5)
+    weights = [rl.at_iteration(config, number).concurrency_weight for number in (1, 2, 8, 9, 64)]
+    assert weights == [0.5, 1.0, 4.0, 4.0, 4.0]
+    assert rl.at_iteration(config, 1).all_correct_bonus == 0.5
+    constant = RLConfig(concurrency_weight=4.0)
+    assert rl.at_iteration(constant, 1) == constant
+
+
 # --- Advantage.
 
 
@@ -308,7 +317,7 @@ def updated(params, rewards, **config):
     first_state, update = update_of(**config)
     state = first_state(jax.tree.map(jnp.copy, params))
     before = jax.tree.map(np.array, state)
-    after, numbers = update(state, played(rewards), np.random.default_rng(0))
+    after, numbers = update(state, played(rewards), rewards, np.random.default_rng(0))
     return before, jax.tree.map(np.asarray, after), numbers
 
 
