@@ -253,11 +253,12 @@ def random_demonstration(
 
     1 to C(numbers, 2) pairs, uniformly; they are taken in ascending order with probability `in_order`, as someone who
     counts them off would, else in random order. At each point either the next pair is taken up or a worker is joined,
-    any one that is unjoined; each demonstration has its own eagerness, the probability of the first, from 0 to 1. A
-    pair is handed out, but with probability `self_search`, and wherever the pool is full (agents - 1 unjoined
-    workers), the organizer searches it itself. With probability `early` the answer comes while a random number of
-    workers is unjoined; otherwise all are joined. With probability `enough` it comes as soon as all solutions asked
-    for are there, whatever was still planned.
+    any one that is unjoined. Where a worker is free, the next pair is taken up with a probability that is the
+    demonstration's own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the
+    organizer's own search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself or
+    joins, equally likely. With probability `early` the answer comes while a random number of workers is unjoined;
+    otherwise all are joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever
+    was still planned.
     """
     order = _some_pairs(problem, rng, in_order)
     writer = _Organizer(problem)
@@ -269,9 +270,10 @@ def random_demonstration(
             left_behind = int(rng.integers(1, len(unjoined) + 1)) if leaves_early else 0
         if left_behind >= 0 and len(unjoined) <= left_behind:
             break
-        if order and (not unjoined or rng.random() < eagerness):
+        full = len(unjoined) == agents - 1
+        if order and (not unjoined or rng.random() < (0.5 if full else eagerness)):
             pair = order.pop(0)
-            if len(unjoined) == agents - 1 or rng.random() < self_search:
+            if full or rng.random() < self_search:
                 writer.search(pair)
             else:
                 unjoined.append(writer.fork(pair))
