@@ -154,6 +154,7 @@ class RLConfig(OptimizerFields):
     format_penalty: float = -1.0  # R_FE, the whole reward of a malformed episode
     concurrency_weight: float = 1.0  # lambda
     concurrency_warmup: int = 0  # iterations over which lambda rises from 0 in training: first accuracy, then speed
+    concurrency_if_correct: bool = False  # concurrency earns nothing beside an answer that lacks something
     tau: float = 0.8  # concurrency ratio beyond which more earns nothing
     all_correct_bonus: float = 0.0  # added when all solutions asked for are right
     wrong_penalty: float = 0.0  # times the share of wrong expressions in the answer, subtracted

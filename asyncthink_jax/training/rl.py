@@ -27,15 +27,16 @@ from asyncthink_jax.training.state import Batch
 def reward(config: RLConfig, episode: Episode) -> float:
     """R_FE for a malformed episode, else R_A + lambda * min(eta / c, tau) / tau (paper, section 4).
 
-    Two terms that the paper has not, both 0 by default: a bonus when everything asked for was found, and a penalty for
-    the share of the answered expressions that is wrong.
+    Three options that the paper has not, all off by default: R_eta only where everything asked for was found, a bonus
+    there, and a penalty for the share of the answered expressions that is wrong.
     """
     if episode.format_error is not None:
         return config.format_penalty
     score = episode.score or {}
-    concurrency = min(episode.concurrency, config.tau) / config.tau
-    total = score["accuracy"] + config.concurrency_weight * concurrency
-    total += config.all_correct_bonus * (score["accuracy"] == 1.0)
+    correct = score["accuracy"] == 1.0
+    total = score["accuracy"] + config.all_correct_bonus * correct
+    if correct or not config.concurrency_if_correct:
+        total += config.concurrency_weight * min(episode.concurrency, config.tau) / config.tau
     return total - config.wrong_penalty * score.get("wrong", 0) / max(1, score.get("answered", 0))
 
 

@@ -64,6 +64,8 @@ ALL = {"accuracy": 1.0, "correct": 4, "answered": 4, "wrong": 0}
         ({"format_penalty": -3.0}, {"score": FOUND, "format_error": "no_answer"}, -3.0),
         ({"all_correct_bonus": 0.5, "concurrency_weight": 0.0}, {"score": ALL}, 1.5),
         ({"all_correct_bonus": 0.5, "concurrency_weight": 0.0}, {"score": FOUND}, 0.75),
+        ({"concurrency_if_correct": True}, {"score": FOUND, "concurrency": 0.4}, 0.75),
+        ({"concurrency_if_correct": True}, {"score": ALL, "concurrency": 0.4}, 1.0 + 0.5),
         ({"wrong_penalty": 0.8, "concurrency_weight": 0.0}, {"score": FOUND}, 0.75 - 0.2),
         (
             {"wrong_penalty": 0.8, "concurrency_weight": 0.0},
