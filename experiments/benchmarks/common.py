@@ -16,17 +16,24 @@ from asyncthink_jax.parallel.mesh import use_cpu_devices
 from asyncthink_jax.training.run import provenance
 
 RESULTS = Path(__file__).parent / "results"
+PEERS_PYTHON = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"  # by `make bench-peers`
 
-# The model of every benchmark: a small Qwen3, random weights, fp32 everywhere.
-MODEL = ModelConfig(vocab_size=8192, layers=8, width=256, heads=8, kv_heads=4, head_dim=32, mlp_width=768)
+# The models of the benchmarks: Qwen3 at random weights, fp32 everywhere. A size other than "small" goes into the name
+# of the result; smoke runs take QUICK_MODEL.
+MODELS = {
+    "small": ModelConfig(vocab_size=8192, layers=8, width=256, heads=8, kv_heads=4, head_dim=32, mlp_width=768),
+    "0.6b": ModelConfig(
+        vocab_size=151936, layers=28, width=1024, heads=16, kv_heads=8, head_dim=128, mlp_width=3072, rope_theta=1e6
+    ),
+}
 QUICK_MODEL = ModelConfig(vocab_size=512, layers=2, width=64, heads=4, kv_heads=2, head_dim=16, mlp_width=192)
 
 
 def arguments(description: str | None, rounds: int) -> argparse.Namespace:
     """Parses the flags that every benchmark has, and starts JAX on the platform they name.
 
-    The result has `platform`, `quick`, `rounds`, `devices`, `results` (a folder, or None: nothing is written), `note`
-    and `model`.
+    The result has `platform`, `quick`, `rounds`, `devices`, `results` (a folder, or None: nothing is written), `note`,
+    `peers` (the names of those wanted, or None: all), `peers_python` and `model`.
     """
     parser = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
@@ -35,13 +42,20 @@ def arguments(description: str | None, rounds: int) -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=0, help="our CPU devices; 0 = one a core, as in the demo")
     parser.add_argument("--results", type=Path, help=f"folder of the JSON file; default {RESULTS.name}/ beside this")
     parser.add_argument("--note", default="", help="goes into the file: what else the machine was doing")
+    parser.add_argument("--size", choices=MODELS, default="small", help="of the model; 0.6b is Qwen3-0.6B's")
+    parser.add_argument("--peers", nargs="*", metavar="NAME", help="only these of the peers; default: all")
+    parser.add_argument(
+        "--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter that has the peers; default: bench-peers'"
+    )
     flags = parser.parse_args()
-    flags.model = QUICK_MODEL if flags.quick else MODEL
+    flags.model = QUICK_MODEL if flags.quick else MODELS[flags.size]
     if flags.quick:
         flags.rounds = 1
     elif flags.results is None:
         flags.results = RESULTS
     jax.config.update("jax_platforms", "cuda" if flags.platform == "gpu" else "cpu")
+    if flags.platform == "gpu":
+        jax.config.update("jax_default_matmul_precision", "float32")  # JAX's default there keeps 10 bits, torch's all
     if flags.platform == "cpu":
         use_cpu_devices(flags.devices or len(os.sched_getaffinity(0)))
     return flags
@@ -82,13 +96,14 @@ def report(
     higher_is_better: bool = True,
     **detail: Any,
 ) -> dict[str, Any]:
-    """Prints the result of a benchmark, and writes `<results>/<name>.json`.
+    """Prints the result of a benchmark, and writes `<results>/<name>.json`, with `_gpu` and the size where they differ.
 
     `ours` and `peers` are in `unit`; a ratio says how many times faster ours is. `runs` are the times of every round by
     side, or the count of what was measured once. `detail` goes into the file as it is.
     """
     if isinstance(runs, dict):
         detail["processor_seconds"] = {side: [round(t.processor, 4) for t in times] for side, times in runs.items()}
+    name += "_gpu" * (flags.platform == "gpu") + f"_{flags.size}" * (flags.size != "small")
     ratios = {peer: ours / value if higher_is_better else value / ours for peer, value in peers.items()}
     result = {
         "name": name,
@@ -107,7 +122,7 @@ def report(
     if flags.results is not None:
         flags.results.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result, indent=2, default=lambda x: round(float(x), 6))
-        (flags.results / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        (flags.results / f"{result['name']}.json").write_text(text + "\n", encoding="utf-8")
     return result
 
 

@@ -17,9 +17,6 @@ import jax
 from asyncthink_jax.model.transformer import abstract_params
 from experiments.benchmarks.common import Time
 
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-peers" / "bin" / "python"
-
 
 class MissingPeersError(Exception):
     """The peers' virtual environment isn't there."""
@@ -33,8 +30,8 @@ class Peer:
     """
 
     def __init__(self, script: str, flags: argparse.Namespace, **settings: Any):
-        if not PYTHON.exists():
-            raise MissingPeersError(f"{PYTHON} is not there: run `make bench-peers` first")
+        if not flags.peers_python.exists():
+            raise MissingPeersError(f"{flags.peers_python} is not there: run `make bench-peers` first")
         self.script = script
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS")}
         environment |= {
@@ -43,7 +40,7 @@ class Peer:
             "TOKENIZERS_PARALLELISM": "false",
         }
         self.process = subprocess.Popen(
-            [PYTHON, Path(__file__).parent / "peers" / f"{script}.py"],
+            [flags.peers_python, Path(__file__).parent / "peers" / f"{script}.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -76,9 +73,10 @@ class Peer:
 
 
 def start(scripts: list[str], flags: argparse.Namespace, **settings: Any) -> dict[str, Peer]:
-    """The peers of a benchmark by name; a smoke run without their environment goes on without them."""
+    """The wanted peers of a benchmark by name; a smoke run without their environment goes on without them."""
+    wanted = [script for script in scripts if flags.peers is None or script in flags.peers]
     try:
-        return {script: Peer(script, flags, **settings) for script in scripts}
+        return {script: Peer(script, flags, **settings) for script in wanted}
     except MissingPeersError as error:
         if not flags.quick:
             raise SystemExit(f"error: {error}") from error

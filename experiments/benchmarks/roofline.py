@@ -36,7 +36,7 @@ def main() -> None:
     context, loops = (64, 4) if flags.quick else (384, 64)
     machine = {
         "matmul_flops": matmul_rate(1024 if flags.quick else 2048),
-        "bytes": bandwidth(2**20 if flags.quick else 2**26),
+        "bytes": bandwidth(2**20 if flags.quick else 2**28 if flags.platform == "gpu" else 2**26),
     }
     print(f"machine: {machine['matmul_flops'] / 1e9:.1f} GFLOP/s, {machine['bytes'] / 1e9:.1f} GB/s")
     shares, tables, times = {}, {}, {}

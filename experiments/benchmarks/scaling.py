@@ -39,7 +39,7 @@ def main() -> None:
     growth = (
         milliseconds[f"{last[0]} episodes, context {last[1]}"] / milliseconds["{} episodes, context {}".format(*first)]
     )
-    report(
+    result = report(
         flags,
         "scaling",
         growth / (last[0] / first[0]),
@@ -51,7 +51,7 @@ def main() -> None:
         compile_count_constant=len(set(programs.values())) == 1,
     )
     if flags.results is not None:
-        plot(sizes, milliseconds).savefig(flags.results / "scaling.png", dpi=120)
+        plot(sizes, milliseconds).savefig(flags.results / f"{result['name']}.png", dpi=120)
 
 
 def plot(sizes: list[tuple[int, int]], milliseconds: dict[str, float]) -> Figure:
