@@ -153,8 +153,7 @@ class RLConfig(OptimizerFields):
     worker_keep: float = 1.0  # share of worker traces that are trained on
     format_penalty: float = -1.0  # R_FE, the whole reward of a malformed episode
     concurrency_weight: float = 1.0  # lambda
-    concurrency_warmup: int = 0  # iterations over which lambda rises from 0 in training: first accuracy, then speed
-    concurrency_if_correct: bool = False  # concurrency earns nothing beside an answer that lacks something
+    concurrency_times_accuracy: bool = False  # R_A + lambda R_A R_eta: leaving work out costs concurrency too
     tau: float = 0.8  # concurrency ratio beyond which more earns nothing
     all_correct_bonus: float = 0.0  # added when all solutions asked for are right
     wrong_penalty: float = 0.0  # times the share of wrong expressions in the answer, subtracted
@@ -486,7 +485,6 @@ _RANGES: list[tuple[str, float, float]] = [
     ("rl.worker_keep", 0, 1),
     ("rl.format_penalty", -_INF, 0),
     ("rl.concurrency_weight", 0, _INF),
-    ("rl.concurrency_warmup", 0, _INF),
     ("rl.tau", 1e-3, 1),
     ("rl.all_correct_bonus", 0, _INF),
     ("rl.wrong_penalty", 0, _INF),

@@ -10,8 +10,9 @@ Time:        see the table in README.md (aim: 8 minutes, bar: 12).
 Command:     make train
              = python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir runs/countdown_tiny
 Special:     number embeddings start as Fourier features of the number and its logarithm (`sft.number_init`); the
-             matrices of the cold start are trained by Muon. The reward has two terms beside the paper's: a bonus for an
-             answer with all solutions, and a penalty for the share of wrong expressions in the answer.
+             matrices of the cold start are trained by Muon. The reward differs from the paper's: concurrency counts in
+             proportion to accuracy, an answer with all solutions earns a bonus, and the share of wrong expressions in
+             the answer is subtracted.
 Chosen on:   the validation split; what was tried is in experiments/LOG.md.
 """
 
@@ -76,7 +77,7 @@ def get_config() -> Config:
             worker_weight=0.1,
             worker_keep=0.15,
             concurrency_weight=4.0,
-            concurrency_warmup=24,
+            concurrency_times_accuracy=True,
             tau=0.8,
             all_correct_bonus=1.0,
             wrong_penalty=1.5,

@@ -9,7 +9,6 @@ One iteration:
     5. update      the clipped policy gradient, in `optimizer_steps` minibatches                       `make_loss`
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -27,26 +26,18 @@ from asyncthink_jax.training.state import Batch
 def reward(config: RLConfig, episode: Episode) -> float:
     """R_FE for a malformed episode, else R_A + lambda * min(eta / c, tau) / tau (paper, section 4).
 
-    Three options that the paper has not, all off by default: R_eta only where everything asked for was found, a bonus
-    there, and a penalty for the share of the answered expressions that is wrong.
+    Three options that the paper has not, all off by default: R_eta in proportion to R_A, a bonus where everything asked
+    for was found, and a penalty for the share of the answered expressions that is wrong.
     """
     if episode.format_error is not None:
         return config.format_penalty
     score = episode.score or {}
-    correct = score["accuracy"] == 1.0
-    total = score["accuracy"] + config.all_correct_bonus * correct
-    if correct or not config.concurrency_if_correct:
-        total += config.concurrency_weight * min(episode.concurrency, config.tau) / config.tau
+    concurrency = min(episode.concurrency, config.tau) / config.tau
+    if config.concurrency_times_accuracy:
+        concurrency *= score["accuracy"]
+    total = score["accuracy"] + config.concurrency_weight * concurrency
+    total += config.all_correct_bonus * (score["accuracy"] == 1.0)
     return total - config.wrong_penalty * score.get("wrong", 0) / max(1, score.get("answered", 0))
-
-
-def at_iteration(config: RLConfig, number: int) -> RLConfig:
-    """The config that iteration `number` (the first is 1) trains by: lambda rises over `concurrency_warmup` iterations.
-
-    A reward that is full from the start teaches a model that still answers badly to leave out what makes it slow.
-    """
-    risen = min(1.0, number / config.concurrency_warmup) if config.concurrency_warmup else 1.0
-    return dataclasses.replace(config, concurrency_weight=config.concurrency_weight * risen)
 
 
 def advantages(config: RLConfig, rewards: Float[np.ndarray, "P G"]) -> Float[np.ndarray, "P G"]:

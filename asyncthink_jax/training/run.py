@@ -131,10 +131,7 @@ class Run:
                     experiment, rollout_params, chosen, config.group_size, key, config.temperature, merge=False
                 )
                 rolled_out = time.monotonic()
-                trained_by = rl.at_iteration(config, number)
-                rewards = [rl.reward(trained_by, episode) for episode in played.episodes]
-                rng = np.random.default_rng((self.config.seed, number))
-                state, numbers = update(state, played.episodes, rewards, rng)
+                state, numbers = update(state, played.episodes, np.random.default_rng((self.config.seed, number)))
                 numbers |= means(summary(played.episodes, config.group_size, self.config.task.n_solutions))
                 numbers["occupancy"] = played.occupancy
                 numbers["rollout_seconds"] = rolled_out - started
@@ -305,13 +302,13 @@ class Update:
         )
 
     def __call__(
-        self, state: TrainState, episodes: list[Episode], rewards: Sequence[float], rng: np.random.Generator
+        self, state: TrainState, episodes: list[Episode], rng: np.random.Generator
     ) -> tuple[TrainState, dict[str, Any]]:
-        """`episodes`: `group_size` for each problem, in a row; `rewards`: one for each episode."""
+        """`episodes`: `group_size` for each problem, in a row."""
         config = self.config
-        grouped = np.array(rewards, float).reshape(-1, config.group_size)
-        advantage = rl.advantages(config, grouped).reshape(-1)
-        groups = np.arange(grouped.size).reshape(grouped.shape)  # problem -> its episodes
+        rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
+        advantage = rl.advantages(config, rewards).reshape(-1)
+        groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
         batches: list[tuple[Batch, int]] = []  # packed rows, traces that didn't fit
         for part in np.array_split(groups, config.optimizer_steps):
             chosen = part.reshape(-1)

@@ -64,8 +64,8 @@ ALL = {"accuracy": 1.0, "correct": 4, "answered": 4, "wrong": 0}
         ({"format_penalty": -3.0}, {"score": FOUND, "format_error": "no_answer"}, -3.0),
         ({"all_correct_bonus": 0.5, "concurrency_weight": 0.0}, {"score": ALL}, 1.5),
         ({"all_correct_bonus": 0.5, "concurrency_weight": 0.0}, {"score": FOUND}, 0.75),
-        ({"concurrency_if_correct": True}, {"score": FOUND, "concurrency": 0.4}, 0.75),
-        ({"concurrency_if_correct": True}, {"score": ALL, "concurrency": 0.4}, 1.0 + 0.5),
+        ({"concurrency_times_accuracy": True}, {"score": FOUND, "concurrency": 0.4}, 0.75 + 0.75 * 0.5),
+        ({"concurrency_times_accuracy": True}, {"score": ALL, "concurrency": 0.4}, 1.0 + 0.5),
         ({"wrong_penalty": 0.8, "concurrency_weight": 0.0}, {"score": FOUND}, 0.75 - 0.2),
         (
             {"wrong_penalty": 0.8, "concurrency_weight": 0.0},
@@ -78,15 +78,6 @@ def test_the_reward_of_an_episode(config, facts, expected):
     fixed = {"tau": 0.8, "concurrency_weight": 1.0, "format_penalty": -1.0}
     fixed |= {"all_correct_bonus": 0.0, "wrong_penalty": 0.0}
     assert rl.reward(RLConfig(**(fixed | config)), episode(**facts)) == pytest.approx(expected)
-
-
-def test_lambda_rises_over_the_first_iterations_alone():
-    config = RLConfig(concurrency_weight=4.0, concurrency_warmup=8, all_correct_bonus=0.5)
-    weights = [rl.at_iteration(config, number).concurrency_weight for number in (1, 2, 8, 9, 64)]
-    assert weights == [0.5, 1.0, 4.0, 4.0, 4.0]
-    assert rl.at_iteration(config, 1).all_correct_bonus == 0.5
-    constant = RLConfig(concurrency_weight=4.0)
-    assert rl.at_iteration(constant, 1) == constant
 
 
 # --- Advantage.
@@ -319,7 +310,7 @@ def updated(params, rewards, **config):
     first_state, update = update_of(**config)
     state = first_state(jax.tree.map(jnp.copy, params))
     before = jax.tree.map(np.array, state)
-    after, numbers = update(state, played(rewards), rewards, np.random.default_rng(0))
+    after, numbers = update(state, played(rewards), np.random.default_rng(0))
     return before, jax.tree.map(np.asarray, after), numbers
 
 
