@@ -37,7 +37,7 @@ def get_config() -> Config:
             vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=384, rope_theta=100.0
         ),
         task=TaskConfig(
-            in_order=0.7,
+            in_order=0.8,
             self_search=0.05,
             enough=0.5,
             few_share=0.1,
@@ -80,7 +80,7 @@ def get_config() -> Config:
             concurrency_times_accuracy=True,
             tau=0.8,
             all_correct_bonus=1.0,
-            wrong_penalty=1.5,
+            wrong_penalty=2.0,
             format_penalty=-1.0,
         ),
         eval=EvalConfig(

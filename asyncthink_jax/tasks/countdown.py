@@ -251,8 +251,8 @@ def random_demonstration(
 ) -> Script:
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
-    1 to C(numbers, 2) pairs, uniformly; they are taken in ascending order with probability `in_order`, as someone who
-    counts them off would, else in random order. At each point either the next pair is taken up or a worker is joined,
+    1 to C(numbers, 2) pairs, uniformly: with probability `in_order` the first ones in ascending order, as someone who
+    counts them off would take them, else any, in any order. At each point either the next pair is taken up or a worker is joined,
     any one that is unjoined. Where a worker is free, the next pair is taken up with a probability that is the
     demonstration's own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the
     organizer's own search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself or
@@ -314,8 +314,10 @@ def sequential_demonstration(
 
 def _some_pairs(problem: Problem, rng: np.random.Generator, in_order: float) -> list[tuple[int, int]]:
     candidates = pairs(problem)
-    chosen = rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]
-    return [candidates[i] for i in (sorted(chosen) if rng.random() < in_order else chosen)]
+    count = rng.integers(1, len(candidates) + 1)
+    if rng.random() < in_order:
+        return candidates[:count]
+    return [candidates[i] for i in rng.permutation(len(candidates))[:count]]
 
 
 class _Organizer:
