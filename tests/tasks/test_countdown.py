@@ -144,13 +144,15 @@ def test_random_demonstrations_take_every_structure():
     assert {len(s.workers) + s.organizer.count(" :") for s in scripts} == {1, 2, 3, 4, 5, 6}
 
 
-def test_a_demonstration_takes_its_pairs_in_order_half_of_the_time():
+def test_half_of_the_demonstrations_take_the_first_pairs_in_order_and_half_take_any_in_any_order():
     rng = np.random.default_rng(3)
     ranks = {countdown.sub_query(EXAMPLE, pair): i for i, pair in enumerate(countdown.pairs(EXAMPLE))}
-    six = [s for s in (countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000)) if _pairs_of(s, ranks) == 6]
-    ordered = [taken == sorted(taken) for taken in ([ranks[p] for p in s.organizer if p in ranks] for s in six)]
-    assert 0.45 < np.mean(ordered) < 0.55
-    assert len({tuple(p for p in s.organizer if p in ranks) for s in six}) > 300  # of 720 orders
+    scripts = [countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000)]
+    taken = [[ranks[piece] for piece in script.organizer if piece in ranks] for script in scripts]
+    for count in range(3, 7):
+        here = [one for one in taken if len(one) == count]
+        assert 0.45 < np.mean([one == list(range(count)) for one in here]) < 0.58
+    assert len({tuple(one) for one in taken if len(one) == 6}) > 300  # of 720 orders
 
 
 def test_an_organizer_that_has_no_free_worker_searches_itself_or_joins_equally_likely():
@@ -194,10 +196,6 @@ def test_demonstrations_are_of_all_degrees_of_eagerness():
     np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 12, 1 / 20, 1 / 30, 1 / 6], atol=0.05)
 
 
-def _pairs_of(script, ranks):
-    return sum(piece in ranks for piece in script.organizer)
-
-
 def test_a_demonstration_leaves_a_worker_unjoined_one_time_in_ten():
     rng = np.random.default_rng(1)
     scripts = [countdown.random_demonstration(EXAMPLE, rng, self_search=0.0) for _ in range(4000)]
@@ -216,7 +214,7 @@ def test_a_demonstration_that_stops_at_enough_answers_at_the_first_moment_it_has
         # Whatever is forked is joined, but for those behind the last moment.
         assert found[-1] >= 4 or len(joined) == len(script.workers)
         stopped += len(joined) < len(script.workers) or (found[-1] >= 4 and len(joined) < all_pairs)
-    assert 300 < stopped < 700  # of the others, most took too few pairs to find four
+    assert 300 < stopped < 850  # of the others, most took too few pairs to find four
 
 
 def _found(script, joined):
