@@ -27,16 +27,20 @@ def _line(result: dict[str, Any], peer: str | None) -> str:
     version = result["detail"].get("versions", {}).get((peer or "").split(" ")[0])
     cells = [
         result["name"],
-        f"{result['ours']:.4g}",
+        _number(result["ours"]),
         result["unit"],
         " ".join(word for word in (peer, version) if word),
-        f"{result['peers'][peer]:.4g}" if peer else "",
+        _number(result["peers"][peer]) if peer else "",
         f"{result['ratios'][peer]:.2f}x" if peer else "",
         result["hardware"] + (f" ({result['note']})" if result["note"] else ""),
         result["date"],
         f"`{result['commit'][:10]}{'+' * result['commit'].endswith('+')}`",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -42,13 +42,13 @@ def test_the_table_has_a_line_for_each_committed_result_and_peer():
 
 def test_a_ratio_says_how_many_times_faster_ours_is(tmp_path):
     result = {
-        **{"name": "plain", "ours": 60.0, "peers": {"peer x": 20.0}, "ratios": {"peer x": 3.0}, "unit": "tokens/s"},
+        **{"name": "plain", "ours": 6000.0, "peers": {"peer x": 2000.0}, "ratios": {"peer x": 3.0}, "unit": "tokens/s"},
         **{"runs": 1, "hardware": "2 CPU cores", "date": "2026-01-01", "commit": "0123456789ab", "note": ""},
         "detail": {"versions": {"peer": "1.0"}},
     }
     (tmp_path / "plain.json").write_text(json.dumps(result), encoding="utf-8")
     line = table.markdown(tmp_path).splitlines()[2]
-    assert line == "| plain | 60 | tokens/s | peer x 1.0 | 20 | 3.00x | 2 CPU cores | 2026-01-01 | `0123456789` |"
+    assert line == "| plain | 6,000 | tokens/s | peer x 1.0 | 2,000 | 3.00x | 2 CPU cores | 2026-01-01 | `0123456789` |"
 
 
 def test_from_outside_every_trace_is_written_once_and_no_worker_before_its_fork():
