@@ -252,11 +252,11 @@ def random_demonstration(
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
     1 to C(numbers, 2) pairs, uniformly: with probability `in_order` the first ones in ascending order, as someone who
-    counts them off would take them, else any, in any order. At each point either the next pair is taken up or a worker is joined,
-    any one that is unjoined. Where a worker is free, the next pair is taken up with a probability that is the
-    demonstration's own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the
-    organizer's own search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself or
-    joins, equally likely. With probability `early` the answer comes while a random number of workers is unjoined;
+    counts them off would take them, else any, in any order. At each point either the next pair is taken up or a worker
+    is joined, any one that is unjoined. Where a worker is free, the next pair is taken up with a probability that is
+    the demonstration's own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for
+    the organizer's own search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself
+    or joins, equally likely. With probability `early` the answer comes while a random number of workers is unjoined;
     otherwise all are joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever
     was still planned.
     """
