@@ -40,6 +40,7 @@ def get_config() -> Config:
             in_order=0.8,
             self_search=0.05,
             enough=0.5,
+            early=0.5,
             few_share=0.1,
             hit_weight=3.0,
             answer_weight=1.5,
@@ -50,7 +51,7 @@ def get_config() -> Config:
             slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
         ),
         sft=SFTConfig(
-            steps=4300,
+            steps=4000,
             rows=6,
             row_length=192,
             optimizer="muon",
@@ -61,7 +62,7 @@ def get_config() -> Config:
             loss_chunk=2048,
         ),
         rl=RLConfig(
-            iterations=64,
+            iterations=48,
             prompts=16,
             group_size=8,
             temperature=0.6,
@@ -76,7 +77,7 @@ def get_config() -> Config:
             loss_chunk=2048,
             worker_weight=0.1,
             worker_keep=0.15,
-            concurrency_weight=4.0,
+            concurrency_weight=5.0,
             concurrency_times_accuracy=True,
             tau=0.8,
             all_correct_bonus=1.0,
@@ -84,7 +85,7 @@ def get_config() -> Config:
             format_penalty=-1.0,
         ),
         eval=EvalConfig(
-            problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=16, validation_problems=100
+            problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=24, validation_problems=200
         ),
         checkpoint=CheckpointConfig(every_sft_steps=100, every_rl_iterations=1, keep=2),
     )
