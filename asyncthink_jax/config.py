@@ -48,9 +48,8 @@ class TaskConfig:
     )
     worker_keep: float = 1.0  # share of the demonstrated workers' traces that the cold start trains on
     few_share: float = 0.1  # share of the demonstrations whose problem has fewer solutions than asked for
-    in_order: float = 0.5  # share of demonstrations that take their sub-problems from the first one on, not at random
+    in_order: float = 0.5  # share of demonstrations that take their sub-problems in order, not at random
     enough: float = 0.0  # share of demonstrations that answer as soon as all solutions asked for are there
-    early: float = 0.1  # share of demonstrations that answer while workers still run, whatever is missing
     answer_weight: float = 1.0  # loss weight of a demonstration's answer: its copying is learned late
     hit_weight: float = 1.0  # loss weight of the mark of a hit in a demonstrated search: rare, and all hangs on it
     self_search: float = 0.15  # chance that a demonstrated organizer searches a pair itself although a worker is free
@@ -430,7 +429,6 @@ _RANGES: list[tuple[str, float, float]] = [
     ("task.few_share", 0, 1),
     ("task.in_order", 0, 1),
     ("task.enough", 0, 1),
-    ("task.early", 0, 1),
     ("task.hit_weight", 0, _INF),
     ("task.answer_weight", 0, _INF),
     ("mesh.cpu_devices", 1, _INF),

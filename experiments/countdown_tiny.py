@@ -37,10 +37,9 @@ def get_config() -> Config:
             vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=384, rope_theta=100.0
         ),
         task=TaskConfig(
-            in_order=0.8,
+            in_order=0.9,
             self_search=0.05,
             enough=0.5,
-            early=0.5,
             few_share=0.1,
             hit_weight=3.0,
             answer_weight=1.5,
@@ -62,7 +61,7 @@ def get_config() -> Config:
             loss_chunk=2048,
         ),
         rl=RLConfig(
-            iterations=48,
+            iterations=64,
             prompts=16,
             group_size=8,
             temperature=0.6,
@@ -85,7 +84,7 @@ def get_config() -> Config:
             format_penalty=-1.0,
         ),
         eval=EvalConfig(
-            problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=24, validation_problems=200
+            problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=32, validation_problems=200
         ),
         checkpoint=CheckpointConfig(every_sft_steps=100, every_rl_iterations=1, keep=2),
     )

@@ -251,19 +251,20 @@ def random_demonstration(
 ) -> Script:
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
-    1 to C(numbers, 2) pairs, uniformly: with probability `in_order` the first ones in ascending order, as someone who
-    counts them off would take them, else any, in any order. At each point either the next pair is taken up or a worker
-    is joined, any one that is unjoined. Where a worker is free, the next pair is taken up with a probability that is
-    the demonstration's own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for
-    the organizer's own search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself
-    or joins, equally likely. With probability `early` the answer comes while a random number of workers is unjoined;
-    otherwise all are joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever
-    was still planned.
+    1 to C(numbers, 2) pairs, uniformly; they are taken in ascending order with probability `in_order`, as someone who
+    counts them off would, else in random order. At each point either the next pair is taken up or a worker is joined,
+    any one that is unjoined. Where a worker is free, the next pair is taken up with a probability that is the
+    demonstration's own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the
+    organizer's own search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself or
+    joins, equally likely, and after such a search it joins. With probability `early` the answer comes while a random
+    number of workers is unjoined; otherwise all are joined. With probability `enough` it comes as soon as all solutions
+    asked for are there, whatever was still planned.
     """
     order = _some_pairs(problem, rng, in_order)
     writer = _Organizer(problem)
     unjoined: list[int] = []
     left_behind = -1
+    joined = True  # since the last search in a full pool
     eagerness, leaves_early, stops = rng.random(), rng.random() < early, rng.random() < enough
     while (order or unjoined) and not (stops and writer.has_enough):
         if not order and left_behind < 0:
@@ -271,14 +272,17 @@ def random_demonstration(
         if left_behind >= 0 and len(unjoined) <= left_behind:
             break
         full = len(unjoined) == agents - 1
-        if order and (not unjoined or rng.random() < (0.5 if full else eagerness)):
+        chance = (0.5 if joined else 0.0) if full else eagerness
+        if order and (not unjoined or rng.random() < chance):
             pair = order.pop(0)
             if full or rng.random() < self_search:
                 writer.search(pair)
+                joined = not full
             else:
                 unjoined.append(writer.fork(pair))
         else:
             writer.join(unjoined.pop(int(rng.integers(len(unjoined)))))
+            joined = True
     return writer.answer()
 
 
@@ -314,10 +318,8 @@ def sequential_demonstration(
 
 def _some_pairs(problem: Problem, rng: np.random.Generator, in_order: float) -> list[tuple[int, int]]:
     candidates = pairs(problem)
-    count = rng.integers(1, len(candidates) + 1)
-    if rng.random() < in_order:
-        return candidates[:count]
-    return [candidates[i] for i in rng.permutation(len(candidates))[:count]]
+    chosen = rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]
+    return [candidates[i] for i in (sorted(chosen) if rng.random() < in_order else chosen)]
 
 
 class _Organizer:

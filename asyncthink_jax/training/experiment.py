@@ -55,7 +55,6 @@ class Experiment:
             few_share=config.task.few_share,
             in_order=config.task.in_order,
             enough=config.task.enough,
-            early=config.task.early,
             hit_weight=config.task.hit_weight,
             answer_weight=config.task.answer_weight,
         )
