@@ -53,10 +53,11 @@ def arguments(description: str | None, rounds: int) -> argparse.Namespace:
         flags.rounds = 1
     elif flags.results is None:
         flags.results = RESULTS
-    jax.config.update("jax_platforms", "cuda" if flags.platform == "gpu" else "cpu")
     if flags.platform == "gpu":
+        jax.config.update("jax_platforms", "cuda")
         jax.config.update("jax_default_matmul_precision", "float32")  # JAX's default there keeps 10 bits, torch's all
-    if flags.platform == "cpu":
+    else:
+        jax.config.update("jax_platforms", "cpu")
         use_cpu_devices(flags.devices or len(os.sched_getaffinity(0)))
     return flags
 
@@ -122,7 +123,7 @@ def report(
     if flags.results is not None:
         flags.results.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result, indent=2, default=lambda x: round(float(x), 6))
-        (flags.results / f"{result['name']}.json").write_text(text + "\n", encoding="utf-8")
+        (flags.results / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     return result
 
 

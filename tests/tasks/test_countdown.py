@@ -147,11 +147,7 @@ def test_random_demonstrations_take_every_structure():
 def test_a_demonstration_takes_its_pairs_in_order_half_of_the_time():
     rng = np.random.default_rng(3)
     ranks = {countdown.sub_query(EXAMPLE, pair): i for i, pair in enumerate(countdown.pairs(EXAMPLE))}
-    six = [
-        s
-        for s in (countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000))
-        if sum(piece in ranks for piece in s.organizer) == 6
-    ]
+    six = [s for s in (countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000)) if _pairs_of(s, ranks) == 6]
     ordered = [taken == sorted(taken) for taken in ([ranks[p] for p in s.organizer if p in ranks] for s in six)]
     assert 0.45 < np.mean(ordered) < 0.55
     assert len({tuple(p for p in s.organizer if p in ranks) for s in six}) > 300  # of 720 orders
@@ -196,6 +192,10 @@ def test_demonstrations_are_of_all_degrees_of_eagerness():
     # Of an eagerness e, the first join stands behind n forks with probability e^(n-1) (1-e): over all e, 1 / n (n+1).
     shares = np.bincount(before_a_join, minlength=7)[1:] / len(before_a_join)
     np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 12, 1 / 20, 1 / 30, 1 / 6], atol=0.05)
+
+
+def _pairs_of(script, ranks):
+    return sum(piece in ranks for piece in script.organizer)
 
 
 def test_a_demonstration_leaves_a_worker_unjoined_one_time_in_ten():
