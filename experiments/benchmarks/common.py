@@ -43,7 +43,8 @@ def arguments(description: str | None, rounds: int) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, help=f"folder of the JSON file; default {RESULTS.name}/ beside this")
     parser.add_argument("--note", default="", help="goes into the file: what else the machine was doing")
     parser.add_argument("--size", choices=MODELS, default="small", help="of the model; 0.6b is Qwen3-0.6B's")
-    parser.add_argument("--peers", nargs="*", metavar="NAME", help="only these of the peers; default: all")
+    peers = sorted(path.stem for path in (Path(__file__).parent / "peers").glob("*.py") if path.stem != "serve")
+    parser.add_argument("--peers", nargs="*", choices=peers, help="only these of the peers; default: all")
     parser.add_argument(
         "--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter that has the peers; default: bench-peers'"
     )
