@@ -48,7 +48,7 @@ class TaskConfig:
     )
     worker_keep: float = 1.0  # share of the demonstrated workers' traces that the cold start trains on
     few_share: float = 0.1  # share of the demonstrations whose problem has fewer solutions than asked for
-    in_order: float = 0.5  # share of demonstrations that take their sub-problems in order, not at random
+    in_order: float = 0.5  # share of demonstrations that take and join their sub-problems in order, not at random
     enough: float = 0.0  # share of demonstrations that answer as soon as all solutions asked for are there
     answer_weight: float = 1.0  # loss weight of a demonstration's answer: its copying is learned late
     hit_weight: float = 1.0  # loss weight of the mark of a hit in a demonstrated search: rare, and all hangs on it

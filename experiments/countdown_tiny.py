@@ -50,7 +50,7 @@ def get_config() -> Config:
             slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
         ),
         sft=SFTConfig(
-            steps=4000,
+            steps=4300,
             rows=6,
             row_length=192,
             optimizer="muon",

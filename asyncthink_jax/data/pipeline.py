@@ -42,7 +42,7 @@ class Demonstrations:
     few, few_share: problems with fewer solutions than asked for, and how often one of them is drawn.
     worker_keep: share of the workers' traces that are trained on; a demonstration has several, all of one kind.
     hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
-    in_order: share of the random and sequential ones whose pairs come in ascending order.
+    in_order: share of the random and sequential ones that take their pairs, and join workers, in order.
     enough: share of the random and sequential ones that answer as soon as all solutions asked for are there.
     answer_weight: loss weight of the answer, most of which is copied from what was joined.
     kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool

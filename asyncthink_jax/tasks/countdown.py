@@ -251,20 +251,24 @@ def random_demonstration(
 ) -> Script:
     """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
 
-    1 to C(numbers, 2) pairs, uniformly; they are taken in ascending order with probability `in_order`, as someone who
-    counts them off would, else in random order. At each point either the next pair is taken up or a worker is joined,
-    any one that is unjoined. Where a worker is free, the next pair is taken up with a probability that is the
-    demonstration's own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the
-    organizer's own search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself or
-    joins, equally likely, and after such a search it joins. With probability `early` the answer comes while a random
-    number of workers is unjoined; otherwise all are joined. With probability `enough` it comes as soon as all solutions
-    asked for are there, whatever was still planned.
+    Of six pairs, 1 to 6 with weights 8, 7, 6, 5, 4, 3: sampling below temperature 1 takes all of them more often than
+    it was shown, and falling weights leave that to be learned by RL. At each point either the next pair is taken up or
+    a worker is joined. Where a worker is free, the next pair is taken up with a probability that is the demonstration's
+    own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the organizer's own
+    search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself or joins, equally
+    likely. With probability `early` the answer comes while a random number of workers is unjoined; otherwise all are
+    joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever was still planned.
+
+    With probability `in_order` it is an orderly one: the pairs in ascending order, as someone who counts them off would
+    take them, the oldest worker joined first, and a join after every own search in a full pool. The others take pairs
+    and join workers in any order, so that every legal interleaving can occur.
     """
-    order = _some_pairs(problem, rng, in_order)
+    orderly = rng.random() < in_order
+    order = _some_pairs(problem, rng, orderly)
     writer = _Organizer(problem)
     unjoined: list[int] = []
     left_behind = -1
-    joined = True  # since the last search in a full pool
+    must_join = False
     eagerness, leaves_early, stops = rng.random(), rng.random() < early, rng.random() < enough
     while (order or unjoined) and not (stops and writer.has_enough):
         if not order and left_behind < 0:
@@ -272,17 +276,17 @@ def random_demonstration(
         if left_behind >= 0 and len(unjoined) <= left_behind:
             break
         full = len(unjoined) == agents - 1
-        chance = (0.5 if joined else 0.0) if full else eagerness
-        if order and (not unjoined or rng.random() < chance):
+        chance = 0.5 if full else eagerness
+        if order and (not unjoined or (not must_join and rng.random() < chance)):
             pair = order.pop(0)
             if full or rng.random() < self_search:
                 writer.search(pair)
-                joined = not full
+                must_join = full and orderly
             else:
                 unjoined.append(writer.fork(pair))
         else:
-            writer.join(unjoined.pop(int(rng.integers(len(unjoined)))))
-            joined = True
+            writer.join(unjoined.pop(0 if orderly else int(rng.integers(len(unjoined)))))
+            must_join = False
     return writer.answer()
 
 
@@ -309,17 +313,20 @@ def sequential_demonstration(
     """
     writer = _Organizer(problem)
     stops = rng.random() < enough
-    for pair in _some_pairs(problem, rng, in_order):
+    for pair in _some_pairs(problem, rng, rng.random() < in_order):
         if stops and writer.has_enough:
             break
         writer.search(pair)
     return writer.answer()
 
 
-def _some_pairs(problem: Problem, rng: np.random.Generator, in_order: float) -> list[tuple[int, int]]:
+def _some_pairs(problem: Problem, rng: np.random.Generator, in_order: bool) -> list[tuple[int, int]]:
+    """Any of the pairs, from one to all, fewer likelier: weights 8, 7, 6, 5, 4, 3 for 1 to 6 of six."""
     candidates = pairs(problem)
-    chosen = rng.permutation(len(candidates))[: rng.integers(1, len(candidates) + 1)]
-    return [candidates[i] for i in (sorted(chosen) if rng.random() < in_order else chosen)]
+    weights = np.arange(len(candidates) + 2, 2, -1)
+    count = 1 + rng.choice(len(candidates), p=weights / weights.sum())
+    chosen = rng.permutation(len(candidates))[:count]
+    return [candidates[i] for i in (sorted(chosen) if in_order else chosen)]
 
 
 class _Organizer:

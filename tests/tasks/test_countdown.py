@@ -144,33 +144,59 @@ def test_random_demonstrations_take_every_structure():
     assert {len(s.workers) + s.organizer.count(" :") for s in scripts} == {1, 2, 3, 4, 5, 6}
 
 
+def test_demonstrations_of_fewer_pairs_are_likelier():
+    rng = np.random.default_rng(4)
+    scripts = [countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000)]
+    counts = np.bincount([len(s.workers) + s.organizer.count(" :") for s in scripts], minlength=7)[1:]
+    np.testing.assert_allclose(counts / counts.sum(), np.array([8, 7, 6, 5, 4, 3]) / 33, atol=0.02)
+
+
 def test_a_demonstration_takes_its_pairs_in_order_half_of_the_time():
     rng = np.random.default_rng(3)
     ranks = {countdown.sub_query(EXAMPLE, pair): i for i, pair in enumerate(countdown.pairs(EXAMPLE))}
-    six = [s for s in (countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000)) if _pairs_of(s, ranks) == 6]
+    six = [s for s in (countdown.random_demonstration(EXAMPLE, rng) for _ in range(12000)) if _pairs_of(s, ranks) == 6]
     ordered = [taken == sorted(taken) for taken in ([ranks[p] for p in s.organizer if p in ranks] for s in six)]
     assert 0.45 < np.mean(ordered) < 0.55
     assert len({tuple(p for p in s.organizer if p in ranks) for s in six}) > 300  # of 720 orders
 
 
-def test_an_organizer_that_has_no_free_worker_searches_itself_or_joins_equally_likely_and_then_joins():
+@pytest.mark.parametrize("orderly", [True, False])
+def test_an_organizer_that_has_no_free_worker_searches_itself_or_joins_equally_likely(orderly):
     rng = np.random.default_rng(7)
-    own, join = 0, 0
-    for _ in range(2000):
-        script = countdown.random_demonstration(EXAMPLE, rng, agents=3, self_search=0.0, early=0.0)
+    own, join, in_a_row = 0, 0, 0
+    for _ in range(4000):
+        script = countdown.random_demonstration(EXAMPLE, rng, 3, self_search=0.0, early=0.0, in_order=float(orderly))
         taken, unjoined, searched = 0, 0, False
         n_pairs = len(script.workers) + script.organizer.count(" :")
         for piece in script.organizer:
-            chooses = unjoined == 2 and taken < n_pairs and not searched
+            chooses = unjoined == 2 and taken < n_pairs and not (orderly and searched)
             if piece == " :":
-                assert chooses  # nothing else makes this organizer search
-                own, taken, searched = own + 1, taken + 1, True
+                assert chooses  # nothing else makes this organizer search; an orderly one joins after a search
+                own, taken, in_a_row, searched = own + 1, taken + 1, in_a_row + searched, True
             elif piece.startswith("<JOIN"):
                 join, unjoined, searched = join + chooses, unjoined - 1, False
             elif piece.startswith("<FORK"):
                 taken, unjoined = taken + 1, unjoined + 1
         assert unjoined == 0
     assert own > 500 and 0.45 < own / (own + join) < 0.55
+    assert (in_a_row > 0) != orderly
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_an_orderly_demonstration_joins_the_oldest_worker_first(orderly):
+    rng = np.random.default_rng(11)
+    joins = []
+    for _ in range(300):
+        script = countdown.random_demonstration(EXAMPLE, rng, in_order=float(orderly))
+        joins.append([int(piece[6:-1]) for piece in script.organizer if piece.startswith("<JOIN")])
+    assert all(ids == sorted(ids) for ids in joins) == orderly
+
+
+def test_an_organizer_without_workers_searches_all_its_pairs_itself():
+    rng = np.random.default_rng(12)
+    for _ in range(100):
+        script = countdown.random_demonstration(EXAMPLE, rng, agents=1, in_order=1.0)
+        assert not script.workers and " :" in script.organizer
 
 
 def test_a_forks_id_is_its_pairs_place_among_those_taken_up_own_searches_included():
@@ -185,7 +211,7 @@ def test_a_forks_id_is_its_pairs_place_among_those_taken_up_own_searches_include
 def test_demonstrations_are_of_all_degrees_of_eagerness():
     rng = np.random.default_rng(8)
     before_a_join = []
-    for _ in range(3000):
+    for _ in range(12000):
         script = countdown.random_demonstration(EXAMPLE, rng, agents=7, self_search=0.0, early=0.0)
         if len(script.workers) == 6:
             before_a_join.append(actions(script).index(next(a for a in actions(script) if a.startswith("<JOIN"))))
