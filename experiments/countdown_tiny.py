@@ -42,6 +42,7 @@ def get_config() -> Config:
             enough=0.5,
             few_share=0.1,
             hit_weight=3.0,
+            own_search_weight=3.0,
             answer_weight=1.5,
             worker_keep=0.75,
         ),
