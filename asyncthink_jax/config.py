@@ -52,7 +52,6 @@ class TaskConfig:
     enough: float = 0.0  # share of demonstrations that answer as soon as all solutions asked for are there
     answer_weight: float = 1.0  # loss weight of a demonstration's answer: its copying is learned late
     hit_weight: float = 1.0  # loss weight of the mark of a hit in a demonstrated search: rare, and all hangs on it
-    own_search_weight: float = 1.0  # loss weight of a demonstrated organizer's own searches, of which there are few
     self_search: float = 0.15  # chance that a demonstrated organizer searches a pair itself although a worker is free
 
 
@@ -431,7 +430,6 @@ _RANGES: list[tuple[str, float, float]] = [
     ("task.in_order", 0, 1),
     ("task.enough", 0, 1),
     ("task.hit_weight", 0, _INF),
-    ("task.own_search_weight", 0, _INF),
     ("task.answer_weight", 0, _INF),
     ("mesh.cpu_devices", 1, _INF),
     ("pool.agents", 1, _INF),

@@ -4,8 +4,7 @@ Reproduces:  the "Sequential" bars of the paper's Figure 5, in shape.
 Same as experiments/countdown_tiny.py but for: demonstrations that search 1 to 6 pairs one after the other, each under
              the same header and in the same words as a worker's search; a window that holds all six searches, so rows
              of twice the length, half as many, and fewer steps and iterations, which take the same wall-clock; no
-             concurrency reward, which a single trace cannot earn (eta / c is 1/1 throughout); no extra weight for the
-             searches, which are most of what there is here; a lower learning
+             concurrency reward, which a single trace cannot earn (eta / c is 1/1 throughout); a lower learning
              rate in RL, since every token of a search is trained there (at the async model's, searches got worse), and
              advantages that are not divided by their standard deviation.
 Command:     make baselines
@@ -23,7 +22,6 @@ def get_config() -> Config:
         base,
         name="countdown_tiny_sequential",
         paradigm="sequential",
-        task=dataclasses.replace(base.task, own_search_weight=1.0),
         rollout=dataclasses.replace(base.rollout, slots=64, context=480, worker_context=0, organizer_budget=464),
         sft=dataclasses.replace(base.sft, rows=2, row_length=512, steps=3900),
         rl=dataclasses.replace(

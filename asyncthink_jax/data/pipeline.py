@@ -44,7 +44,6 @@ class Demonstrations:
     hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
     in_order: share of the random and sequential ones that take their pairs, and join workers, in order.
     enough: share of the random and sequential ones that answer as soon as all solutions asked for are there.
-    own_search_weight: loss weight of the organizer's own searches, of which there are few.
     answer_weight: loss weight of the answer, most of which is copied from what was joined.
     kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
     allows), or "sequential" (one trace; also for the parallel paradigm).
@@ -61,7 +60,6 @@ class Demonstrations:
     in_order: float = 0.5
     enough: float = 0.0
     hit_weight: float = 1.0
-    own_search_weight: float = 1.0
     answer_weight: float = 1.0
     worker_keep: float = 1.0
 
@@ -103,12 +101,7 @@ def packed_batch(
     hit = demonstrations.tokenizer.piece_to_id(f" {countdown.HIT}")
     answer = demonstrations.tokenizer.piece_to_id("<ANSWER>")
     while tokens < _FILL * rows * row_length:
-        new = training_traces(
-            demonstrations.script(rng),
-            demonstrations.tokenizer,
-            demonstrations.prompts,
-            demonstrations.own_search_weight,
-        )
+        new = training_traces(demonstrations.script(rng), demonstrations.tokenizer, demonstrations.prompts)
         new = [trace for i, trace in enumerate(new) if i == 0 or rng.random() < demonstrations.worker_keep]
         for trace in new:
             trace["loss_weights"][trace["tokens"] == hit] *= demonstrations.hit_weight
@@ -127,15 +120,12 @@ def packed_batch(
     return batch
 
 
-def training_traces(
-    script: countdown.Script, tokenizer: Tokenizer, prompts: Prompts = TINY, own_search_weight: float = 1.0
-) -> list[packing.Trace]:
+def training_traces(script: countdown.Script, tokenizer: Tokenizer, prompts: Prompts = TINY) -> list[packing.Trace]:
     """The rows that a demonstration trains, organizer first: `tokens` int32[n] and `loss_weights` float32[n].
 
-    The weight is 1 for what the role writes (`own_search_weight` for a search by the organizer, after its " :"), 0 for
-    prompts and for what a Join inserts. The same tokens as those of `episode(script, ..)`, at a fraction of the cost;
-    but a worker that the answer would have stopped is trained on to its end, since what it would have written is right
-    all the same.
+    The weight is 1 for what the role writes, 0 for prompts and for what a Join inserts. The same tokens as those of
+    `episode(script, ..)`, at a fraction of the cost; but a worker that the answer would have stopped is trained on to
+    its end, since what it would have written is right all the same.
     """
     encode = tokenizer.encode_piece
     tokens: list[int] = []
@@ -154,9 +144,8 @@ def training_traces(
     add(tokenizer.encode(prompts.for_organizer(script.problem.query)), 0.0)
     joins = {f"<JOIN-{fork_id}>": fork_id for fork_id in script.workers}
     queries: list[str] = []  # in the order of the forks, which is that of the script's workers
-    previous = ("", *script.organizer[:-1])
-    for before, piece, following in zip(previous, script.organizer, (*script.organizer[1:], ""), strict=True):
-        add(encode(piece), own_search_weight if before == " :" else 1.0)
+    for piece, following in zip(script.organizer, (*script.organizer[1:], ""), strict=True):
+        add(encode(piece), 1.0)
         if piece in joins:
             add(encode(script.returns[joins[piece]]), 0.0)
             add(encode(f"</JOIN-{joins[piece]}>"), 0.0)

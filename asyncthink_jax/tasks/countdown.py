@@ -255,9 +255,10 @@ def random_demonstration(
     it was shown, and falling weights leave that to be learned by RL. At each point either the next pair is taken up or
     a worker is joined. Where a worker is free, the next pair is taken up with a probability that is the demonstration's
     own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the organizer's own
-    search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself or joins, equally
-    likely. With probability `early` the answer comes while a random number of workers is unjoined; otherwise all are
-    joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever was still planned.
+    search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself three times in four,
+    else it joins. With probability `early` the answer comes while a random number of workers is unjoined; otherwise all
+    are joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever was still
+    planned.
 
     With probability `in_order` it is an orderly one: the pairs in ascending order, as someone who counts them off would
     take them, the oldest worker joined first, and a join after every own search in a full pool. The others take pairs
@@ -276,7 +277,7 @@ def random_demonstration(
         if left_behind >= 0 and len(unjoined) <= left_behind:
             break
         full = len(unjoined) == agents - 1
-        chance = 0.5 if full else eagerness
+        chance = 0.75 if full else eagerness
         if order and (not unjoined or (not must_join and rng.random() < chance)):
             pair = order.pop(0)
             if full or rng.random() < self_search:

@@ -56,7 +56,6 @@ class Experiment:
             in_order=config.task.in_order,
             enough=config.task.enough,
             hit_weight=config.task.hit_weight,
-            own_search_weight=config.task.own_search_weight,
             answer_weight=config.task.answer_weight,
         )
 

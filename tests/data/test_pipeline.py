@@ -116,26 +116,6 @@ def test_rows_too_short_for_any_demonstration_are_refused(splits, tokenizer):
         next(pipeline.demonstration_iterator(source, 4, 40, seed=0))
 
 
-def test_an_organizers_own_search_weighs_what_the_config_says_and_no_other_word_does(splits, tokenizer):
-    source = demonstrations(splits, tokenizer)
-    rng, own = np.random.default_rng(6), 0
-    for _ in range(200):
-        script = source.script(rng)
-        organizer, *workers = pipeline.training_traces(script, tokenizer, own_search_weight=3.0)
-        plain, *_ = pipeline.training_traces(script, tokenizer)
-        searches = [
-            text for before, text in zip(script.organizer, script.organizer[1:], strict=False) if before == " :"
-        ]
-        words = sum(len(text.split()) for text in searches)
-        own += words
-        assert (organizer["loss_weights"] == 3.0).sum() == words
-        weighted = organizer["loss_weights"] > 1
-        assert tokenizer.decode(organizer["tokens"][weighted].tolist()) == "".join(searches)
-        np.testing.assert_array_equal(organizer["loss_weights"][~weighted], plain["loss_weights"][~weighted])
-        assert all(worker["loss_weights"].max() == 1 for worker in workers)
-    assert own > 500
-
-
 def test_hits_and_answers_weigh_what_the_config_says(splits, tokenizer):
     def batch(**weights):
         source = demonstrations(splits, tokenizer, **weights)
