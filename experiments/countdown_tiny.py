@@ -66,7 +66,7 @@ def get_config() -> Config:
             group_size=8,
             temperature=0.6,
             optimizer="adamw",
-            learning_rate=7e-4,
+            learning_rate=6e-4,
             final_fraction=0.1,
             std_normalise=True,
             optimizer_steps=4,
@@ -83,8 +83,6 @@ def get_config() -> Config:
             wrong_penalty=3.0,
             format_penalty=-1.0,
         ),
-        eval=EvalConfig(
-            problems=0, samples=1, temperatures=(0.6, 1.0), validate_every=32, validation_problems=200
-        ),
+        eval=EvalConfig(problems=0, samples=1, temperatures=(0.6, 1.0), validate_every=32, validation_problems=200),
         checkpoint=CheckpointConfig(every_sft_steps=100, every_rl_iterations=1, keep=2),
     )

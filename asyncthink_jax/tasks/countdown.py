@@ -89,8 +89,12 @@ class Script:
 
 
 def pairs(problem: Problem) -> list[tuple[int, int]]:
-    """The pairs of numbers, in ascending order: C(numbers, 2) of them."""
-    return list(combinations(problem.numbers, 2))
+    """The pairs of numbers, C(numbers, 2) of them, in ascending order of the larger number, then of the smaller.
+
+    In this order the long searches come first, more or less: the best schedule that was found for four agents takes as
+    many steps as in the order of the smaller number, but keeps them busier (eta/c 0.564, there 0.551).
+    """
+    return sorted(combinations(problem.numbers, 2), key=lambda pair: pair[::-1])
 
 
 def sub_query(problem: Problem, pair: tuple[int, int]) -> str:
