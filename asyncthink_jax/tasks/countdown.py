@@ -264,9 +264,9 @@ def random_demonstration(
     are joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever was still
     planned.
 
-    With probability `in_order` it is an orderly one: the pairs in ascending order, as someone who counts them off would
-    take them, the oldest worker joined first, and a join after every own search in a full pool. The others take pairs
-    and join workers in any order, so that every legal interleaving can occur.
+    With probability `in_order` it is an orderly one: the pairs in the order of `pairs`, as someone who counts them off
+    would take them, the oldest worker joined first, and a join after every own search in a full pool. The others take
+    pairs and join workers in any order, so that every legal interleaving can occur.
     """
     orderly = rng.random() < in_order
     order = _some_pairs(problem, rng, orderly)

@@ -144,6 +144,11 @@ def test_random_demonstrations_take_every_structure():
     assert {len(s.workers) + s.organizer.count(" :") for s in scripts} == {1, 2, 3, 4, 5, 6}
 
 
+def test_pairs_go_by_the_larger_number():
+    expected = [(2, 6), (2, 16), (6, 16), (2, 18), (6, 18), (16, 18)]
+    assert countdown.pairs(Problem((2, 6, 16, 18), 1)) == expected
+
+
 def test_demonstrations_of_fewer_pairs_are_likelier():
     rng = np.random.default_rng(4)
     scripts = [countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000)]
