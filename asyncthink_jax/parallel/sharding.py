@@ -86,6 +86,16 @@ def constrain_table(x: jax.Array) -> jax.Array:
     return _constrain(x, "tensor", None)
 
 
+def constrain_stack(x: jax.Array) -> jax.Array:
+    """Splits dimension 0 of independent things [n, ..] over all devices, whatever they are needed for later."""
+    return _constrain(x, (*ROWS, "tensor"), *[None] * (x.ndim - 1))
+
+
+def devices_of_stack() -> int:
+    """Over how many devices `constrain_stack` splits."""
+    return math.prod(jax.sharding.get_abstract_mesh().shape.values())
+
+
 def _constrain(x: jax.Array, *dimensions: Any) -> jax.Array:
     """A sharding constraint inside jit under `jax.set_mesh`; outside of it (a concrete array stays where it is), `x`.
 

@@ -1,23 +1,19 @@
 """The optimizer of a stage, from its config section."""
 
+import collections
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
 from asyncthink_jax.config import OptimizerFields
+from asyncthink_jax.parallel.sharding import constrain_stack, devices_of_stack
 
-# Which axes of a stacked weight [layers, ..] a matrix multiplication sums over, and which it yields; the rest is batch.
-MATRICES = {
-    "q": MuonDimensionNumbers(reduction_axis=1, output_axis=(2, 3)),
-    "k": MuonDimensionNumbers(reduction_axis=1, output_axis=(2, 3)),
-    "v": MuonDimensionNumbers(reduction_axis=1, output_axis=(2, 3)),
-    "o": MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=3),
-    "gate": MuonDimensionNumbers(reduction_axis=1, output_axis=2),
-    "up": MuonDimensionNumbers(reduction_axis=1, output_axis=2),
-    "down": MuonDimensionNumbers(reduction_axis=1, output_axis=2),
-}
+# How many axes of a weight [layers, ..] behind that of the layers a matrix product sums over; the rest is its outputs.
+MATRICES = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
 
 
 def make_optimizer(fields: OptimizerFields, steps: int) -> optax.GradientTransformation:
@@ -33,15 +29,14 @@ def make_optimizer(fields: OptimizerFields, steps: int) -> optax.GradientTransfo
         return optax.join_schedules([rise, fall], [warmup])
 
     if fields.optimizer == "muon":
-        rule = optax.contrib.muon(
-            schedule(fields.learning_rate),
-            beta=0.95,
-            weight_decay=fields.weight_decay,
-            adam_b1=fields.b1,
-            adam_b2=fields.b2,
-            adam_learning_rate=schedule(fields.adam_learning_rate),
-            muon_weight_dimension_numbers=_matrices,
+        muon = optax.chain(
+            optax.trace(0.95, nesterov=True),
+            orthogonalize(),
+            optax.add_decayed_weights(fields.weight_decay),
+            optax.scale_by_learning_rate(schedule(fields.learning_rate)),
         )
+        adam = optax.nadam(schedule(fields.adam_learning_rate), b1=fields.b1, b2=fields.b2)
+        rule = optax.partition({"muon": muon, "adam": adam}, _rules)
     else:
         rule = optax.adamw(
             schedule(fields.learning_rate),
@@ -53,8 +48,61 @@ def make_optimizer(fields: OptimizerFields, steps: int) -> optax.GradientTransfo
     return optax.chain(optax.clip_by_global_norm(fields.grad_clip), rule)
 
 
-def _matrices(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: MATRICES.get(_names(path)[-2]), params)
+def orthogonalize() -> optax.GradientTransformation:
+    """Muon's rule: the nearest matrix whose directions all have the same length, sqrt(max(1, outputs / inputs)).
+
+    `optax.contrib.muon` does that to each weight for itself, on every device. Here all matrices of one shape are one
+    stack, of which each device takes its share: on one core the iterations are a fifth of a step of the demo.
+    """
+    muon = optax.contrib.scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=_in_stacks)
+
+    def update(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
+        del params
+        matrices = collections.defaultdict(list)  # [layers, m, n] with m <= n, by (m, n)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+            matrix = _upright(_as_matrices(path, leaf))
+            matrices[matrix.shape[1:]].append(matrix)
+        stacks = {shape: _stack(of_shape) for shape, of_shape in matrices.items()}
+        stacks, _ = muon.update(stacks, muon.init(stacks))
+        stacks = jax.tree.map(constrain_stack, stacks)
+        taken = dict.fromkeys(stacks, 0)
+
+        def of(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+            layers, inputs, outputs = _as_matrices(path, leaf).shape
+            shape = (min(inputs, outputs), max(inputs, outputs))
+            matrix = stacks[shape][taken[shape] : taken[shape] + layers]
+            taken[shape] += layers
+            matrix = matrix if inputs <= outputs else matrix.swapaxes(1, 2)
+            return math.sqrt(max(1.0, outputs / inputs)) * matrix.reshape(leaf.shape)
+
+        return jax.tree_util.tree_map_with_path(of, updates)
+
+    return optax.stateless(update)
+
+
+def _in_stacks(stacks: Any) -> Any:
+    return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=1, output_axis=2), stacks)
+
+
+def _stack(matrices: list[jax.Array]) -> jax.Array:
+    """One array [n, ..], split over the devices; zeros at its end make n a multiple of them."""
+    stack = jnp.concatenate(matrices)
+    missing = -len(stack) % devices_of_stack()
+    return constrain_stack(jnp.pad(stack, ((0, missing), (0, 0), (0, 0))))
+
+
+def _as_matrices(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    """A weight [layers, ..] as [layers, inputs, outputs]."""
+    summed = MATRICES[_names(path)[-2]]
+    return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1 : 1 + summed]), -1)
+
+
+def _upright(matrix: jax.Array) -> jax.Array:
+    return matrix if matrix.shape[1] <= matrix.shape[2] else matrix.swapaxes(1, 2)
+
+
+def _rules(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: "muon" if _names(path)[-2] in MATRICES else "adam", params)
 
 
 def _is_matrix(params: Any) -> Any:

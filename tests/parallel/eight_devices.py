@@ -19,6 +19,7 @@ from asyncthink_jax.parallel.sharding import (
     row_spec,
     shard,
 )
+from asyncthink_jax.training.optimizer import MATRICES, orthogonalize
 
 CONFIG = ModelConfig(vocab_size=32, layers=2, width=16, heads=4, kv_heads=2, head_dim=8, mlp_width=32)
 ROWS, LENGTH = 8, 12
@@ -125,6 +126,30 @@ def test_every_device_holds_its_share_alone(params, sizes):
             assert {piece.data.size for piece in kernel.addressable_shards} == {kernel.size // parts}
     cache = shard(transformer.init_cache(CONFIG, ROWS, 16)["k"][0], cache_spec(mesh))
     assert {piece.data.size for piece in cache.addressable_shards} == {cache.size // mesh.size}
+
+
+@meshes
+def test_muon_orthogonalizes_the_same_on_any_mesh_and_each_device_does_its_share(params, sizes):
+    rule, mesh = orthogonalize(), make_mesh(*sizes)
+    layers = {"layers": {name: params["layers"][name] for name in MATRICES}}
+    update = lambda tree: rule.update(tree, rule.init(tree))[0]  # noqa: E731
+    alone = jax.jit(update).lower(layers).compile()
+    specs = param_specs(layers, mesh)
+    with jax.set_mesh(mesh):
+        sharded = jax.jit(update, in_shardings=(specs,), out_shardings=specs).lower(layers).compile()
+        got = sharded(shard(layers, specs))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), got, alone(layers))
+    # Ten matrices of one shape and four of another: a device has two and one.
+    assert flops_of_products(sharded) < 0.3 * flops_of_products(alone)
+
+
+def flops_of_products(compiled):
+    """Twice the results' elements times the summed dimension, over the matrix products in the text of a program."""
+    text = compiled.as_text()
+    shapes = {name: list(map(int, dims.split(","))) for name, dims in re.findall(r"(%\S+) = f32\[([\d,]+)\]", text)}
+    dots = re.findall(r"f32\[([\d,]+)\]\S* dot\((%[^ ,)]+).*lhs_contracting_dims=\{(\d)\}", text)
+    assert dots
+    return sum(2 * np.prod(list(map(int, out.split(",")))) * shapes[left][int(axis)] for out, left, axis in dots)
 
 
 def test_parameters_made_on_the_mesh_are_those_made_on_one_device(params):

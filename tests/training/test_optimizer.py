@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers
 
 from asyncthink_jax.config import OptimizerFields
 from asyncthink_jax.model import transformer
@@ -77,6 +79,20 @@ def test_muons_update_of_a_matrix_turns_all_its_directions_alike(params, gradien
             values = np.linalg.svd(layer.reshape(inputs, outputs), compute_uv=False)
             assert values.max() / values.min() < 2.2, name  # a random matrix of these shapes has 4 and more
             assert values.max() < 0.1 * 1.3 * max(1, outputs / inputs) ** 0.5, name
+
+
+def test_the_first_update_of_the_matrices_is_that_of_optaxs_muon(params, gradient):
+    dimensions = {name: MuonDimensionNumbers(1, (2, 3)) for name in "qkv"}
+    dimensions |= {"o": MuonDimensionNumbers((1, 2), 3)}
+    dimensions |= {name: MuonDimensionNumbers(1, 2) for name in ("gate", "up", "down")}
+    matrices = {name: gradient["layers"][name] for name in MATRICES}
+    muon = optax.contrib.muon(
+        0.1, muon_weight_dimension_numbers={name: {"kernel": dimensions[name]} for name in MATRICES}
+    )
+    expected, _ = jax.jit(muon.update)(matrices, muon.init(matrices), matrices)
+    got = updates(params, gradient, optimizer="muon")["layers"]
+    for name in MATRICES:
+        np.testing.assert_allclose(got[name]["kernel"], expected[name]["kernel"], atol=1e-5, err_msg=name)
 
 
 def test_adams_first_update_is_its_learning_rate(params, gradient):
