@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
@@ -58,24 +59,21 @@ def orthogonalize() -> optax.GradientTransformation:
 
     def update(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
         del params
-        matrices = collections.defaultdict(list)  # [layers, m, n] with m <= n, by (m, n)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-            matrix = _upright(_as_matrices(path, leaf))
-            matrices[matrix.shape[1:]].append(matrix)
-        stacks = {shape: _stack(of_shape) for shape, of_shape in matrices.items()}
+        leaves, tree = jax.tree_util.tree_flatten_with_path(updates)
+        matrices = [_as_matrices(path, leaf) for path, leaf in leaves]
+        same_shape = collections.defaultdict(list)  # places of the leaves whose matrices are [m, n] or [n, m], m <= n
+        for place, matrix in enumerate(matrices):
+            same_shape[tuple(sorted(matrix.shape[1:]))].append(place)
+        stacks = {shape: _stack([_upright(matrices[i]) for i in places]) for shape, places in same_shape.items()}
         stacks, _ = muon.update(stacks, muon.init(stacks))
-        stacks = jax.tree.map(constrain_stack, stacks)
-        taken = dict.fromkeys(stacks, 0)
-
-        def of(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-            layers, inputs, outputs = _as_matrices(path, leaf).shape
-            shape = (min(inputs, outputs), max(inputs, outputs))
-            matrix = stacks[shape][taken[shape] : taken[shape] + layers]
-            taken[shape] += layers
-            matrix = matrix if inputs <= outputs else matrix.swapaxes(1, 2)
-            return math.sqrt(max(1.0, outputs / inputs)) * matrix.reshape(leaf.shape)
-
-        return jax.tree_util.tree_map_with_path(of, updates)
+        done = [leaf for _, leaf in leaves]
+        for shape, places in same_shape.items():
+            ends = np.cumsum([len(matrices[i]) for i in places])
+            for i, part in zip(places, jnp.split(constrain_stack(stacks[shape]), ends), strict=False):  # then the zeros
+                _, inputs, outputs = matrices[i].shape
+                part = part.swapaxes(1, 2) if inputs > outputs else part
+                done[i] = math.sqrt(max(1.0, outputs / inputs)) * part.reshape(done[i].shape)
+        return tree.unflatten(done)
 
     return optax.stateless(update)
 

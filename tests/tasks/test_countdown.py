@@ -129,6 +129,11 @@ def actions(script):
     return [piece for piece in script.organizer if piece.startswith(("<FORK", "<JOIN", "<ANSWER"))]
 
 
+def pairs_of(script):
+    """How many pairs are taken up, own searches included."""
+    return len(script.workers) + script.organizer.count(" :")
+
+
 def test_random_demonstrations_take_every_structure():
     rng = np.random.default_rng(0)
     scripts = [countdown.random_demonstration(EXAMPLE, rng, agents=3, self_search=0.2) for _ in range(4000)]
@@ -141,7 +146,7 @@ def test_random_demonstrations_take_every_structure():
         (f1, f2, j2),
         (f1, j1, f2),
     }
-    assert {len(s.workers) + s.organizer.count(" :") for s in scripts} == {1, 2, 3, 4, 5, 6}
+    assert {pairs_of(s) for s in scripts} == {1, 2, 3, 4, 5, 6}
 
 
 def test_pairs_go_by_the_larger_number():
@@ -152,14 +157,14 @@ def test_pairs_go_by_the_larger_number():
 def test_demonstrations_of_fewer_pairs_are_likelier():
     rng = np.random.default_rng(4)
     scripts = [countdown.random_demonstration(EXAMPLE, rng) for _ in range(6000)]
-    counts = np.bincount([len(s.workers) + s.organizer.count(" :") for s in scripts], minlength=7)[1:]
+    counts = np.bincount([pairs_of(s) for s in scripts], minlength=7)[1:]
     np.testing.assert_allclose(counts / counts.sum(), np.array([8, 7, 6, 5, 4, 3]) / 33, atol=0.02)
 
 
 def test_a_demonstration_takes_its_pairs_in_order_half_of_the_time():
     rng = np.random.default_rng(3)
     ranks = {countdown.sub_query(EXAMPLE, pair): i for i, pair in enumerate(countdown.pairs(EXAMPLE))}
-    six = [s for s in (countdown.random_demonstration(EXAMPLE, rng) for _ in range(12000)) if _pairs_of(s, ranks) == 6]
+    six = [s for s in (countdown.random_demonstration(EXAMPLE, rng) for _ in range(12000)) if pairs_of(s) == 6]
     ordered = [taken == sorted(taken) for taken in ([ranks[p] for p in s.organizer if p in ranks] for s in six)]
     assert 0.45 < np.mean(ordered) < 0.55
     assert len({tuple(p for p in s.organizer if p in ranks) for s in six}) > 300  # of 720 orders
@@ -172,7 +177,7 @@ def test_an_organizer_that_has_no_free_worker_searches_itself_three_times_in_fou
     for _ in range(4000):
         script = countdown.random_demonstration(EXAMPLE, rng, 3, self_search=0.0, early=0.0, in_order=float(orderly))
         taken, unjoined, searched = 0, 0, False
-        n_pairs = len(script.workers) + script.organizer.count(" :")
+        n_pairs = pairs_of(script)
         for piece in script.organizer:
             chooses = unjoined == 2 and taken < n_pairs and not (orderly and searched)
             if piece == " :":
@@ -223,10 +228,6 @@ def test_demonstrations_are_of_all_degrees_of_eagerness():
     # Of an eagerness e, the first join stands behind n forks with probability e^(n-1) (1-e): over all e, 1 / n (n+1).
     shares = np.bincount(before_a_join, minlength=7)[1:] / len(before_a_join)
     np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 12, 1 / 20, 1 / 30, 1 / 6], atol=0.05)
-
-
-def _pairs_of(script, ranks):
-    return sum(piece in ranks for piece in script.organizer)
 
 
 def test_a_demonstration_leaves_a_worker_unjoined_one_time_in_ten():
