@@ -77,7 +77,7 @@ class Engine:
         constrain: only tokens that make no format error are sampled.
 
     Raises:
-        ValueError: if a prompt, the prefix or the suffix can't be used, or the vocabulary can't be constrained.
+        ValueError: if a prompt, the suffix or `limits.prefill` can't be used, or the vocabulary can't be constrained.
     """
 
     def __init__(
@@ -96,6 +96,8 @@ class Engine:
     ):
         if not worker_suffix:
             raise ValueError("the worker prompt needs at least one token after the sub-query; its suffix is empty")
+        if limits.prefill and model.prefill is None:
+            raise ValueError("this model can't read a prompt at once: set Limits.prefill (rollout.prefill) to 0")
         self.model, self.grammar, self.limits, self.mesh, self.sampling = model, grammar, limits, mesh, sampling
         self.agents, self.traces = grammar.capacity, grammar.max_forks + 1
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)

@@ -105,7 +105,7 @@ def report(
     """
     if isinstance(runs, dict):
         detail["processor_seconds"] = {side: [round(t.processor, 4) for t in times] for side, times in runs.items()}
-    name += "_gpu" * (flags.platform == "gpu") + f"_{flags.size}" * (flags.size != "small")
+    name += "_gpu" * (flags.platform == "gpu") + f"_{flags.size}" * (flags.size != "small" and not flags.quick)
     ratios = {peer: ours / value if higher_is_better else value / ours for peer, value in peers.items()}
     result = {
         "name": name,

@@ -167,5 +167,12 @@ def test_a_worker_prompt_needs_a_token_after_the_sub_query():
         )
 
 
+def test_a_model_that_cannot_read_a_prompt_at_once_is_refused_where_prompts_shall_be():
+    pool = Pool(agents=2)
+    model, limits = scripted_model(3)._replace(prefill=None), Limits(1, 8, 8, 8, prefill=4)
+    with pytest.raises(ValueError, match="can't read a prompt at once"):
+        Engine(model, pool.grammar, lift(tag_automaton(3), WORDS), [1], [2], pool.close_join, limits)
+
+
 def test_no_prompts_make_no_episodes():
     assert len(Pool(agents=2).scripted_engine().run({}, [], jax.random.key(0), 1.0)) == 0
