@@ -23,7 +23,7 @@ def get_config() -> Config:
         name="countdown_tiny_sequential",
         paradigm="sequential",
         rollout=dataclasses.replace(base.rollout, slots=64, context=480, worker_context=0, organizer_budget=464),
-        sft=dataclasses.replace(base.sft, rows=2, row_length=512, steps=3900),
+        sft=dataclasses.replace(base.sft, rows=4, row_length=512, steps=2000),
         rl=dataclasses.replace(
             base.rl,
             iterations=52,
