@@ -1,6 +1,6 @@
 """Multi-solution Countdown, from random weights to a model that organizes its own search, on a laptop.
 
-Reproduces:  the shape of the paper's MCD results (Figure 5, Figure 6, Table 3's first rows) with a 0.5 M model:
+Reproduces:  the shape of the paper's MCD results (Figure 5, Figure 6, Table 3's first rows) with a 0.6 M model:
              after the cold start the model speaks the protocol but organizes at random; RL teaches it to cover
              the search, to overlap it, to search a pair itself while its workers run, and to answer as soon as it can.
 Task:        four distinct numbers from 2 to 20, target at most 99, four distinct solutions asked; pool c = 4;
@@ -34,7 +34,7 @@ def get_config() -> Config:
     return Config(
         name="countdown_tiny",
         model=ModelConfig(
-            vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=256, rope_theta=100.0
+            vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=384, rope_theta=100.0
         ),
         task=TaskConfig(
             in_order=0.9,
@@ -50,8 +50,8 @@ def get_config() -> Config:
             slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
         ),
         sft=SFTConfig(
-            steps=3400,
-            rows=8,
+            steps=4300,
+            rows=6,
             row_length=192,
             optimizer="muon",
             learning_rate=0.05,
