@@ -58,7 +58,7 @@ class Rollout:
             steps=by_episode(state.steps),
             record=record,
             prompt_lengths=np.array([len(prompt) for prompt in prompts]),
-            worker_frame=engine.prefix_length + engine.suffix_length,
+            worker_frame=engine.step.prefix_length + engine.step.suffix_length,
             worker_length=engine.limits.worker_length,
             agents=engine.agents,
             engine_steps=int(state.engine_steps.max()),
