@@ -8,7 +8,6 @@ codes: 0 done, 2 for what can be told before anything expensive starts (one line
 """
 
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, split_argv, to_json
+from asyncthink_jax.training.files import locked, replace_text
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
@@ -59,7 +59,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
-    from asyncthink_jax.training.run import InterruptedRunError, Run, evaluation_rows, read_results, replace_text
+    from asyncthink_jax.training.run import InterruptedRunError, Run, evaluation_rows, read_results
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
     if not table.is_dir():
@@ -136,21 +136,10 @@ def _prepare_workdir(workdir: Path, config: Config) -> Path:
 @contextlib.contextmanager
 def _no_other_process(workdir: Path) -> Iterator[None]:
     """Keeps a second command out of the folder, where both would write the same files; a kill lets it in again."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    with locked(workdir, wait=False) as alone:
+        if not alone:
+            raise ConfigError(f"workdir {workdir} is in use by another process; wait for it, or name another folder")
         yield
-        return
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"workdir {workdir} is in use by another process; wait for it, or name another folder"
-            raise ConfigError(message) from None
-        yield
-    finally:
-        os.close(folder)
 
 
 def _refuse(error: Exception) -> int:

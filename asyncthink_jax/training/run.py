@@ -30,6 +30,7 @@ from asyncthink_jax.training import rl, sft
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
 from asyncthink_jax.training.evaluation import evaluate, play, summary
 from asyncthink_jax.training.experiment import Experiment
+from asyncthink_jax.training.files import locked, replace_text
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.state import Batch, TrainState, make_step, new_state
@@ -177,12 +178,11 @@ class Run:
                 )
             if place == 0:
                 write_episodes(self.workdir / "eval" / self.name, episodes, self.experiment.tokenizer)
-            results = read_results(self.results)
             made = provenance() | {"wall_clock_s": self._wall_clock()}
-            results["paradigms"].setdefault(self.name, {})[row] = scores | made
-            if self.results == self.workdir:
-                results |= made
-            write_results(self.results, results)
+            with changing_results(self.results) as results:
+                results["paradigms"].setdefault(self.name, {})[row] = scores | made
+                if self.results == self.workdir:
+                    results |= made
 
     # ------------------------------------------------------------------------------------------------- common
 
@@ -354,16 +354,15 @@ def read_results(workdir: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"paradigms": {}}
 
 
-def write_results(workdir: Path, results: dict[str, Any]) -> None:
-    """Replaces results.json."""
-    replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file in one move, so that a kill leaves the old or the new one."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+@contextmanager
+def changing_results(workdir: Path) -> Iterator[dict[str, Any]]:
+    """The results so far, written back at the end of the block; other runs that add rows to them wait until then."""
+    lock = workdir / ".results.lock"
+    lock.touch()
+    with locked(lock, wait=True):
+        results = read_results(workdir)
+        yield results
+        replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 def provenance() -> dict[str, str]:

@@ -1,0 +1,29 @@
+"""results.json, which several runs may write."""
+
+import threading
+import time
+
+from asyncthink_jax.training import run
+
+
+def test_runs_that_share_a_results_file_lose_no_row(tmp_path, monkeypatch):
+    read = run.read_results
+
+    def slowly(workdir):
+        results = read(workdir)
+        time.sleep(0.01)  # time for another one to read the same
+        return results
+
+    monkeypatch.setattr(run, "read_results", slowly)
+
+    def add(name):
+        with run.changing_results(tmp_path) as results:
+            results["paradigms"][name] = {}
+
+    names = [f"row{n}" for n in range(8)]
+    writers = [threading.Thread(target=add, args=(name,)) for name in names]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(read(tmp_path)["paradigms"]) == names
