@@ -45,13 +45,13 @@ def main(argv: list[str], overrides: list[str]) -> int:
             if getattr(FLAGS, name) not in choices:
                 raise ConfigError(f"--{name} {getattr(FLAGS, name)!r} is not one of {', '.join(choices)}")
         changes = [f"paradigm={FLAGS.paradigm}"] if FLAGS.paradigm else []
-        return _evaluate(load(workdir / "config.json", [*changes, *overrides]), workdir)
+        return _evaluate(load(workdir / "config.json", [*changes, *overrides]), workdir, overrides)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _evaluate(config: Config, workdir: Path) -> int:
+def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
     # Imported late, so that bad input is reported sooner.
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
@@ -79,8 +79,8 @@ def _evaluate(config: Config, workdir: Path) -> int:
             FLAGS.samples,
             progress=lambda done: progress.update("eval", done, {}),
         )
-    name = f"{config.paradigm}_{FLAGS.checkpoint}_{FLAGS.split}_t{temperature:g}"
-    folder = workdir / "eval" / name
+    about = [config.paradigm, FLAGS.checkpoint, FLAGS.split, f"t{temperature:g}", *sorted(overrides)]
+    folder = workdir / "eval" / "_".join(about).replace("/", "-")
     write_episodes(folder, episodes, built.tokenizer)
     (folder / "scores.json").write_text(json.dumps(scores | provenance(), indent=2) + "\n", encoding="utf-8")
     row = {config.paradigm: {FLAGS.checkpoint: scores}}

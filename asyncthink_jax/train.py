@@ -75,19 +75,18 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
             built = experiment.build(config, workdir)
             if not (workdir / "config.json").exists():  # not before: a refused command leaves the folder free
                 replace_text(workdir / "config.json", to_json(config))
-            run = Run(built, workdir, progress, name, table)
-            _stop_on_signal(run)
-            run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
-            if FLAGS.cold_start:
-                run.adopt_cold_start(Path(FLAGS.cold_start))
-            cold_start = run.cold_start()
-            learned = run.reinforce(cold_start)
-            if FLAGS.evaluate:
-                cold_start = run.cold_start()  # its arrays may have been donated to the RL stage
-                run.evaluate("after_sft", cold_start)
-                if config.rl.iterations:
-                    run.evaluate("after_rl", learned)
-            run.close()
+            with Run(built, workdir, progress, name, table) as run:
+                _stop_on_signal(run)
+                run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
+                if FLAGS.cold_start:
+                    run.adopt_cold_start(Path(FLAGS.cold_start))
+                cold_start = run.cold_start()
+                learned = run.reinforce(cold_start)
+                if FLAGS.evaluate:
+                    cold_start = run.cold_start()  # its arrays may have been donated to the RL stage
+                    run.evaluate("after_sft", cold_start)
+                    if config.rl.iterations:
+                        run.evaluate("after_rl", learned)
         except CheckpointError as error:
             return _refuse(error)
         except InterruptedRunError:

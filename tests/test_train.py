@@ -1,6 +1,7 @@
-"""The train command: bad input gets one line and exit code 2, a killed run ends with the bits of an undisturbed one."""
+"""The commands: bad input gets one line and exit code 2, a killed run ends with the bits of an undisturbed one."""
 
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -21,7 +22,7 @@ from asyncthink_jax.report.metrics import read_metrics
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.checkpoint import Checkpoints
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.run import abstract_params, restore_params
+from asyncthink_jax.training.run import abstract_params, cold_start_checkpoints, restore_params
 from asyncthink_jax.training.state import TrainState
 
 SHORTENED = '''"""The demo at a size that trains in seconds."""
@@ -199,6 +200,40 @@ def test_the_process_says_one_line_and_exits_with_2(shortened, tmp_path, overrid
     )
     out, error = process.communicate()
     assert (process.returncode, out) == (2, "")
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+# --- Scoring.
+
+
+def evaluated(workdir, *arguments):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = in_a_process(["-m", "asyncthink_jax.evaluate"], "--workdir", workdir, *arguments, **pipes)
+    return process.communicate(), process.returncode
+
+
+def test_a_checkpoint_is_scored_and_what_was_scored_names_the_folder(workdir):
+    built = experiment_lib.build(load(workdir / "config.json"), workdir)
+    with cold_start_checkpoints(workdir) as checkpoints:
+        checkpoints.save(1, built.new_params(), {})
+    how = ["--checkpoint=cold_start", "--split=validation", "--problems=3", "--samples=2", "--temperature=0.5"]
+    (out, error), code = evaluated(workdir, *how, "--config.rollout.top_p=0.9")
+    assert code == 0, error
+    folder = workdir / "eval" / "async_cold_start_validation_t0.5_rollout.top_p=0.9"
+    assert json.loads((folder / "scores.json").read_text())["n"] == 6
+    episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    problems = [tuple(episode["problem"]["numbers"]) for episode in episodes]
+    assert problems == [tuple(problem.numbers) for problem in built.splits["validation"][:3] for _ in range(2)]
+    assert "validation split" in out
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [("--checkpoint=last", "'last' is not one of best, latest, cold_start"), ("--samples=2", "no checkpoint 'best'")],
+)
+def test_what_cannot_be_scored_is_refused(workdir, argument, says):
+    (out, error), code = evaluated(workdir, argument)
+    assert (code, out) == (2, "")
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
 
 

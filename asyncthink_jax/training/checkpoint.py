@@ -54,15 +54,16 @@ class Checkpoints:
     Args:
       folder: made if it is missing; may be a `gs://` path.
       keep: how many of the latest steps stay on disk.
+      read_only: nothing is made, saved or cleaned up, so that the run itself may go on meanwhile.
     """
 
-    def __init__(self, folder: str | epath.PathLike, *, keep: int = 2):
+    def __init__(self, folder: str | epath.PathLike, *, keep: int = 2, read_only: bool = False):
         folder = epath.Path(folder)
         if not str(folder).startswith("gs://"):
             folder = folder.resolve()
         try:
-            self._latest = _manager(folder / "latest", keep)
-            self._best = _manager(folder / "best", 1)
+            self._latest = _manager(folder / "latest", keep, read_only)
+            self._best = _manager(folder / "best", 1, read_only)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot use checkpoint folder {folder}: {_reason(error)}") from error
 
@@ -128,8 +129,11 @@ class Checkpoints:
         self.close()
 
 
-def _manager(folder: epath.Path, keep: int) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+def _manager(folder: epath.Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    writes = not read_only
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep if writes else None, create=writes, cleanup_tmp_directories=writes
+    )
     return ocp.CheckpointManager(folder, options=options, item_names=("state", "record"))
 
 

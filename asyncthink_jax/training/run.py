@@ -4,6 +4,8 @@ Whatever a step depends on is either in the checkpoint (parameters, optimizer, t
 of the seed and the step's number (all random numbers). So a run that was killed and resumed ends with the same bits.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import datetime
 import json
@@ -12,7 +14,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +58,15 @@ class Run:
     ):
         self.experiment, self.config, self.workdir, self.progress = experiment, experiment.config, workdir, progress
         self.name, self.results = name, results or workdir
-        self.checkpoints = Checkpoints(workdir / "checkpoints", keep=self.config.checkpoint.keep)
-        self.cold_start_checkpoint = cold_start_checkpoints(workdir)
-        self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
-        self.seconds: dict[str, float] = dict(self.saved["seconds"])
-        self.metrics = MetricsWriter(workdir, self.saved["position"])
+        with ExitStack() as opened:  # closed at once if one of them can't be opened
+            folder = workdir / "checkpoints"
+            self.checkpoints = opened.enter_context(Checkpoints(folder, keep=self.config.checkpoint.keep))
+            self.cold_start_checkpoint = opened.enter_context(cold_start_checkpoints(workdir))
+            self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
+            self.seconds: dict[str, float] = dict(self.saved["seconds"])
+            self.metrics = MetricsWriter(workdir, self.saved["position"])
+            opened.callback(self.metrics.close)
+            self._opened = opened.pop_all()
         self.stop_requested = False  # set from a signal handler: the run stops after the step it is in
 
     # ------------------------------------------------------------------------------------------------ stage 1
@@ -99,7 +105,8 @@ class Run:
 
     def adopt_cold_start(self, other: Path) -> None:
         """Takes the cold start of another run of the same model instead of training one."""
-        found = cold_start_checkpoints(other).restore(abstract_params(self.experiment))
+        with cold_start_checkpoints(other, read_only=True) as checkpoints:
+            found = checkpoints.restore(abstract_params(self.experiment))
         if found is None:
             raise FileNotFoundError(f"no finished cold start in {other}")
         self.seconds = dict(found.metadata["seconds"])
@@ -188,14 +195,14 @@ class Run:
 
     def _stop_if_requested(self) -> None:
         if self.stop_requested:
-            self.close()
             raise InterruptedRunError
 
-    def close(self) -> None:
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         """Waits for what is being saved and closes the files."""
-        self.checkpoints.close()
-        self.cold_start_checkpoint.close()
-        self.metrics.close()
+        self._opened.close()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -242,9 +249,9 @@ def abstract_params(experiment: Experiment) -> Params:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout)
 
 
-def cold_start_checkpoints(workdir: Path) -> Checkpoints:
+def cold_start_checkpoints(workdir: Path, read_only: bool = False) -> Checkpoints:
     """Where a run keeps the end of its cold start."""
-    return Checkpoints(workdir / "checkpoints" / "cold_start", keep=1)
+    return Checkpoints(workdir / "checkpoints" / "cold_start", keep=1, read_only=read_only)
 
 
 def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
@@ -254,12 +261,15 @@ def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
     """
     wanted = abstract_params(experiment)
     if which == "cold_start":
-        found = cold_start_checkpoints(workdir).restore(wanted)
-    elif which == "best":
-        found = Checkpoints(workdir / "checkpoints").restore_best(wanted)
+        with cold_start_checkpoints(workdir, read_only=True) as checkpoints:
+            found = checkpoints.restore(wanted)
     else:
-        state = Checkpoints(workdir / "checkpoints").restore({"params": wanted}, partial=True)
-        found = None if state is None else dataclasses.replace(state, state=state.state["params"])
+        with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+            if which == "best":
+                found = checkpoints.restore_best(wanted)
+            else:
+                state = checkpoints.restore({"params": wanted}, partial=True)
+                found = None if state is None else dataclasses.replace(state, state=state.state["params"])
     if found is None:
         raise CheckpointError(f"{workdir} has no checkpoint {which!r} yet")
     return found.state
