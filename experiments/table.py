@@ -83,18 +83,21 @@ def rows_of(results: Mapping[int, Results], paradigm: str, row: str) -> list[Res
     return [one for one in found if one]
 
 
-def summary_table(results: Mapping[int, Results], suffix: str = "") -> str:
-    """Scores of every paradigm over the seeds that have been run: at the temperature of RL, or at 1 ("_t1")."""
+def summary_table(results: Mapping[int, Results], suffixes: Sequence[str] = ("", "_greedy")) -> str:
+    """Scores of every paradigm over the seeds that have been run: at the temperature of RL, greedy, at 1 ("_t1")."""
     lines = []
     for paradigm, label in PARADIGMS.items():
         for stage, stage_label in STAGES.items():
             if paradigm not in ("async", "sequential", "parallel") and stage != LAST_STAGE.get(paradigm, "after_rl"):
                 continue
-            rows = rows_of(results, paradigm, stage + suffix)
-            if rows:
+            for suffix in suffixes:
+                rows = rows_of(results, paradigm, stage + suffix)
+                if not rows:
+                    continue
                 bold = "**" if (paradigm, stage) == ("async", "after_rl") else ""
-                cells = [f"{rows[0]['temperature']:g}", str(len(rows)), *(cell(rows, column) for column in COLUMNS)]
-                lines.append([f"{bold}{label}, {stage_label}{bold}", *cells])
+                temperature = f"{rows[0]['temperature']:g}" if rows[0]["temperature"] else "greedy"
+                cells = [cell(rows, column) for column in COLUMNS]
+                lines.append([f"{bold}{label}, {stage_label}{bold}", temperature, str(len(rows)), *cells])
     return markdown_table(
         ["600 test problems, 1 sample each", "temperature", "seeds", *(c[0] for c in COLUMNS)], lines, 1
     )
@@ -191,7 +194,7 @@ def blocks() -> list[tuple[Path, str, str]]:
         (
             EXPERIMENTS,
             "results",
-            "\n\n".join([goals_table(results), summary_table(results, "_t1"), runs_table(results)]),
+            "\n\n".join([goals_table(results), summary_table(results, ("_t1",)), runs_table(results)]),
         ),
     ]
     return [(path, name, f"{marker(name, 'begin')}\n{text}\n{marker(name, 'end')}") for path, name, text in parts]
