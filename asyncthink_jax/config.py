@@ -151,6 +151,10 @@ class RLConfig(OptimizerFields):
     std_normalise: bool = False
     worker_weight: float = 1.0  # loss weight of the workers' tokens (the organizer's is 1)
     worker_keep: float = 1.0  # share of worker traces that are trained on
+    # Fresh demonstrations that an iteration imitates beside its episodes, but only their work (searches, tallies,
+    # answers): rewards teach to organize, and wear down what the cold start had taught to do.
+    imitated_demonstrations: int = 0
+    imitation_weight: float = 1.0  # loss weight of their tokens
     format_penalty: float = -1.0  # R_FE, the whole reward of a malformed episode
     concurrency_weight: float = 1.0  # lambda
     concurrency_times_accuracy: bool = False  # R_A + lambda R_A R_eta: leaving work out costs concurrency too
@@ -482,6 +486,8 @@ _RANGES: list[tuple[str, float, float]] = [
     ("rl.clip_high", 0, _INF),
     ("rl.kl", 0, _INF),
     ("rl.worker_weight", 0, _INF),
+    ("rl.imitated_demonstrations", 0, _INF),
+    ("rl.imitation_weight", 0, _INF),
     ("rl.worker_keep", 0, 1),
     ("rl.format_penalty", -_INF, 0),
     ("rl.concurrency_weight", 0, _INF),
@@ -528,6 +534,11 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         rl.prompts % rl.optimizer_steps == 0,
         f"rl.prompts ({rl.prompts}) must be a multiple of rl.optimizer_steps ({rl.optimizer_steps})",
+    )
+    yield (
+        rl.imitated_demonstrations % rl.optimizer_steps == 0,
+        f"rl.imitated_demonstrations ({rl.imitated_demonstrations}) must be a multiple of rl.optimizer_steps "
+        f"({rl.optimizer_steps})",
     )
     yield bool(config.eval.temperatures), "eval.temperatures is empty; name at least one (0 = greedy)"
     yield (

@@ -83,6 +83,8 @@ def get_config() -> Config:
             wrong_penalty=3.0,
             format_penalty=-1.0,
         ),
-        eval=EvalConfig(problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=32, validation_problems=200),
+        eval=EvalConfig(
+            problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=32, validation_problems=200
+        ),
         checkpoint=CheckpointConfig(every_sft_steps=100, every_rl_iterations=1, keep=2),
     )

@@ -98,16 +98,8 @@ def packed_batch(
     """
     traces: list[packing.Trace] = []
     tokens, rejected = 0, 0
-    hit = demonstrations.tokenizer.piece_to_id(f" {countdown.HIT}")
-    answer = demonstrations.tokenizer.piece_to_id("<ANSWER>")
     while tokens < _FILL * rows * row_length:
-        new = training_traces(demonstrations.script(rng), demonstrations.tokenizer, demonstrations.prompts)
-        new = [trace for i, trace in enumerate(new) if i == 0 or rng.random() < demonstrations.worker_keep]
-        for trace in new:
-            trace["loss_weights"][trace["tokens"] == hit] *= demonstrations.hit_weight
-        # From the first word of the answer: the weight of its tag would have the model answer earlier.
-        first_word = int(np.argmax(new[0]["tokens"] == answer)) + 1
-        new[0]["loss_weights"][first_word:] *= demonstrations.answer_weight
+        new = drawn_traces(demonstrations, rng)
         longest = max(len(trace["tokens"]) for trace in new)
         if longest > row_length:
             rejected += 1
@@ -120,12 +112,34 @@ def packed_batch(
     return batch
 
 
-def training_traces(script: countdown.Script, tokenizer: Tokenizer, prompts: Prompts = TINY) -> list[packing.Trace]:
+def drawn_traces(
+    demonstrations: Demonstrations, rng: np.random.Generator, work_only: bool = False
+) -> list[packing.Trace]:
+    """The rows of one fresh demonstration, organizer first: `training_traces` with its loss weights.
+
+    A share `worker_keep` of the workers is kept. With `work_only` the traces in which nothing is trained are left out.
+    """
+    tokenizer = demonstrations.tokenizer
+    hit = tokenizer.piece_to_id(f" {countdown.HIT}")
+    traces = training_traces(demonstrations.script(rng), tokenizer, demonstrations.prompts, work_only)
+    traces = [trace for i, trace in enumerate(traces) if i == 0 or rng.random() < demonstrations.worker_keep]
+    for trace in traces:
+        trace["loss_weights"][trace["tokens"] == hit] *= demonstrations.hit_weight
+    # From the first word of the answer: the weight of its tag would have the model answer earlier.
+    first_word = int(np.argmax(traces[0]["tokens"] == tokenizer.piece_to_id("<ANSWER>"))) + 1
+    traces[0]["loss_weights"][first_word:] *= demonstrations.answer_weight
+    return [trace for trace in traces if trace["loss_weights"].any()] if work_only else traces
+
+
+def training_traces(
+    script: countdown.Script, tokenizer: Tokenizer, prompts: Prompts = TINY, work_only: bool = False
+) -> list[packing.Trace]:
     """The rows that a demonstration trains, organizer first: `tokens` int32[n] and `loss_weights` float32[n].
 
     The weight is 1 for what the role writes, 0 for prompts and for what a Join inserts. The same tokens as those of
     `episode(script, ..)`, at a fraction of the cost; but a worker that the answer would have stopped is trained on to
-    its end, since what it would have written is right all the same.
+    its end, since what it would have written is right all the same. With `work_only` an organizer's weight is 1 for its
+    own searches, the tally and what it answers alone, and 0 for all that organizes.
     """
     encode = tokenizer.encode_piece
     tokens: list[int] = []
@@ -144,8 +158,10 @@ def training_traces(script: countdown.Script, tokenizer: Tokenizer, prompts: Pro
     add(tokenizer.encode(prompts.for_organizer(script.problem.query)), 0.0)
     joins = {f"<JOIN-{fork_id}>": fork_id for fork_id in script.workers}
     queries: list[str] = []  # in the order of the forks, which is that of the script's workers
-    for piece, following in zip(script.organizer, (*script.organizer[1:], ""), strict=True):
-        add(encode(piece), 1.0)
+    pieces = script.organizer
+    for before, piece, following in zip(("", *pieces), pieces, (*pieces[1:], ""), strict=False):
+        works = before in (" :", "<ANSWER>") or piece.startswith(" #")
+        add(encode(piece), 1.0 if works or not work_only else 0.0)
         if piece in joins:
             add(encode(script.returns[joins[piece]]), 0.0)
             add(encode(f"</JOIN-{joins[piece]}>"), 0.0)

@@ -6,6 +6,7 @@ One iteration:
     2. reward      accuracy + lambda * concurrency for a well-formed episode, else a penalty           `reward`
     3. advantage   reward minus the mean of its group; every decoded token of every trace shares it    `advantages`
     4. packing     organizers and workers as rows with an old log-probability a token                  `training_rows`
+                   demonstrated work beside them (option): searches and answers, nothing that organizes `imitated_rows`
     5. update      the clipped policy gradient, in `optimizer_steps` minibatches                       `make_loss`
 """
 
@@ -74,9 +75,24 @@ def training_rows(
                     "loss_weights": _after_prompt(trace.prompt, weight),
                     "advantages": _after_prompt(trace.prompt, trace.sampled * np.float32(value)),
                     "old_logprobs": _after_prompt(trace.prompt, trace.logprobs),
+                    "imitated": np.zeros(len(trace.prompt) + len(trace.tokens), np.float32),
                 }
             )
     return rows
+
+
+def imitated_rows(config: RLConfig, traces: Sequence[packing.Trace]) -> list[packing.Trace]:
+    """Rows for demonstrated traces (tokens and loss weights): no advantage, and marked `imitated`."""
+    return [
+        {
+            "tokens": trace["tokens"],
+            "loss_weights": trace["loss_weights"] * np.float32(config.imitation_weight),
+            "advantages": np.zeros(len(trace["tokens"]), np.float32),
+            "old_logprobs": np.zeros(len(trace["tokens"]), np.float32),
+            "imitated": np.ones(len(trace["tokens"]), np.float32),
+        }
+        for trace in traces
+    ]
 
 
 def _after_prompt(prompt: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -91,7 +107,8 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
     r_t is the probability ratio to the policy that sampled, at the sampling temperature. Both sides are of the whole
     vocabulary: where the sampler drew from less (top-k, a format constraint, ..), the old log-probabilities are the
     trainer's own (`training/run.py:Update`), for the sampler's belong to another distribution. KL_t is the k3 estimator
-    against the cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0.
+    against the cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0. Of
+    tokens that are `imitated` it is -log p instead.
     """
 
     def loss(params: Params, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -105,12 +122,13 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
             chunk=config.loss_chunk,
         )
         weights, advantage = batch["loss_weights"], batch["advantages"]
-        trained = weights > 0
+        imitated = batch["imitated"] > 0
+        trained = (weights > 0) & ~imitated
         # Where nothing trains the ratio is 1, whatever stands there: 0 * inf would poison the gradient.
         change = jnp.where(trained, logprobs - batch["old_logprobs"], 0.0)
         ratio = jnp.exp(change)
         clipped = jnp.clip(ratio, 1 - config.clip_low, 1 + config.clip_high)
-        total = -jnp.sum(weights * jnp.minimum(ratio * advantage, clipped * advantage))
+        total = -jnp.sum(weights * jnp.where(imitated, logprobs, jnp.minimum(ratio * advantage, clipped * advantage)))
         numbers = {
             "entropy": jnp.sum(weights * entropy),
             "clipped": jnp.sum(weights * (ratio * advantage > clipped * advantage)),

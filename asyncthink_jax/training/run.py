@@ -325,6 +325,9 @@ class Update:
             rows = rl.training_rows(config, [episodes[n] for n in chosen], advantage[chosen], rng)
             if not rows:
                 continue
+            for _ in range(config.imitated_demonstrations // config.optimizer_steps):
+                shown = pipeline.drawn_traces(self.experiment.demonstrations(), rng, work_only=True)
+                rows += rl.imitated_rows(config, shown)
             batch, left_out = packing.pack(rows, config.row_length, config.rows)
             batch = sft.normalised(batch)
             # Here, before the first step: they are those of the policy that sampled.

@@ -69,6 +69,22 @@ def same(one, two):
     return one.keys() == two.keys() and all((one[name] == two[name]).all() for name in one)
 
 
+def test_work_alone_is_searches_tallies_and_answers(splits, tokenizer):
+    problem = splits["train"][0]
+    writer = countdown._Organizer(problem)
+    first, second, *_ = countdown.pairs(problem)
+    fork_id = writer.fork(first)
+    writer.search(second)
+    writer.join(fork_id)
+    script = writer.answer()
+    text = countdown.search(problem, second)[0]
+    organizer, worker = pipeline.training_traces(script, tokenizer, work_only=True)
+    trained = tokenizer.decode(organizer["tokens"][organizer["loss_weights"] > 0].tolist())
+    tallies = [piece for piece in script.organizer if piece.startswith(" #")]
+    assert trained == text + "".join(tallies) + script.organizer[-2]
+    np.testing.assert_equal(worker, pipeline.training_traces(script, tokenizer)[1])
+
+
 def test_a_demonstration_iterator_goes_on_from_its_saved_state(splits, tokenizer):
     source = demonstrations(splits, tokenizer)
     first = pipeline.demonstration_iterator(source, 4, 256, seed=5)

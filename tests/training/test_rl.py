@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from asyncthink_jax.config import RLConfig, RolloutConfig
+from asyncthink_jax.config import RLConfig, RolloutConfig, SFTConfig
 from asyncthink_jax.data import packing
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.protocol.episode import Episode, Trace
-from asyncthink_jax.training import rl
+from asyncthink_jax.training import rl, run, sft
 from asyncthink_jax.training.run import Update
 from asyncthink_jax.training.sft import normalised
 from asyncthink_jax.training.state import new_state
@@ -161,6 +161,7 @@ def toy_batch(old_probabilities, advantage, **channels):
         "loss_weights": jnp.array([[0.0, 0.5, 0.5]]),
         "advantages": jnp.array([[0.0, advantage, advantage]]),
         "old_logprobs": jnp.log(jnp.array([[1.0, *old_probabilities]])),
+        "imitated": jnp.zeros((1, 3)),
         **channels,
     }
 
@@ -218,6 +219,23 @@ def test_the_kl_penalty_pulls_towards_the_cold_start(toy):
     assert float(numbers["kl"]) == pytest.approx(0.5 * (0.5 + np.log(2) - 1), rel=1e-5)
 
 
+def test_what_is_imitated_is_made_likelier_whatever_its_advantage_and_wherever_it_started(toy):
+    batch = toy_batch((0.01, 0.99), advantage=-3.0, imitated=jnp.array([[0.0, 1.0, 0.0]]))
+    gradient, numbers = unembed_gradient(toy, batch)
+    # -w d log p of token 1 after token 0; token 0 after it is a bad one, and clipped (ratio 0.51).
+    np.testing.assert_allclose(gradient, 0.25 * np.array([[1, -1], [1, -1]]), rtol=1e-5)
+    assert float(numbers["logprob_change"]) == pytest.approx(0.5 * np.log(0.99 / 0.5), rel=1e-5)
+
+
+def test_rows_of_demonstrations_have_weights_and_no_advantage():
+    shown = {"tokens": np.array([9, 1, 2]), "loss_weights": np.array([0, 1, 3], np.float32)}
+    (row,) = rl.imitated_rows(RLConfig(imitation_weight=0.5), [shown])
+    assert row["loss_weights"].tolist() == [0, 0.5, 1.5] and row["imitated"].tolist() == [1, 1, 1]
+    assert not row["advantages"].any() and row["tokens"].tolist() == [9, 1, 2]
+    decoded = rl.training_rows(RLConfig(), [episode(traces=[trace([9], [1])])], [1.0], np.random.default_rng(0))
+    assert row.keys() == decoded[0].keys() and not decoded[0]["imitated"].any()
+
+
 # --- Masked tokens, on a real (tiny) model.
 
 MODEL = ModelConfig(12, layers=1, width=8, heads=2, kv_heads=1, head_dim=4, mlp_width=8)
@@ -244,7 +262,7 @@ def gradients():
 
     @jax.jit
     def of(params, batch):
-        fixed = {name: batch[name] for name in ("tokens", "positions", "segment_ids", "loss_weights")}
+        fixed = {name: batch[name] for name in ("tokens", "positions", "segment_ids", "loss_weights", "imitated")}
         channels = {name: batch[name] for name in ("advantages", "old_logprobs", "reference_logprobs")}
         return jax.grad(lambda p, c: loss(p, fixed | c)[0], argnums=(0, 1))(params, channels)
 
@@ -302,7 +320,8 @@ def update_of(top_k=0, **config):
     fields = {"group_size": 2, "prompts": 2, "optimizer_steps": 1, "worker_keep": 1.0, "microbatches": 1}
     config = SimpleNamespace(rl=RLConfig(**(CLIP | SIZES | fields | config)), rollout=RolloutConfig(top_k=top_k))
     mesh, optimizer = make_mesh(devices=jax.devices()[:1]), optax.adamw(1e-2, weight_decay=0.1)
-    update = Update(SimpleNamespace(config=config, model=MODEL, mesh=mesh), optimizer, None)
+    parts = SimpleNamespace(config=config, model=MODEL, mesh=mesh, demonstrations=lambda: None)
+    update = Update(parts, optimizer, None)
     return lambda params: new_state(params, optimizer, mesh), update
 
 
@@ -330,6 +349,19 @@ def test_a_group_of_equal_rewards_adds_nothing_to_the_update_of_another(params):
         (a != b).any() for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(both.params), strict=True)
     )
     assert int(both.step) == 1 and numbers["rows"] == 1
+
+
+def test_an_update_imitates_demonstrations_beside_the_episodes(params, monkeypatch):
+    shown = [{"tokens": np.array([9, 7]), "loss_weights": np.array([0, 1], np.float32)}]
+    monkeypatch.setattr(run.pipeline, "drawn_traces", lambda *_, **__: shown)
+    _, without, _ = updated(params, [0.1, 0.1, 0.0, 1.0])
+    _, imitating, _ = updated(params, [0.1, 0.1, 0.0, 1.0], imitated_demonstrations=3, imitation_weight=9.0)
+
+    def likelihood(state):
+        batch = packing.pack(shown, SIZES["row_length"], 1)[0]
+        return float(sft.make_loss(MODEL, SFTConfig(loss_chunk=16))(state.params, batch)[0])
+
+    assert likelihood(imitating) < likelihood(without)
 
 
 def test_minibatches_take_a_step_each_and_one_without_advantage_takes_none(params):
