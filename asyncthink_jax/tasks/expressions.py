@@ -102,6 +102,7 @@ def value(tree: Tree) -> Fraction | None:
 def canonical(tree: Tree) -> str:
     """The one text of all expressions equal to this one up to commutativity and associativity.
 
+    The expression must have a value: regrouped, one that divides by zero may have one (7 / (11 / 0), 7 * 0 / 11).
     Parentheses are minimal. Added terms come before subtracted ones, factors before divisors; within each group
     compound parts come first (as a search writes them: the pair's result, then the third number), then the numbers in
     ascending order: `5 + 6 + 8`, `( 5 + 8 ) * 2`, `2 * 3 + 10`, `10 - 2 * 3`.

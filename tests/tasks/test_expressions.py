@@ -4,7 +4,7 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asyncthink_jax.tasks import expressions
@@ -45,6 +45,7 @@ def shuffled(tree, rng):
 
 @given(trees([2, 3, 5, 7, 11]))
 def test_canonical_text_reads_back_with_the_same_value_and_stays_as_it_is(tree):
+    assume(expressions.value(tree) is not None)  # 7 / (11 / 0) has none, 7 * 0 / 11 has
     text = expressions.canonical(tree)
     again = expressions.parse(text)
     assert expressions.value(again) == expressions.value(tree)
