@@ -159,7 +159,7 @@ def training_traces(
     joins = {f"<JOIN-{fork_id}>": fork_id for fork_id in script.workers}
     queries: list[str] = []  # in the order of the forks, which is that of the script's workers
     pieces = script.organizer
-    for before, piece, following in zip(("", *pieces), pieces, (*pieces[1:], ""), strict=False):
+    for before, piece, following in zip(("", *pieces[:-1]), pieces, (*pieces[1:], ""), strict=True):
         works = before in (" :", "<ANSWER>") or piece.startswith(" #")
         add(encode(piece), 1.0 if works or not work_only else 0.0)
         if piece in joins:

@@ -357,11 +357,11 @@ def test_an_update_imitates_demonstrations_beside_the_episodes(params, monkeypat
     _, without, _ = updated(params, [0.1, 0.1, 0.0, 1.0])
     _, imitating, _ = updated(params, [0.1, 0.1, 0.0, 1.0], imitated_demonstrations=3, imitation_weight=9.0)
 
-    def likelihood(state):
+    def loss_of_demonstration(state):
         batch = packing.pack(shown, SIZES["row_length"], 1)[0]
         return float(sft.make_loss(MODEL, SFTConfig(loss_chunk=16))(state.params, batch)[0])
 
-    assert likelihood(imitating) < likelihood(without)
+    assert loss_of_demonstration(imitating) < loss_of_demonstration(without)
 
 
 def test_minibatches_take_a_step_each_and_one_without_advantage_takes_none(params):
