@@ -12,7 +12,8 @@ Command:     make train
 Special:     number embeddings start as Fourier features of the number and its logarithm (`sft.number_init`); the
              matrices of the cold start are trained by Muon. The reward differs from the paper's: concurrency counts in
              proportion to accuracy, an answer with all solutions earns a bonus, and the share of wrong expressions in
-             the answer is subtracted.
+             the answer is subtracted. Each RL iteration also imitates the work (searches, tallies, answers; nothing that
+             organizes) of 32 fresh demonstrations.
 Chosen on:   the validation split; what was tried is in experiments/LOG.md.
 """
 
@@ -76,6 +77,7 @@ def get_config() -> Config:
             loss_chunk=2048,
             worker_weight=0.1,
             worker_keep=0.15,
+            imitated_demonstrations=32,
             concurrency_weight=6.0,
             concurrency_times_accuracy=True,
             tau=0.8,
