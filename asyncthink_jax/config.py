@@ -446,6 +446,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("model.kv_heads", 1, _INF),
     ("model.head_dim", 2, _INF),
     ("model.mlp_width", 1, _INF),
+    ("model.lora.rank", 0, _INF),
     ("rollout.slots", 1, _INF),
     ("rollout.organizer_budget", 1, _INF),
     ("rollout.worker_budget", 1, _INF),
@@ -523,6 +524,10 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
         near = _did_you_mean(value, dict.fromkeys(choices))
         yield value in choices, f"config field {path!r}: {value!r} is not one of {', '.join(choices)}{near}"
     for stage, section in (("sft", sft), ("rl", rl)):
+        yield (
+            model.lora.rank == 0 or section.optimizer == "adamw",
+            f"{stage}.optimizer is {section.optimizer}, but adapters (model.lora.rank > 0) are trained by adamw",
+        )
         yield (
             section.rows % section.microbatches == 0,
             f"{stage}.rows ({section.rows}) must be a multiple of {stage}.microbatches ({section.microbatches})",

@@ -22,7 +22,7 @@ from asyncthink_jax.report.metrics import read_metrics
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.checkpoint import Checkpoints
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.run import abstract_params, cold_start_checkpoints, restore_params
+from asyncthink_jax.training.run import cold_start_checkpoints, restore_params
 from asyncthink_jax.training.state import TrainState
 
 SHORTENED = '''"""The demo at a size that trains in seconds."""
@@ -289,7 +289,7 @@ def wait_for_lines(process, path, lines):
 def what_is_left(config, workdir):
     """Everything that a run leaves and that doesn't tell the time."""
     built = experiment_lib.build(config, workdir)
-    wanted = abstract_params(built)
+    wanted = built.abstract_params()
     optimizer = make_optimizer(config.rl, config.rl.iterations * config.rl.optimizer_steps)
     state = jax.eval_shape(lambda p: TrainState(p, optimizer.init(p), jnp.zeros((), jnp.int32)), wanted)
     latest = Checkpoints(workdir / "checkpoints").restore(state)

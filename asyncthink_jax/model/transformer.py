@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import attention
+from asyncthink_jax.model.lora import LoRA, adapted, cast
 from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
 
 Params = dict[str, Any]
@@ -44,13 +45,14 @@ class ModelConfig:
     qk_norm: bool = True  # Qwen3 has it, Llama has not
     dtype: str = "float32"  # of activations and cache; parameters are kept in fp32
     remat: str = "none"  # what training recomputes: "none", "full" (all but layer inputs), "dots" (all but matmuls)
+    lora: LoRA = dataclasses.field(default_factory=LoRA)  # adapters that alone are trained
 
 
 @partial(jax.jit, static_argnums=0)
 def init(config: ModelConfig, key: jax.Array) -> Params:
-    """Fresh fp32 parameters."""
+    """Fresh fp32 parameters, those of adapters included."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    return Transformer(config).init(key, tokens, tokens, tokens)["params"]
+    return adapted(Transformer(config), config.lora).init(key, tokens, tokens, tokens)["params"]
 
 
 def abstract_params(config: ModelConfig) -> Params:
@@ -69,7 +71,8 @@ def forward(
 
     A token attends to itself and to earlier tokens of its own segment. Segment 0 is padding: its output means nothing.
     """
-    return Transformer(config).apply({"params": params}, tokens, positions, segment_ids)
+    params = cast(params, config.dtype)
+    return adapted(Transformer(config), config.lora).apply({"params": params}, tokens, positions, segment_ids)
 
 
 def logits(config: ModelConfig, params: Params, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:

@@ -24,6 +24,7 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers/o/kernel$", ("heads", None, "width")),
     (r"layers/(gate|up)/kernel$", ("width", "mlp")),
     (r"layers/down/kernel$", ("mlp", "width")),
+    (r"kernel_lora_[ab]$", (None, None)),  # thin: what splitting them saves is less than what gathering costs
     (r"scale$", (None,)),
 )
 TRAINING: Layout = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "width": "fsdp"}

@@ -14,7 +14,7 @@ from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.data import builder
 from asyncthink_jax.data.pipeline import Demonstrations
 from asyncthink_jax.data.tokenizer import Tokenizer
-from asyncthink_jax.model import transformer
+from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.parallel.mesh import make_mesh, use_cpu_devices
 from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
@@ -40,6 +40,11 @@ class Experiment:
     prompts: Prompts
     grammar: Grammar
 
+    @property
+    def dense_model(self) -> ModelConfig:
+        """The model of rollouts and exports, in which adapters are merged."""
+        return dataclasses.replace(self.model, lora=lora.LoRA())
+
     def demonstrations(self) -> Demonstrations:
         """What the cold start of this paradigm is trained on."""
         config = self.config
@@ -64,13 +69,30 @@ class Experiment:
         return self.tokenizer.encode(self.prompts.for_organizer(problem.query))
 
     def new_params(self) -> Params:
-        """Fresh parameters in the training layout."""
+        """What training starts from, in the training layout: all parameters, or the adapters of frozen ones."""
+        return lora.split(self._new_params())[0]
+
+    @functools.cached_property
+    def frozen(self) -> Params:
+        """The parameters that no stage changes, in the training layout and the compute type: none without adapters."""
+        if self.model.lora.rank == 0:
+            return {}
+        frozen = lora.split(self._new_params())[1]
+        return jax.tree.map(lambda x: x.astype(self.model.dtype), frozen)
+
+    def _new_params(self) -> Params:
         key = jax.random.key(self.config.seed)
         init_key, number_key = jax.random.split(key)
         params = transformer.init(self.model, init_key)
         if self.config.sft.number_init:
             params = with_number_features(params, self.tokenizer, number_key)
         return jax.device_put(params, param_specs(params, self.mesh))
+
+    def abstract_params(self) -> Params:
+        """Shapes, types and shardings of what is trained, in the training layout: what a checkpoint is restored to."""
+        trained, _ = lora.split(transformer.abstract_params(self.model))
+        layout = param_specs(trained, self.mesh)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), trained, layout)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -87,7 +109,7 @@ class Experiment:
             wide_at=rollout.wide_at,
         )
         return Engine(
-            decoding_model(self.model, self.grammar.capacity, limits.worker_context),
+            decoding_model(self.dense_model, self.grammar.capacity, limits.worker_context),
             self.grammar,
             lift(tag_automaton(self.grammar.max_forks), self.tokenizer.vocabulary),
             encode(self.prompts.worker_prefix),
@@ -102,10 +124,16 @@ class Experiment:
 
     @functools.cached_property
     def to_rollout_layout(self) -> Any:
-        """Jitted: parameters from the training layout to the rollout layout, in the compute type."""
+        """Jitted: parameters from the training layout to the rollout layout, adapters merged, in the compute type."""
         dtype = jnp.dtype(self.model.dtype)
-        layout = rollout_specs(transformer.abstract_params(self.model), self.mesh)
-        return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=layout)
+        layout = rollout_specs(transformer.abstract_params(self.dense_model), self.mesh)
+
+        def moved(trained: Params, frozen: Params) -> Params:
+            whole = lora.merge(lora.join(trained, frozen), self.model.lora)
+            return jax.tree.map(lambda x: x.astype(dtype), whole)
+
+        jitted = jax.jit(moved, out_shardings=layout)
+        return lambda params: jitted(params, self.frozen)
 
 
 def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | None = None) -> DecodingModel:
@@ -189,6 +217,8 @@ def build(config: Config, workdir: Path) -> Experiment:
             f"model.vocab_size is {config.model.vocab_size}, the tokenizer {path} has {tokenizer.vocab_size} tokens; "
             "0 takes it from the tokenizer"
         )
+    if config.model.lora.rank and not lora.is_installed():
+        raise ConfigError("model.lora.rank > 0 needs the package qwix: pip install 'asyncthink_jax[lora]'")
     organizes = config.paradigm == "async"
     model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     _check_mesh(config, model, mesh)

@@ -20,12 +20,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.data.tokenizer import Tokenizer
-from asyncthink_jax.model import transformer
+from asyncthink_jax.model import lora
 from asyncthink_jax.model.transformer import Params
-from asyncthink_jax.parallel.sharding import param_specs
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
 from asyncthink_jax.training import rl, sft
@@ -74,7 +74,7 @@ class Run:
     def cold_start(self) -> Params:
         """Supervised training on demonstrations. Returns the parameters that RL starts from."""
         config, experiment = self.config.sft, self.experiment
-        finished = self.cold_start_checkpoint.restore(abstract_params(self.experiment))
+        finished = self.cold_start_checkpoint.restore(self.experiment.abstract_params())
         if finished is not None:
             return finished.state
         optimizer = make_optimizer(config, config.steps)
@@ -86,7 +86,8 @@ class Run:
         if self.saved["step"]:
             first, state = self._restore(state)
             batches.set_state(self.saved["data"])
-        step = make_step(sft.make_loss(experiment.model, config), optimizer, experiment.mesh, config.microbatches)
+        loss = sft.make_loss(experiment.model, config)
+        step = make_step(loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen)
         with self._timed("sft"):
             for number in range(first + 1, config.steps + 1):
                 started = time.monotonic()
@@ -106,7 +107,7 @@ class Run:
     def adopt_cold_start(self, other: Path) -> None:
         """Takes the cold start of another run of the same model instead of training one."""
         with cold_start_checkpoints(other, read_only=True) as checkpoints:
-            found = checkpoints.restore(abstract_params(self.experiment))
+            found = checkpoints.restore(self.experiment.abstract_params())
         if found is None:
             raise FileNotFoundError(f"no finished cold start in {other}")
         self.seconds = dict(found.metadata["seconds"])
@@ -153,7 +154,7 @@ class Run:
                     self._save("rl", number, self.config.sft.steps + number, state, problems.get_state())
                 self._stop_if_requested()
         self.checkpoints.wait()
-        best = self.checkpoints.restore_best(abstract_params(self.experiment))
+        best = self.checkpoints.restore_best(self.experiment.abstract_params())
         return state.params if best is None else best.state
 
     def _validate(self, number: int, state: TrainState) -> None:
@@ -242,13 +243,6 @@ class Run:
         return restored.metadata["step"], restored.state
 
 
-def abstract_params(experiment: Experiment) -> Params:
-    """Shapes, types and shardings of the parameters in the training layout: what a checkpoint is restored to."""
-    abstract = transformer.abstract_params(experiment.model)
-    layout = param_specs(abstract, experiment.mesh)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout)
-
-
 def cold_start_checkpoints(workdir: Path, read_only: bool = False) -> Checkpoints:
     """Where a run keeps the end of its cold start."""
     return Checkpoints(workdir / "checkpoints" / "cold_start", keep=1, read_only=read_only)
@@ -259,7 +253,7 @@ def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
 
     Raises CheckpointError if there is none, or if it can't be read.
     """
-    wanted = abstract_params(experiment)
+    wanted = experiment.abstract_params()
     if which == "cold_start":
         with cold_start_checkpoints(workdir, read_only=True) as checkpoints:
             found = checkpoints.restore(wanted)
@@ -296,20 +290,22 @@ class Update:
         self.recompute_logprobs = (
             self.config.recompute_logprobs or not experiment.config.rollout.from_whole_distribution
         )
-        self.step = make_step(
-            rl.make_loss(experiment.model, self.config), optimizer, experiment.mesh, self.config.microbatches
-        )
-        self.logprobs = jax.jit(
-            lambda params, batch: token_logprobs(
+        loss = rl.make_loss(experiment.model, self.config)
+        self.step = make_step(loss, optimizer, experiment.mesh, self.config.microbatches, experiment.frozen)
+
+        def logprobs(trained: Params, frozen: Params, batch: Batch) -> Array:
+            return token_logprobs(
                 experiment.model,
-                params,
+                lora.join(trained, frozen),
                 batch["tokens"],
                 batch["positions"],
                 batch["segment_ids"],
                 temperature=self.config.temperature,
                 chunk=self.config.loss_chunk,
             )[0]
-        )
+
+        jitted = jax.jit(logprobs)
+        self.logprobs = lambda params, batch: jitted(params, experiment.frozen, batch)
 
     def __call__(
         self, state: TrainState, episodes: list[Episode], rng: np.random.Generator

@@ -10,6 +10,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from asyncthink_jax.model import lora
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.sharding import param_specs, row_spec
 
@@ -19,7 +20,10 @@ Loss = Callable[[Params, Batch], tuple[Float[Array, ""], dict[str, Array]]]
 
 @struct.dataclass
 class TrainState:
-    """What a step changes: fp32 parameters, the optimizer's state, the count of optimizer steps of this stage."""
+    """What a step changes: fp32 parameters, the optimizer's state, the count of optimizer steps of this stage.
+
+    Of a model with adapters (`model/lora.py`) it has these alone.
+    """
 
     params: Params
     optimizer: Any
@@ -34,23 +38,26 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mes
 
 
 def make_step(
-    loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, microbatches: int
+    loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, microbatches: int, frozen: Params | None = None
 ) -> Callable[[TrainState, Batch, int], tuple[TrainState, dict[str, Array]]]:
     """The jitted optimizer step of a stage: gradients summed over microbatches, one update, the state donated.
 
     `loss` returns a sum over its rows, weighted so that the sums of all microbatches add up to the loss of the step. A
     step takes batches of a fixed number of rows, cut into `microbatches`, of which only the first `used` are computed:
     how many rows the episodes of an iteration fill changes, and this way that needs no new compilation. The auxiliary
-    numbers of `loss` are summed likewise.
+    numbers of `loss` are summed likewise. `frozen`: what of the parameters is no part of the state.
     """
 
-    def step(state: TrainState, batch: Batch, used: Int[Array, ""]) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, frozen: Params, batch: Batch, used: Int[Array, ""]
+    ) -> tuple[TrainState, dict[str, Array]]:
         parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), batch)
         parts = jax.lax.with_sharding_constraint(parts, row_spec(mesh, axis=1))
 
         def of_part(i: Array | int) -> Any:
             part = jax.tree.map(lambda x: x[i], parts)
-            (value, numbers), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, part)
+            whole = lambda params: loss(lora.join(params, frozen), part)  # noqa: E731
+            (value, numbers), gradient = jax.value_and_grad(whole, has_aux=True)(state.params)
             return gradient, {"loss": value, **numbers}
 
         if microbatches == 1:  # on CPU a loop's body runs its elementwise operations on one core
@@ -69,6 +76,6 @@ def make_step(
     def run(state: TrainState, batch: Batch, used: int = microbatches) -> tuple[TrainState, dict[str, Array]]:
         with jax.set_mesh(mesh):
             batch = jax.device_put(batch, row_spec(mesh))
-            return jitted(state, batch, jnp.asarray(used, jnp.int32))
+            return jitted(state, frozen or {}, batch, jnp.asarray(used, jnp.int32))
 
     return run

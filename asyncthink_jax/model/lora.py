@@ -1,0 +1,83 @@
+"""LoRA: two thin matrices beside each matrix of the layers, trained while everything else is frozen (by qwix).
+
+A matrix W [inputs, outputs] acts as W + alpha / rank * A B, with A [inputs, rank] random and B [rank, outputs] zero at
+first. In the parameter tree `kernel_lora_a` and `kernel_lora_b` stand beside `kernel`. Only training sees them apart:
+rollouts and exports have them `merge`d, so that decoding costs what it costs without.
+"""
+
+import dataclasses
+from importlib.util import find_spec
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Params = dict[str, Any]
+A, B = "kernel_lora_a", "kernel_lora_b"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Adapters of all matrices of the layers: attention and feed-forward."""
+
+    rank: int = 0  # 0 = none: the whole model is trained
+    alpha: float = 16.0  # the adapters' product counts alpha / rank times
+
+
+def is_installed() -> bool:
+    """Whether qwix, which makes the adapters, can be imported; a model without adapters doesn't need it."""
+    return find_spec("qwix") is not None
+
+
+def adapted(model: nn.Module, config: LoRA) -> nn.Module:
+    """The model with adapters, if there are any."""
+    if config.rank == 0:
+        return model
+    import qwix  # a quarter of a second that only those who want adapters spend
+
+    provider = qwix.LoraProvider(module_path="layers/.*", rank=config.rank, alpha=config.alpha)
+    return qwix.apply_lora_to_model(model, provider)
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """(what is trained, what is frozen): adapters and the rest. Without adapters all is trained."""
+    if not any(A in module for module in params["layers"].values()):
+        return params, {}
+    adapters, rest = {}, {}
+    for name, module in params["layers"].items():
+        adapters[name] = {key: value for key, value in module.items() if key in (A, B)}
+        rest[name] = {key: value for key, value in module.items() if key not in (A, B)}
+    return {"layers": {name: module for name, module in adapters.items() if module}}, {**params, "layers": rest}
+
+
+def join(trained: Params, frozen: Params) -> Params:
+    """The inverse of `split`."""
+    if not frozen:
+        return trained
+    layers = {name: {**module, **trained["layers"].get(name, {})} for name, module in frozen["layers"].items()}
+    return {**frozen, "layers": layers}
+
+
+def cast(params: Params, dtype: str) -> Params:
+    """The adapters in the compute type: qwix takes them as they are, and fp32 ones would make fp32 activations."""
+    trained, frozen = split(params)
+    return join(jax.tree.map(lambda x: x.astype(dtype), trained), frozen) if frozen else params
+
+
+def merge(params: Params, config: LoRA) -> Params:
+    """Parameters of the same model without adapters: their products (computed in fp32) added to the matrices."""
+    if config.rank == 0:
+        return params
+
+    def merged(module: Params) -> Params:
+        if A not in module:
+            return module
+        kernel = module["kernel"]
+        product = jnp.einsum(
+            "lir,lro->lio", module[A].astype(jnp.float32), module[B].astype(jnp.float32), precision="highest"
+        )
+        total = kernel.astype(jnp.float32) + config.alpha / config.rank * product.reshape(kernel.shape)
+        return {**{k: v for k, v in module.items() if k not in (A, B)}, "kernel": total.astype(kernel.dtype)}
+
+    return {**params, "layers": {name: merged(module) for name, module in params["layers"].items()}}
