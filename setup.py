@@ -14,17 +14,21 @@ setup(
         "array-record>=0.5",
         "etils[epath]>=1.9",
         "flax>=0.10.4",
+        "gguf>=0.10",
         "grain>=0.2.10",
         "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
         "jaxtyping>=0.2.36",
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.20",
+        "protobuf>=4.21",  # sentencepiece describes its models by it
         "rich>=13.7",
         "sentencepiece>=0.2.0",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.8",
+        "tokenizers>=0.20",
     ],
     extras_require={
         "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.8"],

@@ -1,153 +1,221 @@
-"""A SentencePiece tokenizer, trained at set-up on the task's own texts and saved with the run.
+"""What the project asks of a tokenizer, and how one is loaded from what a release of a model holds.
 
-The tags of the protocol are user-defined symbols, so that each is one token. Spaces are kept as they are (no dummy
-prefix, nothing removed, no normalization), so `decode(encode(text)) == text` for any text of known characters, and
-encoding piece by piece gives the same tokens as encoding the whole, as long as every piece starts a word or a tag.
+Two kinds of text are encoded in two ways. Text of a user or of a model (`encode`) is never parsed for special tokens:
+`<|im_end|>` typed into a question is those ten characters. The parts of a prompt that are the project's or the chat
+template's own (`encode_prompt`) are parsed for them.
+
+The end of a turn. A release may name several end-of-text tokens; `eos_id` is the one that ends a turn of a chat, where
+there is one: `eos_token` of tokenizer_config.json (`<|im_end|>` of Qwen3, `<|eot_id|>` of Llama 3 Instruct), else that of
+special_tokens_map.json, else the first `eos_token_id` of generation_config.json, whose first is not always the chat's;
+in a GGUF `tokenizer.ggml.eot_token_id`, else `tokenizer.ggml.eos_token_id`. bos and pad likewise; each is None where the
+release names none.
 """
 
-from collections.abc import Iterable, Sequence
+from __future__ import annotations
+
+import abc
+import json
+import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from io import BytesIO
-from itertools import count
 from pathlib import Path
+from typing import Any
 
-import sentencepiece as spm
+from asyncthink_jax.data.chat import ChatTemplate
 
-_SPACE = "\u2581"  # how SentencePiece writes a space
-_UNKNOWN = "\u2047".encode()
+CONFIG = "tokenizer_config.json"
+SPECIAL = ("bos", "eos", "pad", "unk")
 
 
-class Tokenizer:
-    """Reads a SentencePiece `.model`. Ids 0 to 3 of a model trained here are pad, eos, bos and unknown."""
+class Tokenizer(abc.ABC):
+    """A tokenizer over bytes: what its tokens spell is `vocabulary`, whatever it is made of.
 
-    def __init__(self, model: spm.SentencePieceProcessor):
-        self.model = model
-        self._cache: dict[str, tuple[int, ...]] = {}
+    Attributes:
+      pad_id, eos_id, bos_id: None where there is none.
+      begin: the text of the special token that every text begins with ("" = none), for prompts without a chat template.
+      chat_template: how the model was taught to read a conversation, None for a base model.
+    """
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Raises FileNotFoundError, or ValueError if the file is no SentencePiece model."""
-        data = Path(path).read_bytes()
-        model = spm.SentencePieceProcessor()
+    def __init__(self, config: Mapping[str, Any]):
+        """`config`: what `read_config` returns. The subclass must know `controls` and `piece_to_id` by now.
+
+        Raises ValueError for a special token that the vocabulary doesn't have, or a chat template with a mistake in it.
+        """
+        self._config = dict(config)
+        self.bos_id, self.eos_id, self.pad_id = (self._named(name) for name in ("bos", "eos", "pad"))
+        source = config.get("chat_template")
+        names = {f"{name}_token": config[f"{name}_token"] for name in SPECIAL if config.get(f"{name}_token")}
+        self.chat_template = ChatTemplate(source, names) if source else None
+        self.begin = config.get("bos_token", "") if config.get("add_bos_token") else ""
+
+    def _named(self, name: str) -> int | None:
+        text, number = self._config.get(f"{name}_token"), self._config.get(f"{name}_token_id")
+        if text is None:
+            if number is not None and not 0 <= number < self.vocab_size:
+                raise ValueError(f"{name}_token_id is {number}, the tokenizer has {self.vocab_size} tokens")
+            return number
         try:
-            loaded = model.LoadFromSerializedProto(data)
-        except RuntimeError:
-            loaded = False
-        if not loaded:
-            raise ValueError(f"{path}: not a SentencePiece model")
-        return cls(model)
+            return self.controls[text] if text in self.controls else self.piece_to_id(text)
+        except KeyError:
+            raise ValueError(f"{name}_token is {text!r}, which is no token of the tokenizer") from None
 
-    @classmethod
-    def train(
-        cls, texts: Iterable[str], user_symbols: Sequence[str], path: str | Path, vocab_size: int | None = None
-    ) -> "Tokenizer":
-        """Trains on `texts`, writes `path` and returns the tokenizer. The same texts give the same model.
-
-        `user_symbols` become one token each. Without `vocab_size` the vocabulary is the smallest that byte-pair merges
-        reach in which every word (with the space before it) is one token, which is what a task of few words wants.
-        """
-        texts = list(texts)
-        words = {word for text in texts for word in _words(text, user_symbols)}
-        least = len(words | set("".join(words))) + len(user_symbols) + 4
-        for size in [vocab_size] if vocab_size else count(least):  # some 10 tries of 0.03 s for the demo's task
-            data = _trained(texts, user_symbols, size)
-            model = spm.SentencePieceProcessor(model_proto=data)
-            if vocab_size or all(len(model.EncodeAsIds(word)) == 1 for word in words):
-                break
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        return cls(model)
-
+    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
-        return self.model.EncodeAsIds(text)
+        """The tokens of some text of a user or a model; no special token comes of it, and no space is put before it."""
 
-    def encode_piece(self, piece: str) -> tuple[int, ...]:
-        """`encode` of a piece that recurs (a tag, a sub-query, a worker's trace), from a bounded cache of words.
+    @abc.abstractmethod
+    def _encode_own(self, text: str, first: bool) -> list[int]:
+        """As `encode`, but with the space before it that the model was trained with, if it was.
 
-        About ten times as fast as SentencePiece on demonstrations, whose words are few: a text that is all words is put
-        together from the tokens of its words. A piece must begin with a space or be a single tag.
+        `first`: nothing stands before the text, else a special token does.
         """
-        if not piece.startswith(" "):
-            return self._encode_word(piece)
-        return tuple(token for word in piece[1:].split(" ") for token in self._encode_word(" " + word))
 
-    def _encode_word(self, word: str) -> tuple[int, ...]:
-        tokens = self._cache.get(word)
-        if tokens is None:
-            tokens = tuple(self.encode(word))
-            if len(self._cache) < 1 << 16:
-                self._cache[word] = tokens
-        return tokens
+    @property
+    @abc.abstractmethod
+    def controls(self) -> Mapping[str, int]:
+        """The special tokens, by their text."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the tokens, put together from their bytes: just what the automaton reads."""
-        return b"".join(self.vocabulary[int(i)] for i in ids).decode(errors="replace")
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token adds to the text: none for pad, eos and bos."""
-        return self.vocabulary[token_id]
-
-    @cached_property
+    @property
+    @abc.abstractmethod
     def vocabulary(self) -> list[bytes]:
         """The bytes of every token, see `token_bytes`."""
-        model = self.model
-        texts = (model.IdToPiece(i).replace(_SPACE, " ").encode() for i in range(self.vocab_size))
-        return [
-            b"" if model.IsControl(i) or model.IsUnused(i) else _UNKNOWN if model.IsUnknown(i) else text
-            for i, text in enumerate(texts)
-        ]
 
     @property
+    @abc.abstractmethod
     def vocab_size(self) -> int:
-        return self.model.GetPieceSize()
+        """Tokens, the special and the added ones included. A model may have more rows than that."""
 
-    @property
-    def pad_id(self) -> int:
-        return self.model.pad_id()
-
-    @property
-    def eos_id(self) -> int:
-        return self.model.eos_id()
-
-    @property
-    def bos_id(self) -> int:
-        return self.model.bos_id()
-
+    @abc.abstractmethod
     def piece_to_id(self, piece: str) -> int:
         """The id of a token given as text (a space as " "). Raises KeyError if no single token has that text."""
-        token = self.model.PieceToId(piece.replace(" ", _SPACE))
-        if self.model.IsUnknown(token):
-            raise KeyError(f"no token {piece!r} in the vocabulary")
-        return token
+
+    @abc.abstractmethod
+    def _save(self, folder: Path) -> None:
+        """Writes all but what `read_config` reads."""
+
+    def save(self, folder: str | Path) -> None:
+        """Writes files from which `load(folder)` makes the same tokenizer. The folder may be a new one."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save(folder)
+        if self._config:
+            text = json.dumps(self._config, ensure_ascii=False, indent=2)
+            (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    def encode_piece(self, piece: str) -> tuple[int, ...]:
+        """`encode` of a piece that recurs: a tag, a sub-query, a worker's trace."""
+        return tuple(self.encode(piece))
+
+    def encode_prompt(self, before: str, text: str = "", after: str = "", first: bool = True) -> list[int]:
+        """The tokens of a prompt: of `text` by someone else, never parsed, between two parts in which special tokens are.
+
+        What stands between two special tokens is encoded as one, across the parts, as if the whole had been one text.
+        `first`: nothing stands before the prompt. Otherwise it goes on within a text.
+        """
+        *head, last = self._split(before)
+        start, *tail = self._split(after)
+        ids: list[int] = []
+        for place, piece in enumerate([*head, last + text + start, *tail]):
+            if place % 2:
+                ids.append(self.controls[piece])
+            elif piece:
+                ids += self._encode_own(piece, place == 0) if first or place else self.encode(piece)
+        return ids
+
+    def _split(self, text: str) -> list[str]:
+        """Plain text and special tokens in turn, plain text first and last (it may be empty)."""
+        return self._control_pattern.split(text) if self.controls else [text]
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        """One group, the special token; longer ones first."""
+        return re.compile("(" + "|".join(re.escape(text) for text in sorted(self.controls, key=len, reverse=True)) + ")")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the tokens, put together from their bytes: just what the automaton reads.
+
+        Special tokens, and ids beyond the vocabulary (the spare rows of a model), add nothing.
+        """
+        vocabulary = self.vocabulary
+        return b"".join(vocabulary[int(i)] for i in ids if i < len(vocabulary)).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to the text: none for special tokens."""
+        return self.vocabulary[token_id]
 
 
-def _words(text: str, user_symbols: Sequence[str]) -> list[str]:
-    """The words of a text, each with the space before it, the user symbols taken out."""
-    for symbol in user_symbols:
-        text = text.replace(symbol, "\n")
-    return [" " * (i > 0) + word for part in text.split("\n") for i, word in enumerate(part.split(" ")) if word]
+def load(path: str | Path) -> Tokenizer:
+    """The tokenizer of a release: a folder with tokenizer.json or tokenizer.model, one of these files, or a GGUF.
+
+    Of a folder that has several, tokenizer.json is taken, then tokenizer.model, then the one file *.gguf.
+
+    Raises FileNotFoundError or ValueError, in one line, for what is missing, broken or not supported.
+    """
+    # Imported when asked for: reading a GGUF takes half a second of imports that other runs have no use for.
+    from asyncthink_jax.data.json_tokenizer import JsonTokenizer
+    from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such tokenizer file or folder")
+    if path.is_dir():
+        found = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
+        found = found or sorted(path.glob("*.gguf"))
+        if not found:
+            raise FileNotFoundError(f"{path}: holds no tokenizer.json, no tokenizer.model and no .gguf file")
+        if len(found) > 1 and found[0].suffix == ".gguf":
+            raise ValueError(f"{path}: holds {len(found)} .gguf files; name one of them")
+        path = found[0]
+    if path.suffix == ".gguf":
+        from asyncthink_jax.data.gguf_tokenizer import load_gguf
+
+        return load_gguf(path)
+    if path.suffix == ".json":
+        return JsonTokenizer.load(path)
+    if path.suffix == ".model":
+        return SentencePieceTokenizer.load(path)
+    raise ValueError(f"{path}: a tokenizer is a .json, .model or .gguf file, or a folder with one")
 
 
-def _trained(texts: Sequence[str], user_symbols: Sequence[str], vocab_size: int) -> bytes:
-    file = BytesIO()
-    spm.SentencePieceTrainer.Train(
-        sentence_iterator=iter(texts),
-        model_writer=file,
-        model_type="bpe",  # unigram drops words of several characters that are no more frequent than those characters
-        vocab_size=vocab_size,
-        user_defined_symbols=list(user_symbols),
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        unk_surface=_UNKNOWN.decode(),
-        character_coverage=1.0,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        byte_fallback=False,
-        num_threads=1,
-        minloglevel=2,
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a release says of its special tokens and its chats; {} if it says nothing.
+
+    Keys, each there only if the release has it: `bos_token`, `eos_token`, `pad_token`, `unk_token` (text),
+    `eos_token_id` and so on where only the id is known, `add_bos_token`, `chat_template` and `added_tokens_decoder`.
+    """
+    config, special, generation = (
+        _json_of(folder / name) for name in (CONFIG, "special_tokens_map.json", "generation_config.json")
     )
-    return file.getvalue()
+    found: dict[str, Any] = {}
+    for name in SPECIAL:
+        text = config.get(f"{name}_token") or special.get(f"{name}_token")
+        text = text.get("content") if isinstance(text, dict) else text
+        number = config.get(f"{name}_token_id", generation.get(f"{name}_token_id"))
+        number = number[0] if isinstance(number, list) and number else number
+        if isinstance(text, str):
+            found[f"{name}_token"] = text
+        elif isinstance(number, int):
+            found[f"{name}_token_id"] = number
+    for key in ("add_bos_token", "added_tokens_decoder"):
+        if config.get(key) is not None:
+            found[key] = config[key]
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several, with names
+        template = {one.get("name"): one.get("template") for one in template}.get("default")
+    if (folder / "chat_template.jinja").is_file():
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if template:
+        found["chat_template"] = template
+    return found
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: must hold a JSON object")
+    return value

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.data import builder
 from asyncthink_jax.data.pipeline import Demonstrations
+from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
@@ -209,9 +210,10 @@ def build(config: Config, workdir: Path) -> Experiment:
         raise ConfigError(f"task: {error}") from error
     path = workdir / "tokenizer.model"
     if path.exists() and (workdir / "config.json").exists():  # else it is what a refused command has left
-        tokenizer = Tokenizer.load(path)
+        tokenizer = SentencePieceTokenizer.load(path)
     else:
-        tokenizer = Tokenizer.train(countdown.tokenizer_texts(rules), tag_literals(config.pool.max_forks), path)
+        symbols = tag_literals(config.pool.max_forks)
+        tokenizer = SentencePieceTokenizer.train(countdown.tokenizer_texts(rules), symbols, path)
     if config.model.vocab_size not in (0, tokenizer.vocab_size):
         raise ConfigError(
             f"model.vocab_size is {config.model.vocab_size}, the tokenizer {path} has {tokenizer.vocab_size} tokens; "

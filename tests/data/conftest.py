@@ -1,6 +1,6 @@
 import pytest
 
-from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.protocol.grammar import tag_literals
 from asyncthink_jax.tasks import countdown
 
@@ -8,7 +8,7 @@ from asyncthink_jax.tasks import countdown
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    return Tokenizer.train(countdown.tokenizer_texts(), tag_literals(6), path)
+    return SentencePieceTokenizer.train(countdown.tokenizer_texts(), tag_literals(6), path)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.protocol.grammar import tag_literals
 from asyncthink_jax.tasks import countdown
 
@@ -47,8 +47,8 @@ def test_token_bytes_spell_the_text_and_control_tokens_nothing(tokenizer):
 
 
 def test_the_same_texts_give_the_same_model_and_it_loads(tokenizer, tmp_path):
-    again = Tokenizer.train(countdown.tokenizer_texts(), tag_literals(6), tmp_path / "new" / "t.model")
-    loaded = Tokenizer.load(tmp_path / "new" / "t.model")
+    again = SentencePieceTokenizer.train(countdown.tokenizer_texts(), tag_literals(6), tmp_path / "new" / "t.model")
+    loaded = SentencePieceTokenizer.load(tmp_path / "new" / "t.model")
     assert again.model.serialized_model_proto() == tokenizer.model.serialized_model_proto()
     assert loaded.vocab_size == tokenizer.vocab_size < 200
     assert loaded.encode(" 5 + 8<ANSWER>") == tokenizer.encode(" 5 + 8<ANSWER>")
@@ -57,9 +57,9 @@ def test_the_same_texts_give_the_same_model_and_it_loads(tokenizer, tmp_path):
 def test_a_file_that_is_no_model_is_named(tmp_path):
     (tmp_path / "t.model").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"t\.model: not a SentencePiece model"):
-        Tokenizer.load(tmp_path / "t.model")
+        SentencePieceTokenizer.load(tmp_path / "t.model")
     with pytest.raises(FileNotFoundError):
-        Tokenizer.load(tmp_path / "missing.model")
+        SentencePieceTokenizer.load(tmp_path / "missing.model")
 
 
 def test_an_unknown_piece_is_named(tokenizer):

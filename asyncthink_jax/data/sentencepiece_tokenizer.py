@@ -1,0 +1,176 @@
+"""A SentencePiece `.model`: that of a release (Llama 2), or one trained at set-up on the task's own texts.
+
+Of one trained here the tags of the protocol are user-defined symbols, so that each is one token. Spaces are kept as they
+are (no dummy prefix, nothing removed, no normalization), so `decode(encode(text)) == text` for any text of known
+characters, and encoding piece by piece gives the same tokens as encoding the whole, as long as every piece starts a word
+or a tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import sentencepiece as spm
+from sentencepiece import sentencepiece_model_pb2
+
+from asyncthink_jax.data.tokenizer import Tokenizer, read_config
+
+_SPACE = "\u2581"  # how SentencePiece writes a space
+_UNKNOWN = "\u2047".encode()
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Reads a SentencePiece `.model`. Ids 0 to 3 of a model trained here are pad, eos, bos and unknown."""
+
+    def __init__(self, model: spm.SentencePieceProcessor, config: Mapping[str, Any] | None = None):
+        """`config`: as `read_config` returns it. Raises ValueError for added tokens, which a `.model` doesn't have."""
+        config = config or {}
+        beyond = [int(i) for i in config.get("added_tokens_decoder", {}) if int(i) >= model.GetPieceSize()]
+        if beyond:
+            raise ValueError(
+                f"tokenizer_config.json adds tokens ({min(beyond)}, ..) to the {model.GetPieceSize()} of the SentencePiece "
+                "model; such a tokenizer is read from its tokenizer.json"
+            )
+        self.model = model
+        self._plain = _without_prefix(model)
+        self._cache: dict[str, tuple[int, ...]] = {}
+        ids = {"bos": model.bos_id(), "eos": model.eos_id(), "pad": model.pad_id()}
+        names = {f"{name}_token": model.IdToPiece(i) for name, i in ids.items() if i >= 0}
+        super().__init__({**names, **config})
+
+    @classmethod
+    def load(cls, path: str | Path) -> SentencePieceTokenizer:
+        """Raises FileNotFoundError, or ValueError if the file is no SentencePiece model."""
+        path = Path(path)
+        data = path.read_bytes()
+        model = spm.SentencePieceProcessor()
+        try:
+            loaded = model.LoadFromSerializedProto(data)
+        except RuntimeError:
+            loaded = False
+        if not loaded:
+            raise ValueError(f"{path}: not a SentencePiece model")
+        try:
+            return cls(model, read_config(path.parent))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], user_symbols: Sequence[str], path: str | Path, vocab_size: int | None = None
+    ) -> SentencePieceTokenizer:
+        """Trains on `texts`, writes `path` and returns the tokenizer. The same texts give the same model.
+
+        `user_symbols` become one token each. Without `vocab_size` the vocabulary is the smallest that byte-pair merges
+        reach in which every word (with the space before it) is one token, which is what a task of few words wants.
+        """
+        texts = list(texts)
+        words = {word for text in texts for word in _words(text, user_symbols)}
+        least = len(words | set("".join(words))) + len(user_symbols) + 4
+        for size in [vocab_size] if vocab_size else count(least):  # some 10 tries of 0.03 s for the demo's task
+            data = _trained(texts, user_symbols, size)
+            model = spm.SentencePieceProcessor(model_proto=data)
+            if vocab_size or all(len(model.EncodeAsIds(word)) == 1 for word in words):
+                break
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return cls(model)
+
+    def encode(self, text: str) -> list[int]:
+        return self._plain.EncodeAsIds(text)
+
+    def _encode_own(self, text: str, first: bool) -> list[int]:
+        return self.model.EncodeAsIds(text)
+
+    def encode_piece(self, piece: str) -> tuple[int, ...]:
+        """`encode` of a piece that recurs (a tag, a sub-query, a worker's trace), from a bounded cache of words.
+
+        About ten times as fast as SentencePiece on demonstrations, whose words are few: a text that is all words is put
+        together from the tokens of its words. A piece must begin with a space or be a single tag.
+        """
+        if not piece.startswith(" ") or "  " in piece:  # some vocabularies have tokens of several spaces
+            return self._encode_word(piece)
+        return tuple(token for word in piece[1:].split(" ") for token in self._encode_word(" " + word))
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        tokens = self._cache.get(word)
+        if tokens is None:
+            tokens = tuple(self.encode(word))
+            if len(self._cache) < 1 << 16:
+                self._cache[word] = tokens
+        return tokens
+
+    @cached_property
+    def controls(self) -> dict[str, int]:
+        return {self.model.IdToPiece(i): i for i in range(self.vocab_size) if self.model.IsControl(i)}
+
+    @cached_property
+    def vocabulary(self) -> list[bytes]:
+        return [self._spelled(i) for i in range(self.vocab_size)]
+
+    def _spelled(self, i: int) -> bytes:
+        model, piece = self.model, self.model.IdToPiece(i)
+        if model.IsControl(i) or model.IsUnused(i):
+            return b""
+        if model.IsUnknown(i):
+            return _UNKNOWN
+        return bytes([int(piece[3:5], 16)]) if model.IsByte(i) else piece.replace(_SPACE, " ").encode()
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.GetPieceSize()
+
+    def piece_to_id(self, piece: str) -> int:
+        token = self.model.PieceToId(piece.replace(" ", _SPACE))
+        if self.model.IsUnknown(token):
+            raise KeyError(f"no token {piece!r} in the vocabulary")
+        return token
+
+    def _save(self, folder: Path) -> None:
+        (folder / "tokenizer.model").write_bytes(self.model.serialized_model_proto())
+
+
+def _without_prefix(model: spm.SentencePieceProcessor) -> spm.SentencePieceProcessor:
+    """The same model, but with no space put before a text."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.serialized_model_proto())
+    if not proto.normalizer_spec.add_dummy_prefix:
+        return model
+    proto.normalizer_spec.add_dummy_prefix = False
+    return spm.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
+def _words(text: str, user_symbols: Sequence[str]) -> list[str]:
+    """The words of a text, each with the space before it, the user symbols taken out."""
+    for symbol in user_symbols:
+        text = text.replace(symbol, "\n")
+    return [" " * (i > 0) + word for part in text.split("\n") for i, word in enumerate(part.split(" ")) if word]
+
+
+def _trained(texts: Sequence[str], user_symbols: Sequence[str], vocab_size: int) -> bytes:
+    file = BytesIO()
+    spm.SentencePieceTrainer.Train(
+        sentence_iterator=iter(texts),
+        model_writer=file,
+        model_type="bpe",  # unigram drops words of several characters that are no more frequent than those characters
+        vocab_size=vocab_size,
+        user_defined_symbols=list(user_symbols),
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        unk_surface=_UNKNOWN.decode(),
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        byte_fallback=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return file.getvalue()
