@@ -14,7 +14,7 @@ import jinja2.sandbox
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %} .. {% endgeneration %}`, by which some templates mark what the model wrote: it stays as it is."""
+    """`{% generation %} .. {% endgeneration %}`: some templates mark what the model wrote. It stays as it is."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
@@ -75,7 +75,9 @@ class ChatTemplate:
             raise ValueError(f"the chat template can't render these messages: {' '.join(str(error).split())}") from None
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False):
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+):
     # Jinja's own escapes HTML.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

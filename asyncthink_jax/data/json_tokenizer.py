@@ -1,7 +1,7 @@
-"""A tokenizer.json, as released models have it: byte-level BPE (Qwen3, SmolLM2, Llama 3) and SentencePiece's kind (Llama 2).
+"""A tokenizer.json of a released model: byte-level BPE (Qwen3, SmolLM2, Llama 3) or SentencePiece's kind (Llama 2).
 
-The `tokenizers` library encodes; what its tokens spell is worked out here, once, as bytes. Byte-level vocabularies write
-each byte as a printable character, SentencePiece's write a space as "\u2581" and other bytes as `<0x0A>`.
+The `tokenizers` library encodes; what its tokens spell is worked out here, once, as bytes. Byte-level vocabularies
+write each byte as a printable character, SentencePiece's write a space as U+2581 and other bytes as `<0x0A>`.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ class JsonTokenizer(Tokenizer):
     def load(cls, path: str | Path) -> JsonTokenizer:
         """Raises FileNotFoundError, or ValueError that names the file and what is wrong with it."""
         path = Path(path)
+        config = read_config(path.parent)
         try:
             definition = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(definition, dict) or "model" not in definition:
                 raise ValueError("no tokenizer: it has no `model`")
-            return cls(definition, read_config(path.parent))
+            return cls(definition, config)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

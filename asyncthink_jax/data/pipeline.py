@@ -13,7 +13,7 @@ import grain.python as grain
 import numpy as np
 
 from asyncthink_jax.data import packing
-from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, worker_tokens
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.interpreter import demonstration
@@ -108,7 +108,8 @@ def packed_batch(
             continue
         traces += new
         tokens += sum(len(trace["tokens"]) for trace in new)
-    batch, _ = packing.pack(traces, row_length, rows, demonstrations.tokenizer.pad_id)
+    pad = demonstrations.tokenizer.pad_id or 0  # no trace sees it: any token does where there is none for it
+    batch, _ = packing.pack(traces, row_length, rows, pad)
     return batch
 
 
@@ -155,7 +156,7 @@ def training_traces(
         weights.clear()
         return trace
 
-    add(tokenizer.encode(prompts.for_organizer(script.problem.query)), 0.0)
+    add(organizer_tokens(tokenizer, prompts, script.problem.query), 0.0)
     joins = {f"<JOIN-{fork_id}>": fork_id for fork_id in script.workers}
     queries: list[str] = []  # in the order of the forks, which is that of the script's workers
     pieces = script.organizer
@@ -168,8 +169,9 @@ def training_traces(
         elif piece.startswith("<FORK-"):
             queries.append(following)
     traces = [finish()]
+    prefix, suffix = worker_tokens(tokenizer, prompts)
     for query, text in zip(queries, script.workers.values(), strict=True):
-        add(tokenizer.encode(prompts.for_worker(query)), 0.0)
+        add([*prefix, *encode(query), *suffix], 0.0)
         thoughts, takeaways = text.removesuffix("</RETURN>").split("<RETURN>")
         for piece in (thoughts, "<RETURN>", takeaways, "</RETURN>"):
             add(encode(piece), 1.0)
@@ -185,12 +187,13 @@ def episode(
     paradigm: str = "async",
 ) -> Episode:
     """A demonstration run through the protocol: the joined text and the clock filled in, the answer scored."""
+    prefix, suffix = worker_tokens(tokenizer, prompts)
     close_join: Mapping[int, list[int]] = {i: tokenizer.encode(f"</JOIN-{i}>") for i in range(1, grammar.max_forks + 1)}
     result = demonstration(
         grammar,
-        tokenizer.encode(prompts.for_organizer(script.problem.query)),
-        tokenizer.encode(prompts.worker_prefix),
-        tokenizer.encode(prompts.worker_suffix),
+        organizer_tokens(tokenizer, prompts, script.problem.query),
+        prefix,
+        suffix,
         tokenizer.encode("".join(script.organizer)),
         {fork_id: tokenizer.encode(text) for fork_id, text in script.workers.items()},
         tokenizer.vocabulary,

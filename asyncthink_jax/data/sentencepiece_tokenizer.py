@@ -1,9 +1,9 @@
 """A SentencePiece `.model`: that of a release (Llama 2), or one trained at set-up on the task's own texts.
 
-Of one trained here the tags of the protocol are user-defined symbols, so that each is one token. Spaces are kept as they
-are (no dummy prefix, nothing removed, no normalization), so `decode(encode(text)) == text` for any text of known
-characters, and encoding piece by piece gives the same tokens as encoding the whole, as long as every piece starts a word
-or a tag.
+Of one trained here the tags of the protocol are user-defined symbols, so that each is one token. Spaces are kept as
+they are (no dummy prefix, nothing removed, no normalization), so `decode(encode(text)) == text` for any text of known
+characters, and encoding piece by piece gives the same tokens as encoding the whole, as long as every piece starts a
+word or a tag.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class SentencePieceTokenizer(Tokenizer):
         beyond = [int(i) for i in config.get("added_tokens_decoder", {}) if int(i) >= model.GetPieceSize()]
         if beyond:
             raise ValueError(
-                f"tokenizer_config.json adds tokens ({min(beyond)}, ..) to the {model.GetPieceSize()} of the SentencePiece "
-                "model; such a tokenizer is read from its tokenizer.json"
+                f"tokenizer_config.json adds tokens ({min(beyond)}, ..) to the {model.GetPieceSize()} of the "
+                "SentencePiece model; such a tokenizer is read from its tokenizer.json"
             )
         self.model = model
         self._plain = _without_prefix(model)
@@ -55,8 +55,9 @@ class SentencePieceTokenizer(Tokenizer):
             loaded = False
         if not loaded:
             raise ValueError(f"{path}: not a SentencePiece model")
+        config = read_config(path.parent)
         try:
-            return cls(model, read_config(path.parent))
+            return cls(model, config)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

@@ -5,10 +5,10 @@ Two kinds of text are encoded in two ways. Text of a user or of a model (`encode
 template's own (`encode_prompt`) are parsed for them.
 
 The end of a turn. A release may name several end-of-text tokens; `eos_id` is the one that ends a turn of a chat, where
-there is one: `eos_token` of tokenizer_config.json (`<|im_end|>` of Qwen3, `<|eot_id|>` of Llama 3 Instruct), else that of
-special_tokens_map.json, else the first `eos_token_id` of generation_config.json, whose first is not always the chat's;
-in a GGUF `tokenizer.ggml.eot_token_id`, else `tokenizer.ggml.eos_token_id`. bos and pad likewise; each is None where the
-release names none.
+there is one: `eos_token` of tokenizer_config.json (`<|im_end|>` of Qwen3, `<|eot_id|>` of Llama 3 Instruct), else that
+of special_tokens_map.json, else the first `eos_token_id` of generation_config.json, whose first is not always the
+chat's; in a GGUF `tokenizer.ggml.eot_token_id`, else `tokenizer.ggml.eos_token_id`. bos and pad likewise; each is None
+where the release names none.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from asyncthink_jax.data.chat import ChatTemplate
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.prompts import Prompts, base_prompts, chat_prompts
 
 CONFIG = "tokenizer_config.json"
 SPECIAL = ("bos", "eos", "pad", "unk")
@@ -107,7 +109,7 @@ class Tokenizer(abc.ABC):
         return tuple(self.encode(piece))
 
     def encode_prompt(self, before: str, text: str = "", after: str = "", first: bool = True) -> list[int]:
-        """The tokens of a prompt: of `text` by someone else, never parsed, between two parts in which special tokens are.
+        """The tokens of a prompt: `text` of someone else, never parsed, between two parts in which special tokens are.
 
         What stands between two special tokens is encoded as one, across the parts, as if the whole had been one text.
         `first`: nothing stands before the prompt. Otherwise it goes on within a text.
@@ -129,7 +131,9 @@ class Tokenizer(abc.ABC):
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:
         """One group, the special token; longer ones first."""
-        return re.compile("(" + "|".join(re.escape(text) for text in sorted(self.controls, key=len, reverse=True)) + ")")
+        return re.compile(
+            "(" + "|".join(re.escape(text) for text in sorted(self.controls, key=len, reverse=True)) + ")"
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the tokens, put together from their bytes: just what the automaton reads.
@@ -142,6 +146,30 @@ class Tokenizer(abc.ABC):
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds to the text: none for special tokens."""
         return self.vocabulary[token_id]
+
+
+def prompts_for(tokenizer: Tokenizer, grammar: Grammar, task: str = "") -> Prompts:
+    """The prompts of a released model, through its chat template if it has one: see `protocol/prompts.py`.
+
+    Raises ValueError if the chat template can't show them.
+    """
+    if tokenizer.chat_template is None:
+        return base_prompts(grammar, task, tokenizer.begin)
+    return chat_prompts(tokenizer.chat_template.render, grammar, task)
+
+
+def organizer_tokens(tokenizer: Tokenizer, prompts: Prompts, query: str) -> list[int]:
+    """The organizer's prompt as tokens; the query is text, whatever stands in it."""
+    before, after = prompts.around_query
+    return tokenizer.encode_prompt(before, query, after)
+
+
+def worker_tokens(tokenizer: Tokenizer, prompts: Prompts) -> tuple[list[int], list[int]]:
+    """The tokens before and after a sub-query; the engine puts its own, as the organizer wrote them, between."""
+    return (
+        tokenizer.encode_prompt(prompts.worker_prefix),
+        tokenizer.encode_prompt(prompts.worker_suffix, first=False),
+    )
 
 
 def load(path: str | Path) -> Tokenizer:

@@ -14,7 +14,7 @@ from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.data import builder
 from asyncthink_jax.data.pipeline import Demonstrations
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, worker_tokens
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.parallel.mesh import make_mesh, use_cpu_devices
@@ -67,7 +67,7 @@ class Experiment:
 
     def prompt(self, problem: countdown.Problem) -> list[int]:
         """The organizer's prompt, as tokens."""
-        return self.tokenizer.encode(self.prompts.for_organizer(problem.query))
+        return organizer_tokens(self.tokenizer, self.prompts, problem.query)
 
     def new_params(self) -> Params:
         """What training starts from, in the training layout: all parameters, or the adapters of frozen ones."""
@@ -113,8 +113,7 @@ class Experiment:
             decoding_model(self.dense_model, self.grammar.capacity, limits.worker_context),
             self.grammar,
             lift(tag_automaton(self.grammar.max_forks), self.tokenizer.vocabulary),
-            encode(self.prompts.worker_prefix),
-            encode(self.prompts.worker_suffix),
+            *worker_tokens(self.tokenizer, self.prompts),
             {i: encode(f"</JOIN-{i}>") for i in range(1, self.grammar.max_forks + 1)},
             limits,
             eos_id=self.tokenizer.eos_id,
