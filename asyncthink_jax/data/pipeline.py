@@ -116,67 +116,71 @@ def packed_batch(
 def drawn_traces(
     demonstrations: Demonstrations, rng: np.random.Generator, work_only: bool = False
 ) -> list[packing.Trace]:
-    """The rows of one fresh demonstration, organizer first: `training_traces` with its loss weights.
+    """The rows of one fresh demonstration, organizer first, see `training_traces`.
 
     A share `worker_keep` of the workers is kept. With `work_only` the traces in which nothing is trained are left out.
     """
-    tokenizer = demonstrations.tokenizer
-    hit = tokenizer.piece_to_id(f" {countdown.HIT}")
-    traces = training_traces(demonstrations.script(rng), tokenizer, demonstrations.prompts, work_only)
-    traces = [trace for i, trace in enumerate(traces) if i == 0 or rng.random() < demonstrations.worker_keep]
-    for trace in traces:
-        trace["loss_weights"][trace["tokens"] == hit] *= demonstrations.hit_weight
-    # From the first word of the answer: the weight of its tag would have the model answer earlier.
-    first_word = int(np.argmax(traces[0]["tokens"] == tokenizer.piece_to_id("<ANSWER>"))) + 1
-    traces[0]["loss_weights"][first_word:] *= demonstrations.answer_weight
+    source = demonstrations
+    traces = training_traces(
+        source.script(rng),
+        source.tokenizer,
+        source.prompts,
+        work_only,
+        hit_weight=source.hit_weight,
+        answer_weight=source.answer_weight,
+    )
+    traces = [trace for i, trace in enumerate(traces) if i == 0 or rng.random() < source.worker_keep]
     return [trace for trace in traces if trace["loss_weights"].any()] if work_only else traces
 
 
 def training_traces(
-    script: countdown.Script, tokenizer: Tokenizer, prompts: Prompts = TINY, work_only: bool = False
+    script: countdown.Script,
+    tokenizer: Tokenizer,
+    prompts: Prompts = TINY,
+    work_only: bool = False,
+    hit_weight: float = 1.0,
+    answer_weight: float = 1.0,
 ) -> list[packing.Trace]:
     """The rows that a demonstration trains, organizer first: `tokens` int32[n] and `loss_weights` float32[n].
 
-    The weight is 1 for what the role writes, 0 for prompts and for what a Join inserts. The same tokens as those of
-    `episode(script, ..)`, at a fraction of the cost; but a worker that the answer would have stopped is trained on to
-    its end, since what it would have written is right all the same. With `work_only` an organizer's weight is 1 for its
-    own searches, the tally and what it answers alone, and 0 for all that organizes.
+    The weight is 1 for what the role writes, 0 for prompts and for what a Join inserts; the mark of a hit weighs
+    `hit_weight`, and the answer and what ends it `answer_weight` times that (not its opening tag: that would have the
+    model answer earlier). The same tokens as those of `episode(script, ..)`, at a fraction of the cost; but a worker
+    that the answer would have stopped is trained on to its end, since what it would have written is right all the same.
+    With `work_only` an organizer's weight is 0 for all that organizes.
     """
     encode = tokenizer.encode_piece
-    tokens: list[int] = []
-    weights: list[float] = []
+    hit = encode(f" {countdown.HIT}")[-1]
+    rows: list[tuple[list[int], list[float]]] = []
 
-    def add(piece: tuple[int, ...] | list[int], weight: float) -> None:
+    def add(piece: Sequence[int], weight: float) -> None:
+        tokens, weights = rows[-1]
         tokens.extend(piece)
-        weights.extend([weight] * len(piece))
+        weights.extend([weight * hit_weight if token == hit else weight for token in piece])
 
-    def finish() -> packing.Trace:
-        trace = {"tokens": np.array(tokens, np.int32), "loss_weights": np.array(weights, np.float32)}
-        tokens.clear()
-        weights.clear()
-        return trace
-
+    prefix, suffix = worker_tokens(tokenizer, prompts)
+    rows.append(([], []))
     add(organizer_tokens(tokenizer, prompts, script.problem.query), 0.0)
     joins = {f"<JOIN-{fork_id}>": fork_id for fork_id in script.workers}
     queries: list[str] = []  # in the order of the forks, which is that of the script's workers
-    pieces = script.organizer
-    for before, piece, following in zip(("", *pieces[:-1]), pieces, (*pieces[1:], ""), strict=True):
-        works = before in (" :", "<ANSWER>") or piece.startswith(" #")
-        add(encode(piece), 1.0 if works or not work_only else 0.0)
+    weight, before = 1.0, ""
+    for place, piece in enumerate(script.organizer):
+        add(encode(piece), 0.0 if work_only and place not in script.work else weight)
         if piece in joins:
             add(encode(script.returns[joins[piece]]), 0.0)
             add(encode(f"</JOIN-{joins[piece]}>"), 0.0)
-        elif piece.startswith("<FORK-"):
-            queries.append(following)
-    traces = [finish()]
-    prefix, suffix = worker_tokens(tokenizer, prompts)
+        elif piece == "<ANSWER>":
+            weight = answer_weight
+        elif before.startswith("<FORK-"):
+            queries.append(piece)
+        before = piece
     for query, text in zip(queries, script.workers.values(), strict=True):
+        rows.append(([], []))
         add([*prefix, *encode(query), *suffix], 0.0)
         thoughts, takeaways = text.removesuffix("</RETURN>").split("<RETURN>")
         for piece in (thoughts, "<RETURN>", takeaways, "</RETURN>"):
             add(encode(piece), 1.0)
-        traces.append(finish())
-    return traces
+    return [{"tokens": np.array(t, np.int32), "loss_weights": np.array(w, np.float32)} for t, w in rows]
 
 
 def episode(

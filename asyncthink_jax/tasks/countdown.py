@@ -76,11 +76,13 @@ class Script:
     """A demonstration as text: what the roles write, without what a Join inserts.
 
     `organizer` is in pieces whose concatenation is the organizer's decoded text; every tag and every stretch of words
-    is a piece of its own. `workers[i]` is the whole text that the worker of FORK-i writes, in the order of the forks.
+    is a piece of its own. `work` holds the places of those that don't organize: own searches, tallies, the answer (its
+    tags are no work). `workers[i]` is the whole text that the worker of FORK-i writes, in the order of the forks.
     """
 
     problem: Problem
     organizer: tuple[str, ...]
+    work: frozenset[int] = frozenset()
     workers: dict[int, str] = field(default_factory=dict)
     returns: dict[int, str] = field(default_factory=dict)  # what the worker of FORK-i returns: its text inside RETURN
 
@@ -340,6 +342,7 @@ class _Organizer:
     def __init__(self, problem: Problem):
         self.problem = problem
         self.pieces: list[str] = []
+        self.work: list[int] = []  # places of the pieces that don't organize
         self.workers: dict[int, str] = {}
         self.found: dict[int, tuple[str, ...]] = {}
         self.seen: dict[str, None] = {}  # an ordered set
@@ -359,8 +362,13 @@ class _Organizer:
     def search(self, pair: tuple[int, int]) -> None:
         self._take_up()
         text, hits = search(self.problem, pair)
-        self.pieces += [sub_query(self.problem, pair), " :", text]
+        self.pieces += [sub_query(self.problem, pair), " :"]
+        self._do(text)
         self._count(hits)
+
+    def _do(self, text: str) -> None:
+        self.work.append(len(self.pieces))
+        self.pieces.append(text)
 
     def _take_up(self) -> int:
         self.taken += 1
@@ -368,7 +376,7 @@ class _Organizer:
 
     def _count(self, hits: Sequence[str]) -> None:
         self.seen |= dict.fromkeys(hits)
-        self.pieces.append(f" #{min(len(self.seen), self.problem.n_solutions)}")
+        self._do(f" #{min(len(self.seen), self.problem.n_solutions)}")
 
     @property
     def has_enough(self) -> bool:
@@ -376,9 +384,11 @@ class _Organizer:
 
     def answer(self) -> Script:
         best = listing(list(self.seen)[: self.problem.n_solutions])
-        self.pieces += ["<ANSWER>", best, "</ANSWER>"]
+        self.pieces.append("<ANSWER>")
+        self._do(best)
+        self.pieces.append("</ANSWER>")
         returns = {fork_id: listing(hits) for fork_id, hits in self.found.items()}
-        return Script(self.problem, tuple(self.pieces), self.workers, returns)
+        return Script(self.problem, tuple(self.pieces), frozenset(self.work), self.workers, returns)
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
