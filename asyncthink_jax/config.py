@@ -193,6 +193,9 @@ class Config:
     name: str
     seed: int = 0  # of parameters, data order and sampling
     paradigm: Literal["async", "sequential", "parallel"] = "async"
+    # Weights, tokenizer and prompts that the run starts from: a Hugging Face folder or hub id, a GGUF file, gs://..
+    # "" = from scratch: random weights, a tokenizer trained on the task's words.
+    pretrained: str = ""
     task: TaskConfig = TaskConfig()
     pool: PoolConfig = PoolConfig()
     model: ModelConfig

@@ -180,6 +180,19 @@ def tokenizer_texts(rules: Rules = DEMO) -> list[str]:
     return ["".join(f" {word}" for word in words), "solve", "work"] * 20
 
 
+def instructions(rules: Rules = DEMO) -> str:
+    """The task in words, for a model that reads (`protocol/prompts.py`)."""
+    n = rules.n_solutions
+    return (
+        "Task: a question is some numbers, then = and a target, like 5 6 8 10 = 3. Find "
+        f"{'an expression' if n == 1 else f'{n} different expressions'} with the value of the target, made of two or "
+        "three of the numbers, each used at most once, with + - * / and brackets. Expressions that differ only in the "
+        "order or grouping of sums or products count as one. The answer is the expressions with commas between, like "
+        "<ANSWER> 5 + 6 - 8 , 8 - 5</ANSWER>, or <ANSWER> none</ANSWER>. A sub-query is two of the numbers to start "
+        "with, the other numbers, = and the target, like <FORK-1> 5 8 6 10 = 3</FORK-1>."
+    )
+
+
 def listing(solutions: Sequence[str]) -> str:
     """ " E1 , E2", or " none"."""
     return " " + " , ".join(solutions) if solutions else NONE

@@ -14,9 +14,11 @@ from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.data import builder
 from asyncthink_jax.data.pipeline import Demonstrations
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, worker_tokens
+from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for, worker_tokens
+from asyncthink_jax.data.tokenizer import load as load_tokenizer
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
+from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, use_cpu_devices
 from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
 from asyncthink_jax.protocol.automaton import lift, tag_automaton
@@ -40,6 +42,7 @@ class Experiment:
     splits: dict[str, list[countdown.Problem]]
     prompts: Prompts
     grammar: Grammar
+    weights: Weights | None  # what training starts from; None = random parameters
 
     @property
     def dense_model(self) -> ModelConfig:
@@ -71,23 +74,27 @@ class Experiment:
 
     def new_params(self) -> Params:
         """What training starts from, in the training layout: all parameters, or the adapters of frozen ones."""
-        return lora.split(self._new_params())[0]
+        key, number_key = jax.random.split(jax.random.key(self.config.seed))
+        if self.weights is not None and not self.model.lora.rank:
+            return load(self.weights, self.model, self._layout(self.model))
+        params, _ = lora.split(transformer.init(self.model, key))
+        if self.weights is None and self.config.sft.number_init and not self.model.lora.rank:
+            params = with_number_features(params, self.tokenizer, number_key)
+        return jax.device_put(params, param_specs(params, self.mesh))
 
     @functools.cached_property
     def frozen(self) -> Params:
         """The parameters that no stage changes, in the training layout and the compute type: none without adapters."""
-        if self.model.lora.rank == 0:
+        if not self.model.lora.rank:
             return {}
-        frozen = lora.split(self._new_params())[1]
-        return jax.tree.map(lambda x: x.astype(self.model.dtype), frozen)
+        if self.weights is not None:
+            return load(self.weights, self.dense_model, self._layout(self.dense_model), self.model.dtype)
+        _, frozen = lora.split(transformer.init(self.model, jax.random.split(jax.random.key(self.config.seed))[0]))
+        frozen = jax.tree.map(lambda x: x.astype(self.model.dtype), frozen)
+        return jax.device_put(frozen, param_specs(frozen, self.mesh))
 
-    def _new_params(self) -> Params:
-        key = jax.random.key(self.config.seed)
-        init_key, number_key = jax.random.split(key)
-        params = transformer.init(self.model, init_key)
-        if self.config.sft.number_init:
-            params = with_number_features(params, self.tokenizer, number_key)
-        return jax.device_put(params, param_specs(params, self.mesh))
+    def _layout(self, model: ModelConfig) -> Any:
+        return param_specs(transformer.abstract_params(model), self.mesh)
 
     def abstract_params(self) -> Params:
         """Shapes, types and shardings of what is trained, in the training layout: what a checkpoint is restored to."""
@@ -207,21 +214,24 @@ def build(config: Config, workdir: Path) -> Experiment:
         splits = builder.prepare(workdir / "data", rules, task.validation_problems, task.test_problems, task.split_seed)
     except ValueError as error:
         raise ConfigError(f"task: {error}") from error
-    path = workdir / "tokenizer.model"
-    if path.exists() and (workdir / "config.json").exists():  # else it is what a refused command has left
-        tokenizer = SentencePieceTokenizer.load(path)
-    else:
-        symbols = tag_literals(config.pool.max_forks)
-        tokenizer = SentencePieceTokenizer.train(countdown.tokenizer_texts(rules), symbols, path)
-    if config.model.vocab_size not in (0, tokenizer.vocab_size):
-        raise ConfigError(
-            f"model.vocab_size is {config.model.vocab_size}, the tokenizer {path} has {tokenizer.vocab_size} tokens; "
-            "0 takes it from the tokenizer"
-        )
+    grammar = Grammar(config.pool.agents, config.pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
+    try:
+        weights = open_weights(config.pretrained) if config.pretrained else None
+        tokenizer, prompts = _texts(config, workdir, rules, grammar, weights)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    # A released model may have more rows than its tokenizer has tokens.
+    vocab_size = tokenizer.vocab_size if weights is None else weights.config.vocab_size
+    if config.model.vocab_size not in (0, vocab_size):
+        raise ConfigError(f"model.vocab_size is {config.model.vocab_size}, must be {vocab_size}, or 0 for just that")
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
     if config.model.lora.rank and not lora.is_installed():
         raise ConfigError("model.lora.rank > 0 needs the package qwix: pip install 'asyncthink_jax[lora]'")
-    organizes = config.paradigm == "async"
-    model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+    if weights is not None:
+        try:
+            check(weights, dataclasses.replace(model, lora=lora.LoRA()))
+        except WeightsError as error:
+            raise ConfigError(f"model: {error}") from error
     _check_mesh(config, model, mesh)
     return Experiment(
         config=config,
@@ -229,9 +239,31 @@ def build(config: Config, workdir: Path) -> Experiment:
         tokenizer=tokenizer,
         model=model,
         splits=splits,
-        prompts=TINY,
-        grammar=Grammar(config.pool.agents, config.pool.max_forks) if organizes else Grammar(1, 0),
+        prompts=prompts,
+        grammar=grammar,
+        weights=weights,
     )
+
+
+def _texts(
+    config: Config, workdir: Path, rules: countdown.Rules, grammar: Grammar, weights: Weights | None
+) -> tuple[Tokenizer, Prompts]:
+    """The tokenizer and the prompts of the run; those that a new run starts with are kept in its folder."""
+    is_run = (workdir / "config.json").exists()  # else what is there is what a refused command has left
+    kept = workdir / "prompts.json"
+    if is_run:
+        return load_tokenizer(workdir), Prompts.load(kept) if kept.exists() else TINY
+    if weights is None:
+        symbols = tag_literals(config.pool.max_forks)
+        texts = countdown.tokenizer_texts(rules)
+        tokenizer: Tokenizer = SentencePieceTokenizer.train(texts, symbols, workdir / "tokenizer.model")
+        prompts = TINY
+    else:
+        tokenizer = load_tokenizer(weights.path)
+        prompts = prompts_for(tokenizer, grammar, countdown.instructions(rules))
+        tokenizer.save(workdir)
+    prompts.save(kept)
+    return tokenizer, prompts
 
 
 def _check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:
