@@ -261,8 +261,8 @@ def _one_line(error: Exception) -> str:
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     if unknown:
         section, key = unknown.groups()
-        sections = {hint.__name__: hint for hint in (Config, *_hints(Config).values()) if hasattr(hint, "__name__")}
-        if dataclasses.is_dataclass(sections.get(section)):
+        sections = {cls.__name__: cls for cls in _sections(Config)}
+        if section in sections:
             return f"{section} has no field {key!r}{_did_you_mean(key, _hints(sections[section]))}"
     return f"{type(error).__name__}: {message}"
 
@@ -328,6 +328,14 @@ def _hints(cls: Any) -> dict[str, Any]:
     """Field name -> resolved type."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _sections(cls: Any) -> Iterator[Any]:
+    """The dataclass and those of its fields, and of theirs."""
+    yield cls
+    for hint in _hints(cls).values():
+        if dataclasses.is_dataclass(hint):
+            yield from _sections(hint)
 
 
 def _fields(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -450,6 +458,10 @@ _RANGES: list[tuple[str, float, float]] = [
     ("model.head_dim", 2, _INF),
     ("model.mlp_width", 1, _INF),
     ("model.lora.rank", 0, _INF),
+    ("model.rope_scaling.factor", 1, _INF),
+    ("model.rope_scaling.low_frequency_factor", 0, _INF),
+    ("model.rope_scaling.high_frequency_factor", 0, _INF),
+    ("model.rope_scaling.original_context", 1, _INF),
     ("rollout.slots", 1, _INF),
     ("rollout.organizer_budget", 1, _INF),
     ("rollout.worker_budget", 1, _INF),
@@ -520,6 +532,12 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
         f"model.heads ({model.heads}) must be a multiple of model.kv_heads ({model.kv_heads})",
     )
     yield model.head_dim % 2 == 0, f"model.head_dim ({model.head_dim}) must be even (rotary embedding)"
+    scaling = model.rope_scaling
+    yield (
+        scaling.low_frequency_factor < scaling.high_frequency_factor,
+        f"model.rope_scaling.low_frequency_factor ({scaling.low_frequency_factor}) must be below "
+        f"high_frequency_factor ({scaling.high_frequency_factor})",
+    )
     for path, value, choices in (
         ("model.dtype", model.dtype, ("float32", "bfloat16")),
         ("model.remat", model.remat, ("none", "full", "dots")),

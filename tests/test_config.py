@@ -10,7 +10,8 @@ from asyncthink_jax.config import Config, ConfigError, load
 
 MODEL = "ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384)"
 EXPERIMENT = f'''"""A lab note."""
-from asyncthink_jax.config import Config, ModelConfig, RLConfig
+from asyncthink_jax.config import Config, RLConfig
+from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
 
 
 def get_config():
@@ -60,6 +61,7 @@ def test_a_field_that_the_experiment_does_not_name_has_its_default(experiment):
         ("eval.temperatures=(0.7, 1, 0)", (0.7, 1.0, 0.0)),
         ("model.layers=2", 2),
         ("model.dtype=bfloat16", "bfloat16"),
+        ("model.rope_scaling.factor=8", 8.0),
     ],
 )
 def test_an_override_is_parsed_by_the_type_of_its_field(experiment, item, value):
@@ -99,6 +101,10 @@ def test_the_last_override_of_a_field_counts(experiment):
         ("rl.tau=nan", "must be from"),
         ("mesh.cpu_devices=0", "'mesh.cpu_devices' is 0, must be"),
         ("rl.group_size=1", "at least 2"),
+        ("model.rope_scaling=8", "'model.rope_scaling' is a section; name one of its fields: factor, "),
+        ("model.rope_scaling.facter=8", "did you mean 'model.rope_scaling.factor'"),
+        ("model.rope_scaling.factor=0.5", "'model.rope_scaling.factor' is 0.5, must be at least 1"),
+        ("model.rope_scaling.low_frequency_factor=4", "must be below high_frequency_factor (4.0)"),
         ("pool.agents=0", "at least 1"),
         ("model.kv_heads=3", "model.heads (4) must be a multiple of model.kv_heads (3)"),
         ("rl.row_length=100", "must hold the longest trace"),
@@ -126,6 +132,10 @@ def test_a_wrong_override_is_one_line_that_names_the_remedy(experiment, item, sa
         ("def get_config(:\n", "SyntaxError"),
         ("import not_a_module_at_all\n", "ModuleNotFoundError"),
         (EXPERIMENT.replace("tau=0.7", "tou=0.7"), "RLConfig has no field 'tou'; did you mean 'tau'"),
+        (
+            EXPERIMENT.replace("mlp_width=384", "mlp_width=384, rope_scaling=RopeScaling(facter=8)"),
+            "RopeScaling has no field 'facter'; did you mean 'factor'",
+        ),
         (EXPERIMENT.replace("tau=0.7", "tau='high'"), "'rl.tau': 'high' is not a number"),
         (EXPERIMENT.replace("tau=0.7", "rows=2.5"), "'rl.rows': 2.5 is not a whole number"),
         (EXPERIMENT.replace("tau=0.7", "optimizer='adam'"), "did you mean 'adamw'"),
@@ -160,7 +170,7 @@ def test_the_command_line_is_split_into_flags_and_overrides():
 
 
 def test_a_saved_config_comes_back_equal(experiment, tmp_path):
-    config = load(experiment, ["eval.temperatures=0.5,0", "rl.kl=0.01"])
+    config = load(experiment, ["eval.temperatures=0.5,0", "rl.kl=0.01", "model.rope_scaling.factor=8"])
     assert config_lib.from_json(config_lib.to_json(config)) == config
     saved = tmp_path / "config.json"
     saved.write_text(config_lib.to_json(config))

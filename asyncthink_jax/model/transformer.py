@@ -29,6 +29,20 @@ Rope = tuple[Float[Array, "B L 1 H/2"], Float[Array, "B L 1 H/2"]]  # cosines an
 
 
 @dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Slower rotation for longer texts than a model was first trained on ("llama3", of Llama 3.1 and later).
+
+    Frequencies whose wavelength is above `original_context` / `low_frequency_factor` tokens are divided by `factor`,
+    those below `original_context` / `high_frequency_factor` stay, and those between are mixed.
+    """
+
+    factor: float = 1.0  # 1 = none
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_context: int = 8192  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Sizes of the model; what is not a size is the same for every Qwen3 and Llama model."""
 
@@ -40,6 +54,7 @@ class ModelConfig:
     head_dim: int
     mlp_width: int
     rope_theta: float = 1e6
+    rope_scaling: RopeScaling = RopeScaling()
     norm_eps: float = 1e-6
     tied_embeddings: bool = True
     qk_norm: bool = True  # Qwen3 has it, Llama has not
@@ -260,6 +275,12 @@ def rope_table(config: ModelConfig, positions: Int[Array, "B L"]) -> Rope:
     """Cosines and sines of the rotary position embedding, once for all layers and heads."""
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    scaling = config.rope_scaling
+    if scaling.factor != 1:
+        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+        turns = scaling.original_context * frequencies / (2 * jnp.pi)  # over the original context
+        kept = jnp.clip((turns - low) / (high - low), 0, 1)
+        frequencies *= kept + (1 - kept) / scaling.factor
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 

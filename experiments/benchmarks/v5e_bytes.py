@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.presets import QWEN3
-from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.parallel import hlo
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.rollout.ahead import lower_decode_loop
@@ -30,7 +29,7 @@ NO_TPU = {"SKIP_MDS_QUERY": "1", "ACCELERATOR_TYPE": "v5litepod-4", "WORKER_HOST
 
 def main() -> None:
     flags = arguments(__doc__, rounds=1)
-    flags.model = dataclasses.replace(ModelConfig(**QWEN3["4B"]), dtype="bfloat16")
+    flags.model = dataclasses.replace(PRESETS["Qwen3-4B"], dtype="bfloat16")
     if flags.quick:
         flags.model = dataclasses.replace(flags.model, layers=2, vocab_size=8192)
     for name, value in NO_TPU.items():

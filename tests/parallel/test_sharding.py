@@ -12,8 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.presets import QWEN3
-from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
 
@@ -30,9 +29,9 @@ def test_on_eight_simulated_devices():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("name", ["0.6B", "8B"])
+@pytest.mark.parametrize("name", ["Qwen3-0.6B", "Qwen3-8B"])
 def test_every_matrix_is_split_over_fsdp_and_tensor_in_training_and_over_tensor_alone_in_rollouts(name):
-    shapes = transformer.abstract_params(ModelConfig(**QWEN3[name]))
+    shapes = transformer.abstract_params(PRESETS[name])
     mesh = make_mesh()
     trained, rolled = param_specs(shapes, mesh), rollout_specs(shapes, mesh)
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
@@ -45,7 +44,7 @@ def test_every_matrix_is_split_over_fsdp_and_tensor_in_training_and_over_tensor_
 
 
 def test_optimizer_state_is_laid_out_like_the_parameters():
-    shapes = transformer.abstract_params(ModelConfig(**QWEN3["0.6B"]))
+    shapes = transformer.abstract_params(PRESETS["Qwen3-0.6B"])
     mesh = make_mesh()
     state = jax.eval_shape(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)).init, shapes)
     adam = param_specs(state, mesh)[1][0]
