@@ -1,0 +1,145 @@
+"""The `config.json` of Hugging Face models, to and from `ModelConfig`.
+
+What would change the results and is not in the transformer (biases, sliding windows, other rotary embeddings or
+activations, quantization) is refused.
+"""
+
+from typing import Any
+
+from asyncthink_jax.model.tensors import WeightsError
+from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
+
+# model_type -> the name that `architectures` has.
+FAMILIES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_REQUIRED = object()
+
+# Keys that change what the model computes, and the values under which they don't.
+_OFF: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "use_sliding_window": (False, None),
+    "partial_rotary_factor": (1, None),
+    "rope_interleaved": (False, None),
+    "hidden_act": ("silu", None),
+    "quantization_config": (None,),
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+}
+
+
+def from_hf(data: Any, where: str) -> ModelConfig:
+    """The sizes that a parsed config.json states. `where` names the file in errors.
+
+    Raises WeightsError for another family, a feature that the transformer hasn't, and a field that is missing or wrong.
+    """
+    if not isinstance(data, dict):
+        raise WeightsError(f"{where}: not the config of a model")
+    family = data.get("model_type")
+    if family not in FAMILIES:
+        raise WeightsError(f"{where}: model_type {family!r} is not one of {', '.join(FAMILIES)}")
+    for key, values in _OFF.items():
+        if data.get(key) not in values:
+            raise WeightsError(f"{where}: {key} {data[key]!r} is not supported, only {values[0]!r}")
+    windows = set(data.get("layer_types") or ()) - {"full_attention"}
+    # Qwen3 states a window beside `use_sliding_window: false`, which turns it off.
+    if windows or (data.get("sliding_window") is not None and "use_sliding_window" not in data):
+        raise WeightsError(f"{where}: sliding-window attention is not supported, only full attention")
+
+    def field(key: str, kind: type, default: Any = _REQUIRED) -> Any:
+        return _field(data, key, kind, where, default)
+
+    width, heads = field("hidden_size", int), field("num_attention_heads", int)
+    qwen = family == "qwen3"
+    if heads <= 0 or (not qwen and "head_dim" not in data and width % heads):
+        raise WeightsError(f"{where}: num_attention_heads {heads} doesn't divide hidden_size {width}")
+    theta, scaling = _rope(data, where)
+    return ModelConfig(
+        vocab_size=field("vocab_size", int),
+        layers=field("num_hidden_layers", int),
+        width=width,
+        heads=heads,
+        kv_heads=field("num_key_value_heads", int, _REQUIRED if qwen else heads),
+        head_dim=field("head_dim", int, _REQUIRED if qwen else width // heads),
+        mlp_width=field("intermediate_size", int),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        norm_eps=field("rms_norm_eps", float, 1e-6),
+        tied_embeddings=field("tie_word_embeddings", bool, False),
+        qk_norm=qwen,
+    )
+
+
+def _rope(data: dict[str, Any], where: str) -> tuple[float, RopeScaling]:
+    """Base and scaling of the rotary embedding; version 5 of transformers keeps both in `rope_parameters`."""
+    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise WeightsError(f"{where}: rope_parameters {rope!r} is not a section")
+    theta = _field(rope if "rope_theta" in rope else data, "rope_theta", float, where, 1e4)
+    if rope.get("partial_rotary_factor") not in (1, None):
+        raise WeightsError(f"{where}: partial_rotary_factor {rope['partial_rotary_factor']!r} is not supported, only 1")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return theta, RopeScaling()
+    if kind != "llama3":
+        raise WeightsError(f"{where}: rope type {kind!r} is not supported, only 'default' and 'llama3'")
+    scaling = RopeScaling(
+        factor=_field(rope, "factor", float, where),
+        low_frequency_factor=_field(rope, "low_freq_factor", float, where),
+        high_frequency_factor=_field(rope, "high_freq_factor", float, where),
+        original_context=_field(rope, "original_max_position_embeddings", int, where),
+    )
+    if scaling.low_frequency_factor >= scaling.high_frequency_factor:
+        raise WeightsError(f"{where}: low_freq_factor must be below high_freq_factor")
+    return theta, scaling
+
+
+def _field(data: dict[str, Any], key: str, kind: type, where: str, default: Any = _REQUIRED) -> Any:
+    value = data.get(key)
+    if value is None and default is not _REQUIRED:
+        return default
+    if value is None:
+        raise WeightsError(f"{where}: {key} is missing")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or (kind is not bool and value <= 0):
+        names = {int: "a whole number above 0", float: "a number above 0", bool: "true or false"}
+        raise WeightsError(f"{where}: {key} is {value!r}, expected {names[kind]}")
+    return value
+
+
+def to_hf(config: ModelConfig, dtype: str, context: int, special_tokens: dict[str, Any]) -> dict[str, Any]:
+    """What config.json has to say about a model, in the keys that versions 4 and 5 of transformers both read."""
+    scaling = config.rope_scaling
+    family = "qwen3" if config.qk_norm else "llama"
+    llama3 = {
+        "rope_type": "llama3",
+        "factor": float(scaling.factor),
+        "low_freq_factor": float(scaling.low_frequency_factor),
+        "high_freq_factor": float(scaling.high_frequency_factor),
+        "original_max_position_embeddings": scaling.original_context,
+    }
+    data = {
+        "architectures": [FAMILIES[family]],
+        "model_type": family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "max_position_embeddings": context,
+        "rms_norm_eps": float(config.norm_eps),
+        "rope_theta": float(config.rope_theta),
+        "rope_scaling": None if scaling.factor == 1 else llama3,
+        "tie_word_embeddings": config.tied_embeddings,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "initializer_range": 0.02,
+        "attention_dropout": 0.0,
+    }
+    own = {"use_sliding_window": False, "sliding_window": None} if config.qk_norm else {"mlp_bias": False}
+    return data | own | {key: special_tokens.get(key) for key in SPECIAL_TOKENS}

@@ -1,0 +1,93 @@
+"""Weights in a Hugging Face folder: config.json and safetensors files, one or several with an index."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from asyncthink_jax.model.hf_config import SPECIAL_TOKENS, from_hf
+from asyncthink_jax.model.tensors import Naming, WeightsError
+
+INDEX = "model.safetensors.index.json"
+TYPES = ("F32", "F16", "BF16")
+
+
+class SafetensorsFolder:
+    """`weights.Weights` of a folder. Raises WeightsError for what is missing, broken or not supported."""
+
+    naming: Naming = "hf"
+
+    def __init__(self, folder: Path):
+        self.path = folder
+        data = _read_json(folder / "config.json")
+        self.config = from_hf(data, str(folder / "config.json"))
+        self.context: int | None = data.get("max_position_embeddings")
+        self.special_tokens: dict[str, Any] = {key: data[key] for key in SPECIAL_TOKENS if data.get(key) is not None}
+        self._files: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        files, indexed = _files(folder)
+        for file in files:
+            self._open(file)
+        for name, file in indexed.items():
+            if self._files.get(name) != file:
+                raise WeightsError(f"{file} has no tensor {name}, which {folder / INDEX} says is in it")
+
+    def _open(self, file: Path) -> None:
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118, no mapping
+                    tensor = opened.get_slice(name)
+                    if tensor.get_dtype() not in TYPES:
+                        raise WeightsError(
+                            f"{file}: tensor {name} is {tensor.get_dtype()}, expected one of {', '.join(TYPES)}"
+                        )
+                    if name in self._files:
+                        raise WeightsError(f"{file}: tensor {name} is in {self._files[name].name} as well")
+                    self._files[name], self._shapes[name] = file, tuple(tensor.get_shape())
+        except FileNotFoundError as error:
+            raise WeightsError(f"{file} is missing") from error
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: no whole safetensors file: {' '.join(str(error).split())}") from error
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes
+
+    def where(self, name: str) -> str:
+        return str(self._files.get(name, self.path))
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        # Opened anew each time, so that the pages of the file that were read do not stay mapped.
+        with safe_open(self._files[name], framework="numpy") as opened:
+            return opened.get_slice(name)[index]
+
+
+def _files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
+    """The files with tensors, and which tensor the index says is where."""
+    single, index = folder / "model.safetensors", folder / INDEX
+    if single.is_file():
+        return [single], {}
+    if not index.is_file():
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        hint = "; its pickle files are never read" if pickled else ""
+        raise WeightsError(f"{folder} holds neither model.safetensors nor {INDEX}{hint}")
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
+        raise WeightsError(f"{index}: weight_map is missing or no map of tensors to files")
+    for file in names.values():
+        if Path(file).name != file:
+            raise WeightsError(f"{index}: {file!r} is no name of a file in the same folder")
+    return [folder / file for file in sorted(set(names.values()))], {n: folder / file for n, file in names.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path}: not a JSON object")
+    return data

@@ -1,0 +1,150 @@
+"""Weights in: released models, from files straight into sharded arrays.
+
+    weights = open_weights("Qwen/Qwen3-0.6B")        # a hub id, a folder, a .gguf file, or gs://..
+    params = load(weights, weights.config, shardings)
+
+Nothing is read before names, shapes and sizes are checked. Then each device's part of a parameter is read by itself,
+layer by layer, and put on the device: the host never holds more than one such part beside the arrays.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from asyncthink_jax.model import transformer
+from asyncthink_jax.model.safetensors_folder import SafetensorsFolder
+from asyncthink_jax.model.tensors import BY_PATH, Naming, Tensor, WeightsError, file_tensors, path_name
+from asyncthink_jax.model.transformer import ModelConfig, Params
+
+Bounds = list[tuple[int, int]]  # first and last + 1 of each dimension
+
+# Fields of ModelConfig that say how to compute, not what.
+_FREE = ("dtype", "remat")
+
+
+class Weights(Protocol):
+    """Opened files with the tensors of one model, in the layout of Hugging Face."""
+
+    path: Path
+    naming: Naming
+    config: ModelConfig
+    context: int | None  # tokens that the model was made for
+    special_tokens: dict[str, Any]  # bos_token_id, eos_token_id, pad_token_id: those that the file states
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor."""
+
+    def where(self, name: str) -> str:
+        """The file that holds a tensor."""
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor (slices of step 1, one for each dimension), in a floating-point type."""
+
+
+def open_weights(source: str | Path) -> Weights:
+    """Opens a folder of safetensors files. Raises WeightsError."""
+    path = Path(source)
+    if not path.exists():
+        raise WeightsError(f"{path} does not exist")
+    if not path.is_dir():
+        raise WeightsError(f"{path} is no folder of safetensors files")
+    return SafetensorsFolder(path)
+
+
+def check(weights: Weights, config: ModelConfig) -> None:
+    """Raises WeightsError, in one line, at the first field, name or shape that is not that of `config`."""
+    for field in dataclasses.fields(ModelConfig):
+        expected, got = getattr(config, field.name), getattr(weights.config, field.name)
+        if field.name not in _FREE and expected != got:
+            raise WeightsError(f"{weights.path}: {field.name}: expected {expected}, got {got}")
+    shapes = weights.shapes()
+    wanted = {one.name: one.shape for one in file_tensors(config, weights.naming)}
+    for name, shape in wanted.items():
+        if name not in shapes:
+            raise WeightsError(f"{weights.path}: tensor {name} is missing, expected {list(shape)}")
+        if shapes[name] != shape:
+            raise WeightsError(
+                f"{weights.where(name)}: tensor {name}: expected shape {list(shape)}, got {list(shapes[name])}"
+            )
+    # A tied output matrix is the embedding again, and rotary frequencies follow from the config.
+    known = {BY_PATH["unembed"].name(weights.naming)} if config.tied_embeddings else set()
+    for name in shapes:
+        if name not in wanted | dict.fromkeys(known) and not name.endswith("rotary_emb.inv_freq"):
+            raise WeightsError(f"{weights.where(name)}: tensor {name} {list(shapes[name])} is not part of the model")
+
+
+def load(weights: Weights, config: ModelConfig | None = None, shardings: Any = None, dtype: str = "float32") -> Params:
+    """The parameters of `config` (default: the file's), checked first.
+
+    Args:
+        shardings: a tree like the parameters', see `parallel.sharding.param_specs`; default: all on one device. With
+            several processes each reads what its own devices hold.
+        dtype: of the parameters.
+
+    Raises:
+        WeightsError: the files don't hold this model, see `check`.
+    """
+    config = config or weights.config
+    check(weights, config)
+    abstract = transformer.abstract_params(config)
+    if shardings is None:
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda _: one, abstract)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, sharding: _load(weights, BY_PATH[path_name(path)], leaf.shape, sharding, np.dtype(dtype)),
+        abstract,
+        shardings,
+    )
+
+
+def _load(
+    weights: Weights, tensor: Tensor, shape: tuple[int, ...], sharding: jax.sharding.Sharding, dtype: np.dtype
+) -> jax.Array:
+    # Not `jax.make_array_from_callback`: that first collects the parts of all devices, a second copy of the parameter.
+    devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        devices.setdefault(bounds, []).append(device)
+    parts = []
+    for bounds, holders in devices.items():
+        part = _read_part(weights, tensor, shape, list(bounds), dtype)
+        parts += [jax.device_put(part, device) for device in holders]
+        jax.block_until_ready(parts[-len(holders) :])
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+
+def _read_part(weights: Weights, tensor: Tensor, shape: tuple[int, ...], bounds: Bounds, dtype: np.dtype) -> np.ndarray:
+    """The part of a parameter of shape `shape` that lies within `bounds`."""
+    if not tensor.stacked:
+        part = _read(weights, tensor, tensor.name(weights.naming), shape, bounds)
+        return np.ascontiguousarray(part, dtype)
+    out = np.empty([stop - start for start, stop in bounds], dtype)
+    for place, layer in enumerate(range(*bounds[0])):
+        out[place] = _read(weights, tensor, tensor.name(weights.naming, layer), shape[1:], bounds[1:])
+    return out
+
+
+def _read(weights: Weights, tensor: Tensor, name: str, shape: tuple[int, ...], bounds: Bounds) -> np.ndarray:
+    """A part of one tensor of the file, in the parameter's layout."""
+    if tensor.inputs is None:
+        return weights.read(name, tuple(slice(*bound) for bound in bounds))
+    at = tensor.inputs
+    columns, rows = _flat(shape[:at], bounds[:at]), _flat(shape[at:], bounds[at:])
+    matrix = weights.read(name, (rows, columns)).T
+    part = matrix.reshape(*_lengths(shape[:at], bounds[:at]), *_lengths(shape[at:], bounds[at:]))
+    # Of a group of axes, what was read is whole in all but the first.
+    return part[tuple(slice(None) if n in (0, at) else slice(*bound) for n, bound in enumerate(bounds))]
+
+
+def _flat(shape: tuple[int, ...], bounds: Bounds) -> slice:
+    """The rows of a matrix that hold the entries within `bounds` of the first of the axes that make them."""
+    rest = math.prod(shape[1:])
+    return slice(bounds[0][0] * rest, bounds[0][1] * rest)
+
+
+def _lengths(shape: tuple[int, ...], bounds: Bounds) -> tuple[int, ...]:
+    return bounds[0][1] - bounds[0][0], *shape[1:]

@@ -1,0 +1,255 @@
+"""Weights in: golden logits of transformers, sharded reading, and one line for what doesn't fit."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from golden_models import GOLDEN, NAMES, cached, expected, packed, padded
+from safetensors.numpy import load_file, save_file
+
+from asyncthink_jax.model import transformer
+from asyncthink_jax.model.tensors import TENSORS, WeightsError, file_tensors
+from asyncthink_jax.model.transformer import RopeScaling
+from asyncthink_jax.model.weights import _read_part, load, open_weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_those_of_transformers(name):
+    weights = open_weights(GOLDEN / name)
+    params = load(weights)
+    prompts, logits = expected(name)
+    for function in (padded, packed, cached):
+        for ours, theirs in zip(function(weights.config, params, prompts), logits, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0, err_msg=function.__name__)
+
+
+def test_the_config_of_a_folder_is_the_models():
+    config = open_weights(GOLDEN / "llama3").config
+    assert config == transformer.ModelConfig(
+        vocab_size=64,
+        layers=2,
+        width=32,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        mlp_width=48,
+        rope_theta=1000.0,
+        rope_scaling=RopeScaling(factor=8.0, original_context=60),
+        norm_eps=1e-5,
+        tied_embeddings=False,
+        qk_norm=False,
+    )
+    assert open_weights(GOLDEN / "qwen3_tied").config.tied_embeddings
+    assert not open_weights(GOLDEN / "qwen3_untied").config.tied_embeddings
+    assert open_weights(GOLDEN / "llama3").context == 128
+    assert open_weights(GOLDEN / "llama3").special_tokens == {"bos_token_id": 1, "eos_token_id": 2}
+
+
+def test_the_table_names_every_parameter_once():
+    for name in NAMES:
+        weights = open_weights(GOLDEN / name)
+        found = {one.name: one.shape for one in file_tensors(weights.config, "hf")}
+        assert found == weights.shapes()
+    assert len({tensor.path for tensor in TENSORS}) == len(TENSORS)
+
+
+@pytest.mark.parametrize("name", ["qwen3_untied", "llama3"])
+def test_any_part_of_a_parameter_is_that_part_of_the_whole(name):
+    weights = open_weights(GOLDEN / name)
+    params = load(weights)
+    rng = np.random.default_rng(0)
+    for tensor in TENSORS:
+        whole = params
+        for key in tensor.path.split("/"):
+            whole = whole.get(key) if whole else None
+        if whole is None:
+            continue
+        for _ in range(4):
+            bounds = [tuple(sorted(rng.choice(n + 1, 2, replace=False))) for n in whole.shape]
+            part = _read_part(weights, tensor, whole.shape, bounds, np.dtype("float32"))
+            np.testing.assert_array_equal(part, whole[tuple(slice(*b) for b in bounds)], err_msg=tensor.path)
+
+
+# --- Files: several of them, other types, and what is refused.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of a golden folder, to be changed."""
+    return shutil.copytree(GOLDEN / "qwen3_untied", tmp_path / "model")
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def split_in_two(folder):
+    """Writes the tensors to two files and an index, as large models are published."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files, names = {}, sorted(tensors)
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file)
+        files |= dict.fromkeys(part, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return files
+
+
+def refusal(folder, config=None):
+    """The one line that the weights are refused with, before any tensor is read."""
+    with pytest.raises(WeightsError) as error:
+        weights = open_weights(folder)
+        weights.read = None
+        load(weights, config)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value).replace(str(folder.parent), "")
+
+
+def test_a_model_in_several_files_is_that_in_one(folder):
+    whole = load(open_weights(folder))
+    split_in_two(folder)
+    jax.tree.map(np.testing.assert_array_equal, load(open_weights(folder)), whole)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bit_files_give_their_exact_values(folder, dtype):
+    edit_tensors(folder, lambda t: t.update({name: x.astype(np.dtype(dtype)) for name, x in t.items()}))
+    params = load(open_weights(folder))
+    stored = load_file(folder / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
+    np.testing.assert_array_equal(params["layers"]["up"]["kernel"][1], stored.astype(np.float32).T)
+    kept = load(open_weights(folder), dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_a_tied_models_second_copy_of_the_embedding_is_ignored(tmp_path):
+    folder = shutil.copytree(GOLDEN / "qwen3_tied", tmp_path / "model")
+    edit_tensors(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
+    jax.tree.map(np.testing.assert_array_equal, load(open_weights(folder)), load(open_weights(GOLDEN / "qwen3_tied")))
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.pop(UP), f"/model: tensor {UP} is missing, expected [48, 32]"),
+        (
+            lambda t: t.update({UP: t[UP].T.copy()}),
+            f"/model/model.safetensors: tensor {UP}: expected shape [48, 32], got [32, 48]",
+        ),
+        (
+            lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.zeros(32, np.float32)}),
+            "/model/model.safetensors: tensor model.layers.0.self_attn.q_proj.bias [32] is not part of the model",
+        ),
+        (
+            lambda t: t.update({UP: t[UP].astype(np.int8)}),
+            f"/model/model.safetensors: tensor {UP} is I8, expected one of F32, F16, BF16",
+        ),
+        (
+            lambda t: t.update({"model.embed_tokens.weight": np.zeros((65, 32), np.float32)}),
+            "tensor model.embed_tokens.weight: expected shape [64, 32], got [65, 32]",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(folder, change, says):
+    edit_tensors(folder, change)
+    assert says in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("vocab_size", 63, "/model: vocab_size: expected 63, got 64"),
+        ("rope_theta", 1e4, "/model: rope_theta: expected 10000.0, got 1000000.0"),
+        ("qk_norm", False, "/model: qk_norm: expected False, got True"),
+        (
+            "rope_scaling",
+            RopeScaling(8),
+            "rope_scaling: expected RopeScaling(factor=8, low_frequency_factor=1.0, high_frequency_factor=4.0, ",
+        ),
+    ],
+)
+def test_another_config_than_the_files_is_refused(folder, field, value, says):
+    config = dataclasses.replace(open_weights(folder).config, **{field: value})
+    assert says in refusal(folder, config)
+
+
+def test_how_to_compute_is_not_compared(folder):
+    config = dataclasses.replace(open_weights(folder).config, dtype="bfloat16", remat="full")
+    load(open_weights(folder), config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_type": "mistral"}, "model_type 'mistral' is not one of llama, qwen3"),
+        ({"attention_bias": True}, "attention_bias True is not supported, only False"),
+        ({"mlp_bias": True}, "mlp_bias True is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported, only 'silu'"),
+        ({"use_sliding_window": True}, "use_sliding_window True is not supported"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window attention is not supported"),
+        ({"sliding_window": 4096, "use_sliding_window": ...}, "sliding-window attention is not supported"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported, only 1"),
+        ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5 is not"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rope type 'yarn' is not supported"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope type 'linear'"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}}, "factor is missing"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config {'bits': 4} is not supported"),
+        ({"hidden_size": "32"}, "hidden_size is '32', expected a whole number above 0"),
+        ({"num_hidden_layers": ...}, "num_hidden_layers is missing"),
+        ({"num_hidden_layers": 3}, "tensor model.layers.2.input_layernorm.weight is missing, expected [32]"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, expected true or false"),
+    ],
+    ids=str,
+)
+def test_a_config_file_that_would_change_the_results_is_refused(folder, changes, says):
+    edit_config(folder, **changes)
+    assert says in refusal(folder)
+
+
+def test_the_older_keys_of_the_rotary_embedding_mean_the_same(tmp_path):
+    folder = shutil.copytree(GOLDEN / "llama3", tmp_path / "model")
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    theta = rope.pop("rope_theta")
+    edit_config(folder, rope_parameters=..., rope_scaling=rope, rope_theta=int(theta))
+    assert open_weights(folder).config == open_weights(GOLDEN / "llama3").config
+    rope["type"] = rope.pop("rope_type")
+    edit_config(folder, rope_scaling=rope)
+    assert open_weights(folder).config == open_weights(GOLDEN / "llama3").config
+
+
+def test_missing_and_broken_files_are_named(folder, tmp_path):
+    assert "does not exist" in refusal(tmp_path / "nowhere")
+    files = split_in_two(folder)
+    first = folder / "model-00001-of-00002.safetensors"
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files | {UP + "x": first.name}}))
+    assert f"{first.name} has no tensor {UP}x" in refusal(folder)
+    index.write_text(json.dumps({"weight_map": files | {UP: "../model.safetensors"}}))
+    assert "'../model.safetensors' is no name of a file in the same folder" in refusal(folder)
+    index.write_text(json.dumps({"weight_map": files}))
+    first.write_bytes(first.read_bytes()[:-9])
+    assert f"/model/{first.name}: no whole safetensors file: " in refusal(folder)
+    first.unlink()
+    assert f"/model/{first.name} is missing" in refusal(folder)
+    index.unlink()
+    (folder / "pytorch_model.bin").touch()
+    assert refusal(folder).endswith("; its pickle files are never read")
+    (folder / "config.json").write_text("{")
+    assert "/model/config.json: not JSON" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "/model/config.json is missing" in refusal(folder)
