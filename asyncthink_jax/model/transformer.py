@@ -271,17 +271,22 @@ def embed(config: ModelConfig, table: Float[Array, "V D"], tokens: Int[Array, "B
     return constrain_rows(constrain_table(table.astype(config.dtype))[tokens])
 
 
-def rope_table(config: ModelConfig, positions: Int[Array, "B L"]) -> Rope:
-    """Cosines and sines of the rotary position embedding, once for all layers and heads."""
+def rope_frequencies(config: ModelConfig) -> Float[Array, "H/2"]:
+    """Radians a token that each pair of a head turns by."""
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     scaling = config.rope_scaling
-    if scaling.factor != 1:
-        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-        turns = scaling.original_context * frequencies / (2 * jnp.pi)  # over the original context
-        kept = jnp.clip((turns - low) / (high - low), 0, 1)
-        frequencies *= kept + (1 - kept) / scaling.factor
-    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    if scaling.factor == 1:
+        return frequencies
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    turns = scaling.original_context * frequencies / (2 * jnp.pi)  # over the original context
+    kept = jnp.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+def rope_table(config: ModelConfig, positions: Int[Array, "B L"]) -> Rope:
+    """Cosines and sines of the rotary position embedding, once for all layers and heads."""
+    angles = positions[:, :, None, None].astype(jnp.float32) * rope_frequencies(config)
     return jnp.cos(angles), jnp.sin(angles)
 
 

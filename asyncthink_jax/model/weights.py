@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from asyncthink_jax.model import transformer
+from asyncthink_jax.model.gguf_file import GgufFile
 from asyncthink_jax.model.safetensors_folder import SafetensorsFolder
 from asyncthink_jax.model.tensors import BY_PATH, Naming, Tensor, WeightsError, file_tensors, path_name
 from asyncthink_jax.model.transformer import ModelConfig, Params
@@ -46,13 +47,15 @@ class Weights(Protocol):
 
 
 def open_weights(source: str | Path) -> Weights:
-    """Opens a folder of safetensors files. Raises WeightsError."""
+    """Opens a folder of safetensors files or a .gguf file. Raises WeightsError."""
     path = Path(source)
     if not path.exists():
         raise WeightsError(f"{path} does not exist")
-    if not path.is_dir():
-        raise WeightsError(f"{path} is no folder of safetensors files")
-    return SafetensorsFolder(path)
+    if path.is_dir():
+        return SafetensorsFolder(path)
+    if path.suffix != ".gguf":
+        raise WeightsError(f"{path} is neither a folder of safetensors files nor a .gguf file")
+    return GgufFile(path)
 
 
 def check(weights: Weights, config: ModelConfig) -> None:

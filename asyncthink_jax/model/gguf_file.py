@@ -1,0 +1,158 @@
+"""Weights in a GGUF file (llama.cpp): metadata to `ModelConfig`, blocks dequantized as they are read.
+
+Llama files have the rows of each query and key head in another order (pairs side by side instead of in two halves);
+`read` puts them back, so that all else sees the layout of Hugging Face.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf.quants import dequantize
+
+from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError
+from asyncthink_jax.model.transformer import ModelConfig, RopeScaling, rope_frequencies
+
+ARCHITECTURES = ("llama", "qwen3")
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
+ROPE_FREQS = "rope_freqs.weight"  # what the frequencies are divided by, where they are scaled
+CHUNK = 1 << 24  # elements dequantized at a time
+
+
+class GgufFile:
+    """`weights.Weights` of a file. Raises WeightsError for what is broken or not supported."""
+
+    naming: Naming = "gguf"
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            reader = gguf.GGUFReader(path)
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            raise WeightsError(f"{path}: no whole GGUF file: {' '.join(str(error).split())}") from error
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        for name, tensor in self._tensors.items():
+            if tensor.tensor_type.name not in TYPES:
+                raise WeightsError(
+                    f"{path}: tensor {name} is {tensor.tensor_type.name}, expected one of {', '.join(TYPES)}"
+                )
+        metadata = _Metadata(reader, path)
+        self.config = self._config(metadata)
+        self.context: int | None = metadata.get("context_length", int, None)
+        self.special_tokens: dict[str, Any] = {}
+        for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+            token = reader.get_field(f"tokenizer.ggml.{name}_token_id")
+            if token is not None:
+                self.special_tokens[f"{key}_token_id"] = token.contents()
+        q, k = (BY_PATH[f"layers/{name}/kernel"] for name in "qk")
+        layers = range(self.config.layers if metadata.architecture == "llama" else 0)
+        self._permuted = {tensor.name("gguf", layer) for tensor in (q, k) for layer in layers}
+
+    def _config(self, metadata: "_Metadata") -> ModelConfig:
+        get = metadata.get
+        width, heads = get("embedding_length", int), get("attention.head_count", int)
+        head_dim = get("attention.key_length", int, width // heads)
+        for name, expected in (
+            ("rope.dimension_count", head_dim),
+            ("attention.value_length", head_dim),
+            ("expert_count", 0),
+            ("attention.sliding_window", 0),
+        ):
+            found = get(name, int, expected)
+            if found != expected:
+                raise WeightsError(f"{self.path}: {name} is {found}, only {expected} is supported")
+        scaling = get("rope.scaling.type", str, "none")
+        if scaling != "none":
+            raise WeightsError(f"{self.path}: rope scaling {scaling!r} is not supported, only that of Llama 3")
+        if "token_embd.weight" not in self._tensors:
+            raise WeightsError(f"{self.path}: tensor token_embd.weight is missing")
+        config = ModelConfig(
+            vocab_size=get("vocab_size", int, self.shapes()["token_embd.weight"][0]),
+            layers=get("block_count", int),
+            width=width,
+            heads=heads,
+            kv_heads=get("attention.head_count_kv", int, heads),
+            head_dim=head_dim,
+            mlp_width=get("feed_forward_length", int),
+            rope_theta=get("rope.freq_base", float, 1e4),
+            norm_eps=get("attention.layer_norm_rms_epsilon", float),
+            tied_embeddings="output.weight" not in self._tensors,
+            qk_norm=metadata.architecture == "qwen3",
+        )
+        return self._with_rope_scaling(config)
+
+    def _with_rope_scaling(self, config: ModelConfig) -> ModelConfig:
+        """The scaling that `rope_freqs.weight` is of: the file has its result alone."""
+        if ROPE_FREQS not in self._tensors:
+            return config
+        divided_by = self._dequantized(ROPE_FREQS, slice(None))
+        scaled = dataclasses.replace(config, rope_scaling=RopeScaling(factor=float(divided_by.max())))
+        expected = np.asarray(rope_frequencies(config) / rope_frequencies(scaled))
+        if expected.shape != divided_by.shape or not np.allclose(divided_by, expected, rtol=1e-3):
+            raise WeightsError(f"{self.path}: {ROPE_FREQS} is not the scaling of Llama 3, no other is supported")
+        return scaled
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            name: tuple(int(n) for n in reversed(tensor.shape))
+            for name, tensor in self._tensors.items()
+            if name != ROPE_FREQS
+        }
+
+    def where(self, name: str) -> str:
+        return str(self.path)
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        if len(index) == 1:
+            return self._dequantized(name, slice(None))[index]
+        rows, columns = index
+        if name not in self._permuted:
+            return self._dequantized(name, rows)[:, columns]
+        size = self.config.head_dim
+        first, last = rows.start // size * size, -(-rows.stop // size) * size  # whole heads
+        pairs = self._dequantized(name, slice(first, last))[:, columns]
+        halves = pairs.reshape(-1, size // 2, 2, pairs.shape[1]).swapaxes(1, 2).reshape(pairs.shape)
+        return halves[rows.start - first : rows.stop - first]
+
+    def _dequantized(self, name: str, rows: slice) -> np.ndarray:
+        """Rows of a tensor as the file has them, in fp32."""
+        tensor = self._tensors[name]
+        if len(tensor.shape) == 1:
+            return dequantize(tensor.data, tensor.tensor_type)[rows]
+        step = max(1, CHUNK // int(tensor.shape[0]))
+        out = np.empty((rows.stop - rows.start, int(tensor.shape[0])), np.float32)
+        for start in range(rows.start, rows.stop, step):
+            stop = min(start + step, rows.stop)
+            out[start - rows.start : stop - rows.start] = dequantize(tensor.data[start:stop], tensor.tensor_type)
+        return out
+
+
+class _Metadata:
+    """The keys of a file that describe its model."""
+
+    def __init__(self, reader: gguf.GGUFReader, path: Path):
+        self._reader, self._path = reader, path
+        field = reader.get_field("general.architecture")
+        self.architecture = field.contents() if field else None
+        if self.architecture not in ARCHITECTURES:
+            raise WeightsError(f"{path}: architecture {self.architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+        parts = reader.get_field("split.count")
+        if parts is not None and parts.contents() > 1:
+            raise WeightsError(f"{path} is one of {parts.contents()} parts; merge them (llama-gguf-split --merge)")
+
+    def get(self, key: str, kind: type, default: Any = ...) -> Any:
+        """The value of `<architecture>.<key>`; floats are the shortest that the stored fp32 can be told by."""
+        key = f"{self.architecture}.{key}"
+        field = self._reader.get_field(key)
+        if field is None:
+            if default is ...:
+                raise WeightsError(f"{self._path}: {key} is missing")
+            return default
+        value = field.contents()
+        if not isinstance(value, kind):
+            raise WeightsError(f"{self._path}: {key} is {str(value)[:50]}, expected one {kind.__name__}")
+        if default is ... and value <= 0:
+            raise WeightsError(f"{self._path}: {key} is {value}, expected more than 0")
+        return float(str(np.float32(value))) if kind is float else value
