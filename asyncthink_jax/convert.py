@@ -1,0 +1,133 @@
+"""Writes a model as a Hugging Face folder: a run's checkpoint, another such folder, or a GGUF file.
+
+    python -m asyncthink_jax.convert --from runs/countdown_tiny --to exported
+    python -m asyncthink_jax.convert --from model.gguf --to model --dtype float32
+
+transformers and vLLM open what it writes. The tokenizer's files are copied beside the weights; a GGUF file has none to
+copy. Exit codes: 0 done, 2 for bad input (one line on stderr).
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from asyncthink_jax.config import ConfigError, MeshConfig, load
+
+FLAGS = flags.FLAGS
+CHECKPOINTS = ("best", "latest", "cold_start")
+DTYPES = ("bfloat16", "float32")
+# A tokenizer's, as published with models; the last one says which tokens end a text.
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+flags.DEFINE_string("from", None, "Folder of a run, folder of safetensors files, .gguf file, gs://.., or a hub id.")
+flags.DEFINE_string("to", None, "Folder that is written; new or empty.")
+flags.DEFINE_string("dtype", "bfloat16", f"One of {', '.join(DTYPES)}: of the tensors that are written.")
+flags.DEFINE_string("checkpoint", "best", f"One of {', '.join(CHECKPOINTS)}: which parameters of a run.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    logging.set_verbosity(logging.WARNING)
+    # Imported late, so that --help comes sooner.
+    import jax
+
+    from asyncthink_jax.model.tensors import WeightsError
+
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed, and a model may be larger than an accelerator
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
+        for name in ("from", "to"):
+            if FLAGS[name].value is None:
+                raise ConfigError(f"--{name} is missing; see --help")
+        for name, choices in (("checkpoint", CHECKPOINTS), ("dtype", DTYPES)):
+            if FLAGS[name].value not in choices:
+                raise ConfigError(f"--{name} {FLAGS[name].value!r} is not one of {', '.join(choices)}")
+        target = Path(FLAGS.to)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"--to {target} is not empty; name a new folder")
+        source = FLAGS["from"].value
+        if _is_run(Path(source)):
+            _convert_run(Path(source), target)
+        elif FLAGS["checkpoint"].present:
+            raise ConfigError(f"--checkpoint is of a run, and --from {source} holds none")
+        else:
+            _convert_weights(source, target)
+    except (ConfigError, WeightsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {target}")
+    return 0
+
+
+def _convert_run(workdir: Path, target: Path) -> None:
+    # Imported late, so that bad input is reported sooner.
+    from asyncthink_jax.model.save_hf import save_hf
+    from asyncthink_jax.training import experiment
+    from asyncthink_jax.training.checkpoint import CheckpointError
+    from asyncthink_jax.training.run import restore_params
+
+    config = dataclasses.replace(load(workdir / "config.json"), mesh=MeshConfig())
+    built = experiment.build(config, workdir)
+    try:
+        params = restore_params(built, workdir, FLAGS.checkpoint)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    tokenizer = built.tokenizer
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    save_hf(
+        target,
+        built.model,
+        params,
+        FLAGS.dtype,
+        context=config.rollout.context,
+        special_tokens=ids,
+        beside=_tokenizer_files(workdir),
+    )
+
+
+def _convert_weights(source: str, target: Path) -> None:
+    from asyncthink_jax.model.save_hf import save_hf
+    from asyncthink_jax.model.weights import load as load_weights
+    from asyncthink_jax.model.weights import open_weights
+
+    weights = open_weights(source)
+    length = {} if weights.context is None else {"context": weights.context}
+    save_hf(
+        target,
+        weights.config,
+        load_weights(weights, dtype=FLAGS.dtype),
+        FLAGS.dtype,
+        special_tokens=weights.special_tokens,
+        beside=_tokenizer_files(weights.path) if weights.path.is_dir() else (),
+        **length,
+    )
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder is a run of `train`: its config.json is an experiment's, not a model's."""
+    try:
+        data = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and "rollout" in data
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+if __name__ == "__main__":
+    app.run(lambda argv: sys.exit(main(argv)))

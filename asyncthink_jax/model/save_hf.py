@@ -1,0 +1,124 @@
+"""Weights out: a folder that transformers, vLLM and llama.cpp's converter read.
+
+All is written to `<folder>.partial-<process>` beside the folder and moved into place at the end, so that a kill never
+leaves a folder that looks complete. Tensors leave the devices one layer's at a time.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from asyncthink_jax.model.hf_config import to_hf
+from asyncthink_jax.model.safetensors_folder import INDEX
+from asyncthink_jax.model.tensors import FileTensor, WeightsError, file_tensors
+from asyncthink_jax.model.transformer import ModelConfig, Params, abstract_params
+
+TYPES = {"float32": "F32", "bfloat16": "BF16"}
+
+
+def save_hf(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Params,
+    dtype: str = "bfloat16",
+    *,
+    context: int = 32_768,
+    special_tokens: Mapping[str, Any] | None = None,
+    beside: Sequence[Path] = (),
+    max_file_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes config.json, generation_config.json and safetensors files.
+
+    Args:
+        folder: new or empty.
+        params: in any layout, whole on this process's devices.
+        dtype: of the files, "bfloat16" or "float32".
+        context: tokens that the model was made for (`max_position_embeddings`).
+        special_tokens: bos_token_id, eos_token_id, pad_token_id, those that there are.
+        beside: files that are copied into the folder (a tokenizer's).
+        max_file_bytes: tensors of one file, unless a single one is larger.
+
+    Raises:
+        WeightsError: the folder is in use, or `params` are not those of `config`.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WeightsError(f"{folder} is not empty; name a new folder")
+    if not folder.absolute().parent.is_dir():
+        raise WeightsError(f"{folder.absolute().parent} does not exist; make it, or name another folder")
+    shapes, wanted = (jax.tree.map(np.shape, tree) for tree in (params, abstract_params(config)))
+    if shapes != wanted:
+        raise WeightsError("the parameters are not those of the config")
+    draft = folder.absolute().with_name(f"{folder.name}.partial-{os.getpid()}")
+    draft.mkdir()
+    try:
+        _write_tensors(draft, config, params, dtype, max_file_bytes)
+        tokens = dict(special_tokens or {})
+        _write_json(draft / "generation_config.json", tokens)
+        _write_json(draft / "config.json", to_hf(config, dtype, context, tokens))
+        for file in beside:
+            shutil.copyfile(file, draft / file.name)
+        draft.replace(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _write_tensors(draft: Path, config: ModelConfig, params: Params, dtype: str, max_file_bytes: int) -> None:
+    files: list[list[FileTensor]] = [[]]
+    for one in file_tensors(config, "hf"):
+        if files[-1] and _bytes([*files[-1], one], dtype) > max_file_bytes:
+            files.append([])
+        files[-1].append(one)
+    names = [f"model-{number:05}-of-{len(files):05}.safetensors" for number in range(1, len(files) + 1)]
+    if len(files) == 1:
+        names = ["model.safetensors"]
+    else:
+        weight_map = {one.name: name for name, part in zip(names, files, strict=True) for one in part}
+        total = sum(_bytes(part, dtype) for part in files)
+        _write_json(draft / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    for name, part in zip(names, files, strict=True):
+        _write_file(draft / name, part, params, dtype)
+
+
+def _write_file(path: Path, tensors: Sequence[FileTensor], params: Params, dtype: str) -> None:
+    """One safetensors file. The package's own writer wants all tensors of a file in memory."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # without it transformers refuses the file
+    start = 0
+    for one in tensors:
+        stop = start + _bytes([one], dtype)
+        header[one.name] = {"dtype": TYPES[dtype], "shape": list(one.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for one in tensors:
+            file.write(_matrix(one, params, dtype).reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _matrix(one: FileTensor, params: Params, dtype: str) -> np.ndarray:
+    """A tensor in the layout of the file."""
+    value: Any = params
+    for key in one.tensor.path.split("/"):
+        value = value[key]
+    value = np.asarray(value[one.layer] if one.tensor.stacked else value)
+    if one.tensor.inputs is not None:
+        value = value.reshape(one.shape[::-1]).T
+    return np.ascontiguousarray(value, np.dtype(dtype))
+
+
+def _bytes(tensors: Sequence[FileTensor], dtype: str) -> int:
+    return sum(int(np.prod(one.shape)) for one in tensors) * np.dtype(dtype).itemsize
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
