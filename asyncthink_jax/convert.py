@@ -89,8 +89,8 @@ def _convert_run(workdir: Path, target: Path) -> None:
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     save_hf(
         target,
-        built.model,
-        params,
+        built.dense_model,
+        built.dense_params(params),
         FLAGS.dtype,
         context=config.rollout.context,
         special_tokens=ids,

@@ -23,8 +23,8 @@ from asyncthink_jax.model.transformer import ModelConfig, Params
 
 Bounds = list[tuple[int, int]]  # first and last + 1 of each dimension
 
-# Fields of ModelConfig that say how to compute, not what.
-_FREE = ("dtype", "remat")
+# Fields of ModelConfig that say how to compute, not what; adapters are no part of a release.
+_FREE = ("dtype", "remat", "lora")
 
 
 class Weights(Protocol):

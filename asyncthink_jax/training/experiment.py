@@ -119,7 +119,7 @@ class Experiment:
         return Engine(
             decoding_model(self.dense_model, self.grammar.capacity, limits.worker_context),
             self.grammar,
-            lift(tag_automaton(self.grammar.max_forks), self.tokenizer.vocabulary),
+            lift(tag_automaton(self.grammar.max_forks), self._vocabulary()),
             *worker_tokens(self.tokenizer, self.prompts),
             {i: encode(f"</JOIN-{i}>") for i in range(1, self.grammar.max_forks + 1)},
             limits,
@@ -128,6 +128,15 @@ class Experiment:
             sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
             constrain=rollout.constrain,
         )
+
+    def _vocabulary(self) -> list[bytes]:
+        """The bytes of every row of the embedding, of which a released model may have more than its tokenizer."""
+        vocabulary = self.tokenizer.vocabulary
+        return vocabulary + [b""] * (self.model.vocab_size - len(vocabulary))
+
+    def dense_params(self, params: Params) -> Params:
+        """Parameters of `dense_model`, in the training layout: of all that is trained and frozen, adapters merged."""
+        return jax.jit(lambda *parts: lora.merge(lora.join(*parts), self.model.lora))(params, self.frozen)
 
     @functools.cached_property
     def to_rollout_layout(self) -> Any:

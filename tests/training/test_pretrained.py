@@ -1,0 +1,149 @@
+"""Training that starts from a released model: its weights, tokenizer and prompts, with and without adapters."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from absl.testing import flagsaver
+
+from asyncthink_jax import convert
+from asyncthink_jax.config import Config, ConfigError, RLConfig, RolloutConfig, SFTConfig, TaskConfig, to_json
+from asyncthink_jax.model import transformer
+from asyncthink_jax.model.lora import LoRA
+from asyncthink_jax.model.save_hf import save_hf
+from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.weights import load, open_weights
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.prompts import Prompts, organizer_instructions, worker_instructions
+from asyncthink_jax.report.metrics import Progress
+from asyncthink_jax.tasks import countdown
+from asyncthink_jax.training import experiment
+from asyncthink_jax.training.run import Run
+
+pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")  # asked for by qwix
+
+CHAT = "{% for m in messages %}<|turn|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|turn|>{% endif %}"
+SIZES = ModelConfig(vocab_size=0, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48)
+SHORT = RolloutConfig(
+    slots=4, organizer_budget=8, worker_budget=6, context=1024, worker_context=512, feed_width=64, constrain=True
+)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """A small model as it would be published: weights, and a byte-level BPE of fewer tokens than they have rows."""
+    folder = tmp_path_factory.mktemp("release")
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=700,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|turn|>", "<|end|>"],
+        show_progress=False,
+    )
+    texts = [organizer_instructions(Grammar(4, 6)), worker_instructions(), countdown.instructions()]
+    bpe.train_from_iterator(texts, trainer)
+    beside = folder / "beside"
+    beside.mkdir()
+    bpe.save(str(beside / "tokenizer.json"))
+    (beside / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "chat_template": CHAT}))
+    config = dataclasses.replace(SIZES, vocab_size=bpe.get_vocab_size() + 7)
+    save_hf(
+        folder / "model",
+        config,
+        transformer.init(config, jax.random.key(5)),
+        "float32",
+        special_tokens={"eos_token_id": 1},
+        beside=list(beside.iterdir()),
+    )
+    return folder / "model"
+
+
+def config_of(release: Path, **model: object) -> Config:
+    return Config(
+        name="pretrained",
+        pretrained=str(release),
+        task=TaskConfig(max_number=12, validation_problems=4, test_problems=4),
+        model=dataclasses.replace(SIZES, **model),
+        rollout=SHORT,
+        sft=SFTConfig(steps=3, rows=4, row_length=1024, optimizer="adamw", learning_rate=1e-3, warmup_steps=0),
+        rl=RLConfig(iterations=1, prompts=2, group_size=2, rows=16, row_length=1024, optimizer_steps=1),
+    )
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def equal(one: object, other: object) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_run_starts_from_the_weights_with_the_tokenizer_and_prompts_of_the_release(release, workdir):
+    built = experiment.build(config_of(release), workdir)
+    equal(built.new_params(), load(open_weights(release)))
+    assert built.model.vocab_size == built.tokenizer.vocab_size + 7
+    assert built.tokenizer.eos_id == built.tokenizer.controls["<|end|>"]
+    prompt = built.prompt(built.splits["test"][0])
+    assert prompt.count(built.tokenizer.controls["<|turn|>"]) == 3 and "<FORK-i>" in built.tokenizer.decode(prompt)
+    assert built.prompts == Prompts.load(workdir / "prompts.json")
+
+
+def test_a_run_keeps_the_prompts_it_started_with(release, workdir, tmp_path):
+    source = shutil.copytree(release, tmp_path / "source")
+    config = config_of(source)
+    before = experiment.build(config, workdir)
+    (workdir / "config.json").write_text(to_json(config))
+    changed = json.loads((source / "tokenizer_config.json").read_text()) | {"chat_template": "Now: " + CHAT}
+    (source / "tokenizer_config.json").write_text(json.dumps(changed))
+    after = experiment.build(config, workdir)
+    assert after.prompts == before.prompts and after.tokenizer.vocabulary == before.tokenizer.vocabulary
+
+
+def test_what_does_not_fit_the_release_is_refused(release, workdir, tmp_path):
+    with pytest.raises(ConfigError, match=r"layers: expected 3, got 2"):
+        experiment.build(config_of(release, layers=3), workdir)
+    with pytest.raises(ConfigError, match=r"model.vocab_size is 11, must be \d+, or 0"):
+        experiment.build(config_of(release, vocab_size=11), workdir)
+    with pytest.raises(ConfigError, match=r"no-such-folder"):
+        experiment.build(dataclasses.replace(config_of(release), pretrained=str(tmp_path / "no-such-folder")), workdir)
+
+
+def trained(config: Config, workdir: Path):
+    """A cold start and an iteration of RL; what they leave as the export has it, and the run."""
+    built = experiment.build(config, workdir)
+    (workdir / "config.json").write_text(to_json(config))
+    with Progress({"sft": 3, "rl": 1}) as progress, Run(built, workdir, progress, "async") as run:
+        run.reinforce(run.cold_start())
+    with flagsaver.flagsaver():
+        arguments = ["convert", "--from", str(workdir), "--to", str(workdir / "export"), "--dtype", "float32"]
+        assert convert.main(convert.FLAGS([*arguments, "--checkpoint", "latest"])) == 0
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return load(open_weights(workdir / "export")), [line for line in lines if line["stage"] == "sft"]
+
+
+def test_both_stages_train_a_released_model(release, workdir):
+    params, losses = trained(config_of(release), workdir)
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    before = load(open_weights(release))
+    assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(params), strict=True))
+
+
+def test_adapters_train_beside_frozen_weights_and_are_merged_at_export(release, workdir):
+    config = config_of(release, lora=LoRA(rank=2, alpha=4.0))
+    params, losses = trained(config, workdir)
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    before = load(open_weights(release))
+    equal(params["embed"], before["embed"])
+    equal(params["layers"]["mlp_norm"], before["layers"]["mlp_norm"])
+    change = np.asarray(params["layers"]["up"]["kernel"] - before["layers"]["up"]["kernel"])
+    sizes = np.linalg.svd(change, compute_uv=False)
+    assert np.all(sizes[:, 1] > 1e-5) and np.all(sizes[:, 2] < 1e-6), "a change of rank 2, up to rounding"
