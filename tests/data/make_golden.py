@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 FOLDER = Path(__file__).parent / "golden"
 
 CORPUS = [
-    "The organizer forks a sub-query, thinks on, and joins what the worker returns; then it answers.",
+    "The organizer forks a sub-query, thinks on, and joins what the worker returns; then it answers 391 or 12345.",
     "<FORK-1>What is 17 * 23?</FORK-1> <JOIN-1>391</JOIN-1> <ANSWER>391</ANSWER> <RETURN>17 * 23 = 391</RETURN>",
     "def solve(numbers, target):\n    for a, b in pairs(numbers):\n        if a+b == target:\n            return a\n",
     "We'll see that it's so, I've heard; they don't think we're right. Naïve café, über größer, 日本語. 😀👍🏽",
@@ -28,6 +28,7 @@ TEXTS = [
     " hello  world ",
     "The organizer forks.",
     "I've got 12345 of 678,90 - isn't that 3.14%?",
+    "IT'S 17  * 23,  1 and   2",
     "<FORK-1>17 * 23</FORK-1><JOIN-1>",
     "thoughts <RETURN>takeaways</RETURN>\n\n<ANSWER>x</ANSWER>",
     "a<b && c>d </FORK-12></",
@@ -77,22 +78,23 @@ INST = """{{ bos_token }}{% for message in messages %}
 {% endif %}
 {% endfor %}"""
 
-# As Qwen's: contractions, words with one mark before, single digits, marks, line ends, spaces.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# Qwen's and Llama 3's: contractions, words with one mark before, digits, marks, line ends, spaces.
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_3 = QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
-def byte_level() -> Tokenizer:
-    """The kind of Qwen3."""
-    made = Tokenizer(models.BPE())
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+def byte_level(family: str) -> Tokenizer:
+    """The kind of Qwen3, SmolLM2 or Llama 3, as their tokenizer.json cuts texts into words."""
+    made = Tokenizer(models.BPE(ignore_merges=family == "llama_3"))
+    if family == "smollm":
+        cuts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    else:
+        pattern = Regex(LLAMA_3 if family == "llama_3" else QWEN)
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        cuts = [pre_tokenizers.Split(pattern, "isolated"), whole]
+    if family == "byte_level":
+        made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=450, initial_alphabet=alphabet, show_progress=False)
@@ -148,7 +150,7 @@ def main() -> None:
     qwen = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": CHATML}
     llama = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": INST}
     for name, value in {
-        "byte_level": golden(byte_level(), qwen, enable_thinking=False),
+        **{name: golden(byte_level(name), qwen, enable_thinking=False) for name in ("byte_level", "smollm", "llama_3")},
         "prepend": golden(sentencepiece_kind(None), llama),
         "metaspace_first": golden(sentencepiece_kind("first"), llama),
         "metaspace_always": golden(sentencepiece_kind("always"), llama),

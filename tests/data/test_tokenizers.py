@@ -1,28 +1,14 @@
 """Tokenizers of released models: as transformers reads them, special tokens that nobody can type, errors."""
 
 import json
-from pathlib import Path
 
 import pytest
+from released import KINDS, golden, released_model, write
 
 from asyncthink_jax.data.json_tokenizer import JsonTokenizer
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import load, organizer_tokens, prompts_for, worker_tokens
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
-
-GOLDEN = Path(__file__).parent / "golden"
-KINDS = ("byte_level", "prepend", "metaspace_first", "metaspace_always")
-
-
-def golden(kind):
-    return json.loads((GOLDEN / f"{kind}.json").read_text(encoding="utf-8"))
-
-
-def write(folder, definition, config):
-    folder.mkdir(exist_ok=True)
-    (folder / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(params=KINDS)
@@ -157,24 +143,6 @@ def test_a_template_file_goes_before_that_of_the_config(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------- SentencePiece
-
-
-def released_model(path):
-    """A SentencePiece model as Llama 2 has it: a space before every text, and bytes for what it doesn't know."""
-    import sentencepiece
-
-    texts = ["the organizer forks a query and joins it", "what is the answer ? the answer is 391"] * 4
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(texts),
-        model_prefix=str(path.with_suffix("")),
-        model_type="bpe",
-        vocab_size=320,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    return path
 
 
 def test_a_released_sentencepiece_model_is_read(tmp_path):

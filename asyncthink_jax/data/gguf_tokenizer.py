@@ -1,0 +1,153 @@
+"""The tokenizer inside a GGUF file, whose metadata holds all of it: pieces, merges or scores, and the chat template.
+
+Kind "gpt2" (byte-level BPE) becomes a tokenizer.json, kind "llama" (SentencePiece) a SentencePiece model, and from
+there on nothing is different. What a GGUF only names is how a text is cut into words before the merges
+(`tokenizer.ggml.pre`): those of SmolLM2, Qwen2 and 3, and Llama 3 are here.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Any
+
+import sentencepiece as spm
+from gguf import GGUFReader
+from sentencepiece import sentencepiece_model_pb2
+
+from asyncthink_jax.data.json_tokenizer import JsonTokenizer
+from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from asyncthink_jax.data.tokenizer import SPECIAL, Tokenizer
+
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_MODERN = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+# For each `tokenizer.ggml.pre`: how words are cut, the normalizer, and whether a word that is a token is not merged up.
+# Qwen's own tokenizer.json composes characters (NFC), which a GGUF doesn't say but the model was trained with.
+_KINDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None, bool]] = {
+    "smollm": ([{"type": "Digits", "individual_digits": True}, {**_BYTES, "use_regex": True}], None, False),
+    "qwen2": ([_split(_MODERN % r"\p{N}"), _BYTES], {"type": "NFC"}, False),
+    "llama-bpe": ([_split(_MODERN % r"\p{N}{1,3}"), _BYTES], None, True),
+}
+
+
+class _Type(enum.IntEnum):
+    """`tokenizer.ggml.token_type`, which are also the types of SentencePiece."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+def load_gguf(path: Path) -> Tokenizer:
+    """Raises FileNotFoundError, or ValueError in one line for a file or a kind of tokenizer that can't be read."""
+    try:
+        reader = GGUFReader(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a file that is cut off fails in many ways
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a GGUF file, or not a whole one ({reason})") from None
+    prefix = "tokenizer.ggml."
+    fields = {
+        name.removeprefix(prefix): field.contents()
+        for name, field in reader.fields.items()
+        if name.startswith(prefix) or name == "tokenizer.chat_template"
+    }
+    try:
+        kind = fields.get("model")
+        if kind not in ("gpt2", "llama"):
+            raise ValueError(f"a GGUF tokenizer of the kind {kind!r} is not supported; 'gpt2' and 'llama' are")
+        missing = {"tokens", "token_type", "merges" if kind == "gpt2" else "scores"} - set(fields)
+        if missing:
+            raise ValueError(f"the GGUF has no {prefix}{min(missing)}")
+        return _byte_pairs(fields) if kind == "gpt2" else _sentencepiece(fields)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _byte_pairs(fields: dict[str, Any]) -> JsonTokenizer:
+    pre = fields.get("pre", "default")
+    if pre not in _KINDS:
+        raise ValueError(
+            f"words are cut as {pre!r} (tokenizer.ggml.pre), which is not supported; {', '.join(_KINDS)} are"
+        )
+    cuts, normalizer, whole_words = _KINDS[pre]
+    typed = list(zip(fields["tokens"], fields["token_type"], strict=True))
+    # Unused tokens stand for the spare rows of the model.
+    vocabulary = {token: i for i, (token, kind) in enumerate(typed) if kind != _Type.UNUSED}
+    added = [
+        {
+            **{"id": i, "content": token, "special": kind != _Type.USER_DEFINED},
+            **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+        }
+        for i, (token, kind) in enumerate(typed)
+        if kind in (_Type.UNKNOWN, _Type.CONTROL, _Type.USER_DEFINED)
+    ]
+    definition = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
+        "post_processor": None,
+        "decoder": {**_BYTES, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": whole_words,
+            "vocab": vocabulary,
+            "merges": [merge.split(" ", 1) for merge in fields["merges"]],
+        },
+    }
+    return JsonTokenizer(definition, _config(fields, begins=pre == "llama-bpe"))
+
+
+def _sentencepiece(fields: dict[str, Any]) -> SentencePieceTokenizer:
+    proto = sentencepiece_model_pb2.ModelProto()
+    kinds = fields["token_type"]
+    for token, score, kind in zip(fields["tokens"], fields["scores"], kinds, strict=True):
+        proto.pieces.add(piece=token, score=score, type=kind)
+    proto.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
+    proto.trainer_spec.byte_fallback = _Type.BYTE in kinds
+    proto.normalizer_spec.name = "identity"
+    proto.normalizer_spec.add_dummy_prefix = fields.get("add_space_prefix", True)
+    proto.normalizer_spec.remove_extra_whitespaces = fields.get("remove_extra_whitespaces", False)
+    config = _config(fields, begins=True)
+    model = spm.SentencePieceProcessor()
+    try:
+        model.LoadFromSerializedProto(proto.SerializeToString())
+    except RuntimeError as error:
+        raise ValueError(f"SentencePiece can't read its vocabulary ({' '.join(str(error).split())})") from None
+    return SentencePieceTokenizer(model, config)
+
+
+def _config(fields: dict[str, Any], begins: bool) -> dict[str, Any]:
+    """As `read_config`. `begins`: whether texts begin with bos where the file doesn't say."""
+    names = {"bos": "bos", "eos": "eot" if "eot_token_id" in fields else "eos", "pad": "padding", "unk": "unknown"}
+    ids = {name: fields.get(f"{names[name]}_token_id") for name in SPECIAL}
+    config: dict[str, Any] = {}
+    for name, i in ids.items():
+        if i is not None:
+            if not 0 <= i < len(fields["tokens"]):
+                raise ValueError(f"tokenizer.ggml.{names[name]}_token_id is {i} of {len(fields['tokens'])} tokens")
+            config[f"{name}_token"] = fields["tokens"][i]
+    config["add_bos_token"] = bool(fields.get("add_bos_token", begins))
+    if fields.get("tokenizer.chat_template"):
+        config["chat_template"] = fields["tokenizer.chat_template"]
+    return config
