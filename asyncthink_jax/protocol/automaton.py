@@ -105,16 +105,23 @@ def tag_automaton(max_forks: int) -> TagAutomaton:
     return TagAutomaton(following, tag, tag_id)
 
 
-def lift(automaton: TagAutomaton, token_bytes: Sequence[bytes]) -> TokenAutomaton:
+def lift(automaton: TagAutomaton, token_bytes: Sequence[bytes], vocab_size: int | None = None) -> TokenAutomaton:
     """The automaton over a vocabulary, given the bytes that each token adds to the text.
 
     Args:
       automaton: the byte-level one.
-      token_bytes: V byte strings; control tokens are b"" and leave every state as it is.
+      token_bytes: for each token a byte string; control tokens are b"" and leave every state as it is.
+      vocab_size: V, if the model has more rows than the tokenizer tokens (Qwen3: 151,936 and 151,669). The spare ones
+        are as control tokens are.
 
     Raises:
-      ValueError: a token would complete two tags at once, which one gather per token can't report.
+      ValueError: the model has fewer rows than there are tokens; or a token would complete two tags at once, which one
+        gather per token can't report.
     """
+    spare = 0 if vocab_size is None else vocab_size - len(token_bytes)
+    if spare < 0:
+        raise ValueError(f"the vocabulary has {len(token_bytes)} tokens, the model rows for {vocab_size} only")
+    token_bytes = [*token_bytes, *[b""] * spare]
     states = len(automaton.next)
     every_state = np.arange(states, dtype=np.int32)
     nothing = np.zeros(states, np.int32)

@@ -2,7 +2,8 @@
 
 A token is allowed if reading it makes no format error and the tag that it leaves in progress, if it does, can still
 become one that is legal there: `protocol/grammar.py:Parser.allows` is the definition. Running out of budget is not
-prevented. End-of-text is for workers only, since an organizer must answer first.
+prevented. End-of-text is for workers only, since an organizer must answer first; other tokens that spell nothing
+(control tokens, spare rows of the model) are for nobody.
 
 A well-formed continuation then exists after every allowed token: `<` begins a new tag whatever is in progress, and the
 vocabulary can write the closer of what is open, then `<ANSWER>` and `</ANSWER>` or `<RETURN>` and `</RETURN>`, which is
@@ -50,6 +51,7 @@ class Constraint:
             for i in range(self.ids):
                 wrong = (event == opener * self.ids + i) & ~leads_to[following, closer * self.ids + i]
                 event[wrong & (following != ROOT)] = never
+        event[:, np.all(following == np.arange(states)[:, None], axis=0)] = never  # no text leaves every state as it is
         _check_vocabulary(grammar, event, place, leads_to)
 
         token_class = automaton.token_class

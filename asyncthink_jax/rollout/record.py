@@ -72,11 +72,13 @@ class Rollout:
     def answer(self, n: int, token_bytes: Sequence[bytes]) -> str | None:
         """The text between `<ANSWER>` and `</ANSWER>` of episode n, None if it has not answered.
 
-        `token_bytes`: the bytes of each token of the vocabulary. A token may hold a tag and a part of the answer.
+        `token_bytes`: the bytes of each token of the vocabulary. A token may hold a tag and a part of the answer, one
+        beyond the vocabulary (a spare row of the model) holds nothing.
         """
         if self.record["end"][n, 0] != ANSWER:
             return None
-        text = b"".join(token_bytes[token] for token in self.tokens[n, 0, : self.record["known"][n, 0]])
+        tokens = self.tokens[n, 0, : self.record["known"][n, 0]]
+        text = b"".join(token_bytes[token] for token in tokens if token < len(token_bytes))
         # It was the last tag to be opened, and its closer ended the trace.
         start = text.rindex(b"<ANSWER>") + len(b"<ANSWER>")
         return text[start : text.rindex(b"</ANSWER>")].decode("utf-8", "replace")

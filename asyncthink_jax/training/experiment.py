@@ -21,7 +21,7 @@ from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, use_cpu_devices
 from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
-from asyncthink_jax.protocol.automaton import lift, tag_automaton
+from asyncthink_jax.protocol.cache import lifted
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
 from asyncthink_jax.protocol.prompts import TINY, Prompts
 from asyncthink_jax.rollout.engine import Engine
@@ -119,7 +119,7 @@ class Experiment:
         return Engine(
             decoding_model(self.dense_model, self.grammar.capacity, limits.worker_context),
             self.grammar,
-            lift(tag_automaton(self.grammar.max_forks), self._vocabulary()),
+            lifted(self.grammar.max_forks, self.tokenizer.vocabulary, self.model.vocab_size),
             *worker_tokens(self.tokenizer, self.prompts),
             {i: encode(f"</JOIN-{i}>") for i in range(1, self.grammar.max_forks + 1)},
             limits,
@@ -128,11 +128,6 @@ class Experiment:
             sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
             constrain=rollout.constrain,
         )
-
-    def _vocabulary(self) -> list[bytes]:
-        """The bytes of every row of the embedding, of which a released model may have more than its tokenizer."""
-        vocabulary = self.tokenizer.vocabulary
-        return vocabulary + [b""] * (self.model.vocab_size - len(vocabulary))
 
     def dense_params(self, params: Params) -> Params:
         """Parameters of `dense_model`, in the training layout: of all that is trained and frozen, adapters merged."""

@@ -146,3 +146,10 @@ def test_a_vocabulary_of_151936_tokens_makes_small_tables():
     assert table.token_class.shape == (151_936,) and table.next_state.shape[1] < 128
     assert np.mean(table.token_class == 0) > 0.9
     assert all(a.dtype == np.int32 for a in (table.token_class, table.next_state, table.tag, table.tag_id))
+
+
+def test_spare_rows_of_a_model_act_as_control_tokens():
+    table = lift(AUTOMATA[6], [b"x", b"", b"<FORK-1>"], vocab_size=5)
+    assert table.token_class.tolist()[3:] == [table.token_class[1]] * 2
+    with pytest.raises(ValueError, match="3 tokens, the model rows for 2 only"):
+        lift(AUTOMATA[6], [b"x", b"", b"<FORK-1>"], vocab_size=2)
