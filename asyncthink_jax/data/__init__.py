@@ -1,1 +1,1 @@
-"""The tokenizer, the stored problems, and the iterators that turn them into packed training rows."""
+"""Tokenizers and chat templates, the stored problems, and the iterators that turn them into packed training rows."""

@@ -81,11 +81,11 @@ def protocol_text(rng):
     """A role and what it could write: mostly legal tags among any text, an error now and then."""
     role = rng.choice(["organizer", "organizer", "worker"])
     parser, pieces = Parser(role, GRAMMAR), []
-    for _ in range(rng.randint(1, 12)):
+    for _ in range(rng.randint(1, 20)):
         if parser.done:
             break
         words = rng.choices(HARMLESS, k=rng.randint(0, 4))
-        tag = legal_tag(parser, rng) if rng.random() < 0.95 else rng.choice([*tag_literals(GRAMMAR.max_forks), *WORDS])
+        tag = legal_tag(parser, rng) if rng.random() < 0.97 else rng.choice([*tag_literals(GRAMMAR.max_forks), *WORDS])
         parser.feed("".join([*words, tag]))
         pieces += [*words, tag]
     return role, "".join([*pieces, *rng.choices(WORDS, k=rng.randint(0, 3))])
@@ -101,7 +101,7 @@ def legal_tag(parser, rng):
     if len(running) < GRAMMAR.capacity - 1:
         free = sorted(set(range(1, GRAMMAR.max_forks + 1)) - parser.used)
         choices += [tag_literal(Tag.FORK, i) for i in rng.sample(free, min(3, len(free)))]
-    return rng.choice(choices) if choices and rng.random() < 0.85 else "<ANSWER>"
+    return rng.choice(choices) if choices and rng.random() < 0.94 else "<ANSWER>"
 
 
 def tags_of_text(role, text):
