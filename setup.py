@@ -34,7 +34,14 @@ setup(
     extras_require={
         "hf": ["huggingface_hub>=0.34"],  # models by their hub id
         "lora": ["qwix>=0.1.8"],
-        "test": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "qwix>=0.1.8", "ruff>=0.8"],
+        "test": [
+            "huggingface_hub>=0.34",
+            "hypothesis>=6.100",
+            "mypy>=1.11",
+            "pytest>=8",
+            "qwix>=0.1.8",
+            "ruff>=0.8",
+        ],
         "tpu": ["jax[tpu]"],  # to run on TPUs, or to compile for them without one
     },
 )

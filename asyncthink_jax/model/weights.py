@@ -18,6 +18,7 @@ import numpy as np
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.gguf_file import GgufFile
 from asyncthink_jax.model.safetensors_folder import SafetensorsFolder
+from asyncthink_jax.model.sources import local_path
 from asyncthink_jax.model.tensors import BY_PATH, Naming, Tensor, WeightsError, file_tensors, path_name
 from asyncthink_jax.model.transformer import ModelConfig, Params
 
@@ -47,10 +48,8 @@ class Weights(Protocol):
 
 
 def open_weights(source: str | Path) -> Weights:
-    """Opens a folder of safetensors files or a .gguf file. Raises WeightsError."""
-    path = Path(source)
-    if not path.exists():
-        raise WeightsError(f"{path} does not exist")
+    """Opens a folder of safetensors files or a .gguf file: a local one, gs://.., or a hub id. Raises WeightsError."""
+    path = local_path(source)
     if path.is_dir():
         return SafetensorsFolder(path)
     if path.suffix != ".gguf":

@@ -1,0 +1,92 @@
+"""Where weights come from: a local path, a bucket (copied to a cache folder), or a hub id (downloaded)."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from asyncthink_jax.model.tensors import WeightsError
+
+# What a model needs; never pickle files.
+PATTERNS = ("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt")
+
+
+def local_path(source: str | Path) -> Path:
+    """The local folder or file of a source: itself, or its copy.
+
+    Raises WeightsError if there is nothing, or it can't be fetched.
+    """
+    if "://" in str(source):
+        return _copied(str(source))
+    path = Path(source)
+    if path.exists():
+        return path
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+        return _downloaded(str(source))
+    raise WeightsError(f"{path} does not exist")
+
+
+def _copied(source: str) -> Path:
+    """The copy of a folder or file; what is there already, of the same size and not older, is not copied again."""
+    target = _cache() / re.sub(r"[^\w.-]+", "_", source)
+    try:
+        remote = epath.Path(source)
+        if remote.is_dir():
+            found = [one for one in remote.iterdir() if any(one.match(pattern) for pattern in PATTERNS)]
+            target.mkdir(parents=True, exist_ok=True)
+            for one in found:
+                _copy(one, target / one.name)
+            # What the folder has no longer would be taken for a part of the model.
+            for old in {path.name for path in target.iterdir()} - {one.name for one in found}:
+                (target / old).unlink()
+            return target
+        if not remote.exists():
+            raise WeightsError(f"{source} does not exist")
+        target.mkdir(parents=True, exist_ok=True)
+        _copy(remote, target / remote.name)
+        return target / remote.name
+    except WeightsError:
+        raise
+    except ImportError as error:
+        raise WeightsError(f"{source} can't be read: {_one_line(error)}; pip install gcsfs") from error
+    except Exception as error:  # each kind of bucket has its own
+        raise WeightsError(f"{source} can't be copied: {_one_line(error)}") from error
+
+
+def _copy(remote: Any, target: Path) -> None:
+    stat = remote.stat()
+    if target.exists():
+        own = target.stat()
+        if own.st_size == stat.length and own.st_mtime >= (stat.mtime or 0):
+            return
+    draft = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        remote.copy(draft, overwrite=True)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _downloaded(source: str) -> Path:
+    """The snapshot of a hub id in huggingface_hub's own cache."""
+    nothing = f"{source} is no local folder or file"
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise WeightsError(f"{nothing}; to fetch it as a hub id: pip install huggingface_hub") from error
+    try:
+        folder = huggingface_hub.snapshot_download(source, allow_patterns=list(PATTERNS), ignore_patterns=["*/*"])
+    except Exception as error:  # it has many: no such repository, no rights, no network, not in the cache
+        raise WeightsError(f"{nothing}, and the hub didn't give it: {_one_line(error)}") from error
+    return Path(folder)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncthink_jax"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}.."
