@@ -36,5 +36,6 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
         Queue(*(per_prompt for _ in Queue._fields)),
         laid_out(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh)),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
         read_length=limits.context,
     ).lower(lowering_platforms=(platform,))

@@ -8,7 +8,7 @@ Traces. Trace 0 of an episode is the organizer, trace i the worker of FORK-i. To
 rows: a worker's row is free again when the worker ends.
 
 The loop. `rollout/step.py` does one step of all rows. Between steps, when one is over, an episode hands its slot to the
-next prompt.
+next prompt. The host is asked nothing before all is done, unless somebody watches (rollout/watch.py).
 """
 
 import math
@@ -30,6 +30,9 @@ from asyncthink_jax.rollout.record import BUDGET, RUNNING, Rollout
 from asyncthink_jax.rollout.sampling import EVERYTHING, Sampling
 from asyncthink_jax.rollout.state import DecodingModel, Limits, Queue, State, blank_episodes, this_turn
 from asyncthink_jax.rollout.step import Step
+from asyncthink_jax.rollout.watch import View
+
+FOREVER = 1 << 30  # steps after which the loop returns to the host where nobody watches: more than any rollout has
 
 
 class Engine:
@@ -47,6 +50,7 @@ class Engine:
         mesh: slots and rows are split over its data and fsdp axes; None = one device.
         sampling: what changes the distribution beside the temperature.
         constrain: only tokens that make no format error are sampled.
+        whole_cache: attention always reads all of the cache, so that there is one program to compile and not two.
 
     Raises:
         ValueError: if a prompt, the suffix or `limits.prefill` can't be used, or the vocabulary can't be constrained.
@@ -65,6 +69,7 @@ class Engine:
         mesh: jax.sharding.Mesh | None = None,
         sampling: Sampling = EVERYTHING,
         constrain: bool = False,
+        whole_cache: bool = False,
     ):
         if limits.prefill and model.prefill is None:
             raise ValueError("this model can't read a prompt at once: set Limits.prefill (rollout.prefill) to 0")
@@ -80,7 +85,7 @@ class Engine:
             sampling=sampling,
             constrain=constrain,
         )
-        self.model, self.limits, self.mesh = model, limits, mesh
+        self.model, self.limits, self.mesh, self.whole_cache = model, limits, mesh, whole_cache
         self.agents, self.traces = self.step.agents, self.step.traces
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
         self._advance = jax.jit(self._on_each_device, static_argnames="read_length", donate_argnums=1)
@@ -96,7 +101,8 @@ class Engine:
         temperature: float,
         episode_ids: list[int] | None = None,
         rounds: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        watch: Callable[[Rollout], None] | None = None,
+        every: int = 8,
     ) -> Rollout:
         """Decodes one episode for each prompt.
 
@@ -107,8 +113,12 @@ class Engine:
             temperature: of the sampling; 0 is greedy.
             episode_ids: what the random numbers of each episode are keyed by; default 0, 1, 2, ..
             rounds: length of a slot's queue; default just enough. Calls with equal rounds share their compilation.
-            progress: called now and then with (engine steps, episodes finished).
+            watch: called every so many engine steps with all episodes as far as they have come. It changes nothing in
+                them. What it is given must not be written to, and is good for as long as it likes.
+            every: those steps, at least 1; another number needs no compilation.
         """
+        if every < 1:
+            raise ValueError(f"every is {every}, but it must be at least one step")
         slots, length = self.limits.slots, self.limits.context
         longest = max(map(len, prompts), default=0)
         if longest > length or min(map(len, prompts), default=1) == 0:
@@ -133,11 +143,20 @@ class Engine:
         )
         queue = Queue(*(self._place(x) for x in queue))
         temperature = jnp.asarray(temperature, jnp.float32)
+        view = View(self, prompts, rounds) if watch else None
+        most = every if watch else FOREVER
+        read_length, steps = None, np.zeros(slots, int)
         while bool(jnp.any(state.active)):
-            longest = int(jnp.max(jnp.where(state.active[:, None], state.current.known, 0)))
-            state = self._advance(params, state, queue, key, temperature, read_length=self._bucket(longest))
-            if progress is not None:
-                progress(int(jnp.max(state.engine_steps)), int(jnp.sum(state.turn)))
+            if read_length is None:
+                longest = int(jnp.max(jnp.where(state.active[:, None], state.current.known, 0)))
+                read_length = self._bucket(longest)
+            arguments = (params, state, queue, key, temperature, jnp.asarray(most, jnp.int32))
+            state = self._advance(*arguments, read_length=read_length)
+            before, steps = steps, np.array(state.engine_steps)  # a copy: the state's own memory is used again
+            if np.max(steps - before) < most:  # no device goes on as far as this; else the watched would differ
+                read_length = None
+            if watch and view:
+                watch(view.look(state))
         prefilled = 0 if state.kept is None else int(jnp.sum(jnp.max(state.kept.read.reshape(self.shards, -1), axis=1)))
         return Rollout.from_state(self, jax.device_get(state.replace(cache=None, kept=None)), prompts, prefilled)
 
@@ -150,7 +169,8 @@ class Engine:
         Finer buckets cost more than they save on CPU, where reading a part of the cache copies that part.
         """
         half = self.limits.context // 2
-        return half if longest + self.limits.feed_width + half // 4 <= half else self.limits.context
+        fits = longest + self.limits.feed_width + half // 4 <= half
+        return half if fits and not self.whole_cache else self.limits.context
 
     def _initial(self, prompts: Array, lengths: Array, rounds: int, prompt_length: int) -> State:
         slots, traces, length = self.limits.slots, self.traces, self.limits.context
@@ -230,7 +250,7 @@ class Engine:
         return jax.shard_map(
             loop,
             mesh=self.mesh,
-            in_specs=(whole, by_slot, by_slot, whole, whole),
+            in_specs=(whole, by_slot, by_slot, whole, whole, whole),
             out_specs=by_slot,
             axis_names=set(ROWS),
             check_vma=False,
@@ -243,14 +263,16 @@ class Engine:
         queue: Queue,
         key: Key[Array, ""],
         temperature: Float[Array, ""],
+        steps: Int[Array, ""],
         read_length: int,
     ) -> State:
-        """Steps until every slot is idle, or a row outgrows `read_length`."""
+        """Steps until every slot is idle, or a row outgrows `read_length`, or so many steps are done."""
+        until = state.engine_steps[0] + steps
 
         def goes_on(state: State) -> Array:
             longest = jnp.max(jnp.where(state.active[:, None], state.current.known, 0))
             fits = (longest + self.limits.feed_width <= read_length) | (read_length >= self.limits.context)
-            return jnp.any(state.active) & fits
+            return jnp.any(state.active) & fits & (state.engine_steps[0] < until)
 
         def step(width: int, state: State) -> State:
             return self.step(params, state, queue.episodes, key, temperature, read_length, width)

@@ -1,12 +1,13 @@
 """What a rollout leaves behind: the engine's arrays on the host, and the Episodes made of them."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asyncthink_jax.protocol.episode import Episode, Event, Trace
+from asyncthink_jax.protocol.episode import Episode, Event, Trace, critical_path
 from asyncthink_jax.protocol.grammar import FormatError
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ ENDS = ("stopped", "answer", "return", "budget", "format_error")  # RUNNING when
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """n finished episodes of at most T traces (0 = organizer, i = worker of FORK-i) of at most L tokens.
+    """n episodes of at most T traces (0 = organizer, i = worker of FORK-i) of at most L tokens.
+
+    They are finished, or, where somebody watches, as far as they have come: a trace that is RUNNING in a `record` whose
+    organizer is RUNNING too has more to come.
 
     `tokens`, `sampled`, `logprobs`, `model_logprobs` and `steps` are [n, T, L], as in the engine's State; `record` has
     the fields of the engine's Episodes as NumPy arrays [n, T] or [n]; `prompt_lengths` is [n].
@@ -86,10 +90,13 @@ class Rollout:
     def episode(self, n: int, **about: Any) -> Episode:
         """Episode n as the rest of the project speaks of it; `about`: task, problem, paradigm, seed, answer.
 
-        What a worker decoded after the organizer's last step is cut: the organizer's end stops every worker.
+        What a worker decoded after the organizer's last step is cut: the organizer's end stops every worker. Of an
+        episode that is not finished, all that has been decoded is there; its running traces are "stopped", the
+        organizer's too.
         """
         r = {name: values[n] for name, values in self.record.items()}
-        total = int(r["clock"][0])
+        runs = r["end"][0] == RUNNING
+        total = sys.maxsize if runs else int(r["clock"][0])
         traces = [self._organizer(n, r)]
         error = int(r["error"][0])
         if r["end"][0] == BUDGET:
@@ -103,6 +110,8 @@ class Rollout:
                 worker_errors.append((int(r["clock"][i]), i, int(r["error"][i])))
         if not error and worker_errors:
             error = min(worker_errors)[2]
+        if runs:  # the organizer's clock stands still while it waits
+            total = critical_path(traces)
         decoded = sum(trace.decoded_tokens for trace in traces)
         return Episode(
             agents=self.agents,
@@ -139,8 +148,9 @@ class Rollout:
         )
 
     def _worker(self, n: int, i: int, r: dict[str, np.ndarray], total: int) -> Trace:
-        start = min(self.worker_length, max(0, int(r["sub_end"][i] - r["sub_start"][i])) + self.worker_frame)
         known = int(r["known"][i])
+        prompt = max(0, int(r["sub_end"][i] - r["sub_start"][i])) + self.worker_frame
+        start = min(self.worker_length, prompt, known)  # of a worker that still takes its prompt less is known
         # A worker decodes nothing but its own tokens after its prompt, one a step: those up to `total` come first.
         stop = start + int(np.sum(self.steps[n, i, start:known] <= total))
         cut = stop < known or int(r["clock"][i]) > total

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from asyncthink_jax.config import Config, ConfigError
+from asyncthink_jax.config import Config, ConfigError, RolloutConfig
 from asyncthink_jax.data import builder
 from asyncthink_jax.data.pipeline import Demonstrations
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -105,29 +105,7 @@ class Experiment:
     @functools.cached_property
     def engine(self) -> Engine:
         """The engine of this paradigm; independent traces (sequential, parallel) are organizers without workers."""
-        rollout, encode = self.config.rollout, self.tokenizer.encode
-        limits = Limits(
-            slots=rollout.slots,
-            context=rollout.context,
-            organizer_budget=rollout.organizer_budget,
-            worker_budget=rollout.worker_budget,
-            feed_width=rollout.feed_width,
-            worker_context=rollout.worker_context or None,
-            prefill=rollout.prefill,
-            wide_at=rollout.wide_at,
-        )
-        return Engine(
-            decoding_model(self.dense_model, self.grammar.capacity, limits.worker_context),
-            self.grammar,
-            lifted(self.grammar.max_forks, self.tokenizer.vocabulary, self.model.vocab_size),
-            *worker_tokens(self.tokenizer, self.prompts),
-            {i: encode(f"</JOIN-{i}>") for i in range(1, self.grammar.max_forks + 1)},
-            limits,
-            eos_id=self.tokenizer.eos_id,
-            mesh=self.mesh,
-            sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
-            constrain=rollout.constrain,
-        )
+        return make_engine(self.config.rollout, self.dense_model, self.grammar, self.tokenizer, self.prompts, self.mesh)
 
     def dense_params(self, params: Params) -> Params:
         """Parameters of `dense_model`, in the training layout: of all that is trained and frozen, adapters merged."""
@@ -145,6 +123,47 @@ class Experiment:
 
         jitted = jax.jit(moved, out_shardings=layout)
         return lambda params: jitted(params, self.frozen)
+
+
+def make_engine(
+    rollout: RolloutConfig,
+    model: ModelConfig,
+    grammar: Grammar,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    mesh: Mesh,
+    whole_cache: bool = False,
+) -> Engine:
+    """The engine for a model, a tokenizer and the text around its queries, whatever they belong to.
+
+    With `whole_cache` there is one program to compile and not two: for a few episodes that somebody waits for.
+
+    Raises:
+        ValueError: what they give can't be used, see `Engine`.
+    """
+    limits = Limits(
+        slots=rollout.slots,
+        context=rollout.context,
+        organizer_budget=rollout.organizer_budget,
+        worker_budget=rollout.worker_budget,
+        feed_width=rollout.feed_width,
+        worker_context=rollout.worker_context or None,
+        prefill=rollout.prefill,
+        wide_at=rollout.wide_at,
+    )
+    return Engine(
+        decoding_model(model, grammar.capacity, limits.worker_context),
+        grammar,
+        lifted(grammar.max_forks, tokenizer.vocabulary, model.vocab_size),
+        *worker_tokens(tokenizer, prompts),
+        {i: tokenizer.encode(f"</JOIN-{i}>") for i in range(1, grammar.max_forks + 1)},
+        limits,
+        eos_id=tokenizer.eos_id,
+        mesh=mesh,
+        sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
+        constrain=rollout.constrain,
+        whole_cache=whole_cache,
+    )
 
 
 def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | None = None) -> DecodingModel:
@@ -202,16 +221,18 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
     )
 
 
-def build(config: Config, workdir: Path) -> Experiment:
+def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment:
     """Builds the experiment; writes the splits (under `workdir/data`) and the tokenizer if they are not there yet.
 
-    Raises ConfigError, in one line, for what doesn't fit: mesh and devices, vocabulary and model, rules and splits.
+    On `mesh`, if one is given in place of the config's. Raises ConfigError, in one line, for what doesn't fit: mesh and
+    devices, vocabulary and model, rules and splits.
     """
-    use_cpu_devices(config.mesh.cpu_devices)
-    try:
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    if mesh is None:
+        use_cpu_devices(config.mesh.cpu_devices)
+        try:
+            mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     task = config.task
     rules = countdown.Rules(task.numbers, task.min_number, task.max_number, task.max_target, task.n_solutions)
     try:

@@ -82,13 +82,11 @@ class Pool:
 
         `one_bucket`: attention always reads the whole cache, so that there is one program and not one a bucket.
         """
-        engine = self.engine(model, mesh, **options)
+        engine = self.engine(model, mesh, whole_cache=one_bucket, **options)
         quick = {"xla_backend_optimization_level": 0}
         engine._advance = jax.jit(
             engine._on_each_device, static_argnames="read_length", donate_argnums=1, compiler_options=quick
         )
-        if one_bucket:
-            engine._bucket = lambda longest: self.context
         return engine
 
 

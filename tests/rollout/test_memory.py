@@ -24,7 +24,7 @@ def test_the_loop_holds_no_second_copy_of_the_cache(pool):
     state = jax.eval_shape(start, jax.ShapeDtypeStruct((pool.slots, 1, CONTEXT), jnp.int32), per_prompt)
     queue, temperature = Queue(per_prompt, per_prompt, per_prompt), jnp.float32(1)
     lowered = engine._advance.lower(
-        organizing_params(), state, queue, jax.random.key(0), temperature, read_length=CONTEXT
+        organizing_params(), state, queue, jax.random.key(0), temperature, jnp.int32(8), read_length=CONTEXT
     )
     memory = lowered.compile().memory_analysis()
     cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.cache))
