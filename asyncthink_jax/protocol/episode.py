@@ -139,6 +139,28 @@ def spans(trace: Trace) -> list[tuple[Literal["decoded", "joined"], list[int]]]:
     return [("decoded" if sampled[0] else "joined", tokens.tolist()) for tokens, sampled in pieces if len(tokens)]
 
 
+def side_by_side(episodes: Sequence[Episode], answer: str | None, score: dict[str, Any] | None = None) -> Episode:
+    """Independent traces of one problem, each an episode of its own, as one of the parallel paradigm.
+
+    Its critical path is the longest trace. It is malformed if all its traces are. `answer` is the one that they were
+    merged to, `score` the answer's.
+    """
+    total = max(episode.critical_path for episode in episodes)
+    decoded = sum(episode.traces[0].decoded_tokens for episode in episodes)
+    errors = [episode.format_error for episode in episodes]
+    return dataclasses.replace(
+        episodes[0],
+        paradigm="parallel",
+        agents=len(episodes),
+        traces=[episode.traces[0] for episode in episodes],
+        answer=answer,
+        score=score,
+        format_error=errors[0] if all(errors) else None,
+        critical_path=total,
+        concurrency=decoded / (max(1, total) * len(episodes)),
+    )
+
+
 class Life(NamedTuple):
     """The steps over which a trace lived: it started after step `start` and ended with step `end`."""
 

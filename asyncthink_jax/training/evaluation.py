@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from asyncthink_jax.model.transformer import Params
-from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.tasks import countdown
 from asyncthink_jax.training import rl
@@ -99,23 +99,11 @@ def _scored(experiment: Experiment, rollout: Rollout, n: int, problem: countdown
 def _merged(experiment: Experiment, group: list[Episode]) -> Episode:
     """Independent traces as one episode of the parallel paradigm: union of their answers, ranked by votes.
 
-    Its critical path is the longest trace. It is malformed if all its traces are: one without an answer has no vote.
+    A trace without an answer has no vote.
     """
     problem = countdown.Problem.from_json(group[0].problem)
     answer = countdown.merge_answers([episode.answer for episode in group], problem.n_solutions)
-    total = max(episode.critical_path for episode in group)
-    decoded = sum(episode.traces[0].decoded_tokens for episode in group)
-    errors = [episode.format_error for episode in group]
-    return dataclasses.replace(
-        group[0],
-        agents=len(group),
-        traces=[episode.traces[0] for episode in group],
-        answer=answer,
-        score=countdown.score(problem, answer),
-        format_error=errors[0] if all(errors) else None,
-        critical_path=total,
-        concurrency=decoded / (max(1, total) * len(group)),
-    )
+    return side_by_side(group, answer, countdown.score(problem, answer))
 
 
 def summary(episodes: Sequence[Episode], samples: int, n_solutions: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from asyncthink_jax.report import timeline
-from asyncthink_jax.report.timeline import Bar, Link
+from asyncthink_jax.report.layout import Bar, Link, layout, worker_texts
 
 
 def organizer(decoded, events, end_step, *, text="", end="answer"):
@@ -64,36 +64,36 @@ def bars(plan, kind):
 
 
 def test_the_organizer_waits_at_a_join_until_the_worker_returns():
-    plan = timeline.layout(WAITING_TWICE)
+    plan = layout(WAITING_TWICE)
     assert bars(plan, "organizer") == [(0, 0, 10), (0, 13, 18), (0, 26, 29)]
     assert bars(plan, "waiting") == [(0, 10, 13), (0, 18, 26)]
     assert plan.steps == 29
 
 
 def test_every_worker_has_a_lane_while_it_is_active():
-    plan = timeline.layout(WAITING_TWICE)
+    plan = layout(WAITING_TWICE)
     assert bars(plan, "worker") == [(1, 4, 13), (2, 6, 26)]
     assert plan.lanes == ["organizer", "worker 1", "worker 2"]
 
 
 def test_forks_and_joins_stand_at_the_step_at_which_they_happen():
-    links = timeline.layout(WAITING_TWICE).links
+    links = layout(WAITING_TWICE).links
     assert links == [Link("fork", 1, 1, 4), Link("fork", 2, 2, 6), Link("join", 1, 1, 13), Link("join", 2, 2, 26)]
 
 
 def test_the_critical_path_goes_through_the_worker_that_was_waited_for_last():
-    assert timeline.layout(WAITING_TWICE).critical == [(0, 0, 6), (2, 6, 26), (0, 26, 29)]
+    assert layout(WAITING_TWICE).critical == [(0, 0, 6), (2, 6, 26), (0, 26, 29)]
 
 
 def test_the_critical_path_goes_through_a_worker_whose_wait_delays_a_later_fork():
     events = [("fork", 1, 2), ("join", 1, 3), ("fork", 2, 5), ("join", 2, 6)]
-    plan = timeline.layout(episode(organizer(8, events, 24), worker(1, 2, 10), worker(2, 12, 22)))
+    plan = layout(episode(organizer(8, events, 24), worker(1, 2, 10), worker(2, 12, 22)))
     assert plan.critical == [(0, 0, 2), (1, 2, 10), (0, 10, 12), (1, 12, 22), (0, 22, 24)]
 
 
 def test_the_critical_path_stays_with_an_organizer_that_never_waits():
     events = [("fork", 1, 2), ("join", 1, 20)]
-    plan = timeline.layout(episode(organizer(25, events, 25), worker(1, 2, 8)))
+    plan = layout(episode(organizer(25, events, 25), worker(1, 2, 8)))
     assert plan.critical == [(0, 0, 25)]
     assert bars(plan, "returned") == [(1, 8, 20)]
     assert bars(plan, "waiting") == []
@@ -101,36 +101,36 @@ def test_the_critical_path_stays_with_an_organizer_that_never_waits():
 
 @pytest.mark.parametrize("one", [WAITING_TWICE, episode(organizer(7, [], 7), agents=1)])
 def test_the_critical_path_has_no_gap(one):
-    path = timeline.layout(one).critical
+    path = layout(one).critical
     assert path[0][1] == 0 and path[-1][2] == one["critical_path"]
     assert all(before[2] == after[1] for before, after in itertools.pairwise(path))
 
 
 def test_a_lane_is_free_again_after_the_join_not_after_the_return():
     events = [("fork", 1, 2), ("fork", 2, 10), ("join", 1, 12), ("fork", 3, 14), ("join", 2, 15), ("join", 3, 16)]
-    plan = timeline.layout(episode(organizer(20, events, 24), worker(1, 2, 5), worker(2, 10, 12), worker(3, 14, 20)))
+    plan = layout(episode(organizer(20, events, 24), worker(1, 2, 5), worker(2, 10, 12), worker(3, 14, 20)))
     assert bars(plan, "worker") == [(1, 2, 5), (2, 10, 12), (1, 14, 20)]
 
 
 def test_a_worker_that_is_never_joined_keeps_its_lane_to_the_end():
-    plan = timeline.layout(episode(organizer(20, [("fork", 1, 2)], 20), worker(1, 2, 8)))
+    plan = layout(episode(organizer(20, [("fork", 1, 2)], 20), worker(1, 2, 8)))
     assert bars(plan, "returned") == [(1, 8, 20)]
 
 
 def test_an_idle_agent_of_the_pool_has_an_empty_lane():
-    plan = timeline.layout(episode(organizer(20, [], 20), agents=4))
+    plan = layout(episode(organizer(20, [], 20), agents=4))
     assert plan.lanes == ["organizer", "worker 1", "worker 2", "worker 3"]
 
 
 def test_independent_traces_have_a_lane_each_and_the_longest_is_the_critical_path():
-    plan = timeline.layout(episode(organizer(5, [], 5), organizer(9, [], 9), organizer(7, [], 7)))
+    plan = layout(episode(organizer(5, [], 5), organizer(9, [], 9), organizer(7, [], 7)))
     assert plan.lanes == ["trace 1", "trace 2", "trace 3"]
     assert plan.critical == [(1, 0, 9)]
 
 
 def test_a_format_error_is_marked_where_the_trace_ended():
     malformed = episode(organizer(20, [("fork", 1, 2)], 20), worker(1, 2, 8, how="format_error"), format_error="x")
-    assert Bar(1, 2, 8, "worker", 1, failed=True) in timeline.layout(malformed).bars
+    assert Bar(1, 2, 8, "worker", 1, failed=True) in layout(malformed).bars
 
 
 TEXT = "<FORK-1> 5 6 8 10 = 3</FORK-1><FORK-2> $\\frac{$ _y_</FORK-2><JOIN-1>"
@@ -159,4 +159,4 @@ def test_any_episode_can_be_drawn(tmp_path, one):
 def test_a_label_holds_sub_query_and_returned_text():
     text = "+ 11 8 19 <RETURN> ( 5 + 6 ) - 8 , 5 * 6</RETURN>"
     one = episode(organizer(18, EVENTS, 29, text=TEXT), worker(1, 4, 13, text=text), worker(2, 6, 26))
-    assert timeline._worker_texts(one)[1] == ("5 6 8 10 = 3", "(5 + 6) - 8, 5 * 6")
+    assert worker_texts(one)[1] == ("5 6 8 10 = 3", "(5 + 6) - 8, 5 * 6")

@@ -1,0 +1,241 @@
+"""A model that somebody talks to: whatever folder or file it comes from, the same few parts.
+
+A folder made by `train` has all of them. Where a model has no task of its own, a question is any text, and the answers
+of parallel traces are put to a vote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from asyncthink_jax.config import Config, ConfigError, load, validate
+from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.model.transformer import Params
+from asyncthink_jax.parallel.mesh import make_mesh
+from asyncthink_jax.protocol.episode import Episode, side_by_side
+from asyncthink_jax.protocol.prompts import Prompts
+from asyncthink_jax.rollout.engine import Engine
+from asyncthink_jax.rollout.record import Rollout
+from asyncthink_jax.tasks import countdown
+from asyncthink_jax.training import experiment
+from asyncthink_jax.training.checkpoint import CheckpointError
+from asyncthink_jax.training.run import restore_params
+
+Paradigm = Literal["async", "sequential", "parallel"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What whoever asks may choose; None leaves it to the model.
+
+    Attributes:
+      paradigm: how it thinks.
+      agents: of the pool, the organizer included; in the parallel paradigm the independent traces. Sequential is one.
+      temperature: of the sampling; 0 is greedy.
+      max_tokens: that the organizer may decode, and each worker at most.
+      constrain: only tokens that make no format error are sampled.
+      seed: of all random numbers.
+      checkpoint: of a run: "best", "latest" or "cold_start".
+      overrides: of the config, such as `rollout.top_p=0.9`.
+    """
+
+    paradigm: Paradigm | None = None
+    agents: int | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    constrain: bool | None = None
+    seed: int = 0
+    checkpoint: str = "best"
+    overrides: Sequence[str] = ()
+
+
+def majority(answers: Sequence[str | None]) -> str | None:
+    """The answer that most traces gave, white space around it aside; of several the one that came first.
+
+    A trace without an answer has no vote; None if none has one.
+    """
+    votes = Counter(answer.strip() for answer in answers if answer is not None)
+    return votes.most_common(1)[0][0] if votes else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Thinker:
+    """A model with all that it takes to answer a question.
+
+    Attributes:
+      task: the name of its task, or of the model.
+      agents: organizer and workers, or independent traces: then the engine has a slot for each.
+      engine: for one question at a time; compiled at the first.
+      load_params: reads the parameters, in the rollout layout; ConfigError if they can't be read.
+      merge: the one answer out of those of independent traces.
+      check: raises ConfigError for a question that the model can't read.
+    """
+
+    task: str
+    paradigm: Paradigm
+    agents: int
+    seed: int
+    temperature: float
+    tokenizer: Tokenizer
+    prompts: Prompts
+    engine: Engine
+    load_params: Callable[[], Params]
+    merge: Callable[[Sequence[str | None]], str | None] = majority
+    check: Callable[[str], None] = lambda question: None
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """The parameters in the rollout layout, read once."""
+        return self.load_params()
+
+    def prompt(self, question: str) -> list[int]:
+        """The organizer's prompt as tokens. Raises ConfigError for a question that can't be asked."""
+        self.check(question)
+        tokens = self.tokenizer.encode(self.prompts.for_organizer(question))
+        context = self.engine.limits.context
+        if len(tokens) >= context:
+            raise ConfigError(
+                f"the question is too long: with the prompt around it it has {len(tokens)} tokens, and question and "
+                f"thoughts together have room for {context}"
+            )
+        return tokens
+
+    def think(
+        self, question: str, number: int = 0, watch: Callable[[Episode], None] | None = None, every: int = 8
+    ) -> Episode:
+        """The episode of one question; in the parallel paradigm that of all its traces.
+
+        Args:
+            question: what `prompt` accepts.
+            number: of the question, which its random numbers depend on beside the seed.
+            watch: called every so many engine steps with the episode as far as it has come.
+            every: those steps.
+        """
+        traces = self.agents if self.paradigm == "parallel" else 1
+        rollout = self.engine.run(
+            self.params,
+            [self.prompt(question)] * traces,
+            jax.random.key(self.seed),
+            self.temperature,
+            episode_ids=[number * traces + n for n in range(traces)],
+            watch=None if watch is None else lambda view: watch(self._episode(view, question)),
+            every=every,
+        )
+        return self._episode(rollout, question)
+
+    def _episode(self, rollout: Rollout, question: str) -> Episode:
+        episodes = [
+            rollout.episode(
+                n,
+                task=self.task,
+                problem={"question": question},
+                paradigm=self.paradigm,
+                seed=self.seed,
+                answer=rollout.answer(n, self.tokenizer.vocabulary),
+                score=None,
+                reward=None,
+            )
+            for n in range(len(rollout))
+        ]
+        if self.paradigm != "parallel":
+            return episodes[0]
+        answers = [episode.answer for episode in episodes]
+        return side_by_side(episodes, None if answers.count(None) == len(answers) else self.merge(answers))
+
+
+def load_model(path: str | Path, settings: Settings = Settings()) -> Thinker:  # noqa: B008
+    """The model at `path`: the folder of a run.
+
+    Parameters are read when they are first needed. Raises ConfigError, in one line, if there is no such model, or if
+    the settings don't fit it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"--model {path}: no such file or folder")
+    if path.is_file():
+        raise ConfigError(
+            f"--model {path}: weights in a single file (GGUF) can't be read yet; name the folder of a run"
+        )
+    try:
+        saved = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--model {path} holds no model (no config.json that can be read)") from error
+    if "paradigm" not in saved:
+        raise ConfigError(f"--model {path}: released weights can't be read yet; name the folder of a run")
+    return _of_run(path, settings)
+
+
+def _of_run(workdir: Path, settings: Settings) -> Thinker:
+    config = _chosen(load(workdir / "config.json", settings.overrides), settings)
+    devices = jax.devices()
+    tensor = len(devices) if config.mesh.tensor == -1 else config.mesh.tensor
+    if tensor > len(devices):
+        raise ConfigError(f"mesh.tensor is {tensor}, but there are {len(devices)} devices")
+    mesh = make_mesh(1, 1, tensor, devices[:tensor])
+    built = experiment.build(config, workdir, mesh)
+
+    engine = experiment.make_engine(
+        config.rollout, built.model, built.grammar, built.tokenizer, built.prompts, mesh, whole_cache=True
+    )
+
+    def load_params() -> Params:
+        try:
+            return built.to_rollout_layout(restore_params(built, workdir, settings.checkpoint))
+        except CheckpointError as error:
+            raise ConfigError(str(error)) from error
+
+    def check(question: str) -> None:
+        for word in question.split():
+            if built.tokenizer.model.unk_id() in built.tokenizer.encode(f" {word}"):
+                example = built.splits["test"][0].query
+                raise ConfigError(
+                    f"the model has no token for {word!r}; a question of its task ({config.task.name}) is {example!r}"
+                )
+
+    return Thinker(
+        task=config.task.name,
+        paradigm=config.paradigm,
+        agents={"async": config.pool.agents, "parallel": config.pool.parallel_traces}.get(config.paradigm, 1),
+        seed=config.seed,
+        temperature=config.rl.temperature if settings.temperature is None else settings.temperature,
+        tokenizer=built.tokenizer,
+        prompts=built.prompts,
+        engine=engine,
+        load_params=load_params,
+        merge=lambda answers: countdown.merge_answers(answers, config.task.n_solutions),
+        check=check,
+    )
+
+
+def _chosen(config: Config, settings: Settings) -> Config:
+    """The config with what the settings choose, for one question at a time."""
+    paradigm = settings.paradigm or config.paradigm
+    pool, rollout = config.pool, config.rollout
+    if settings.agents is not None and paradigm == "async":
+        pool = dataclasses.replace(pool, agents=settings.agents)
+    if settings.agents is not None and paradigm == "parallel":
+        pool = dataclasses.replace(pool, parallel_traces=settings.agents)
+    if settings.max_tokens is not None:
+        if settings.max_tokens >= rollout.context:
+            raise ConfigError(
+                f"--max_tokens {settings.max_tokens} is too much: question and thoughts together have room for "
+                f"{rollout.context} tokens"
+            )
+        worker_budget = min(rollout.worker_budget, settings.max_tokens)
+        rollout = dataclasses.replace(rollout, organizer_budget=settings.max_tokens, worker_budget=worker_budget)
+    if settings.constrain is not None:
+        rollout = dataclasses.replace(rollout, constrain=settings.constrain)
+    slots = pool.parallel_traces if paradigm == "parallel" else 1
+    config = dataclasses.replace(
+        config, paradigm=paradigm, pool=pool, rollout=dataclasses.replace(rollout, slots=slots), seed=settings.seed
+    )
+    validate(config)
+    return config
