@@ -143,11 +143,13 @@ def _ask(thinker: Any, question: str, number: int, console: Any) -> None:
         live.update(Text.assemble((lanes.one_line(question), "bold"), "  ", (waits, "bright_black")), refresh=True)
 
         def show(episode: Any, is_last: bool = False) -> None:
-            if is_last or pace.is_due():
-                shown = to_json(episode)
-                note = pace.note(shown)
-                drawn = lanes.picture(shown, width=console.width, height=console.height, note=note)
-                live.update(drawn, refresh=True)
+            if not is_last and time.monotonic() < pace.due:
+                return
+            started = time.monotonic()
+            shown = to_json(episode)
+            note = pace.note(shown)
+            live.update(lanes.picture(shown, width=console.width, height=console.height, note=note), refresh=True)
+            pace.drawn(started)
 
         finished = thinker.think(question, number, watch=show, every=EVERY)
         show(finished, is_last=True)
@@ -194,14 +196,12 @@ class _Pace:
 
     def __init__(self) -> None:
         self.began: tuple[float, int] | None = None  # time and decoded tokens of the first look
-        self.last = -math.inf
+        self.due = -math.inf
 
-    def is_due(self) -> bool:
+    def drawn(self, started: float) -> None:
+        """A picture is drawn: the next is due when drawing takes a tenth of the time, since the model stands still."""
         now = time.monotonic()
-        if now - self.last < FRAME_S:
-            return False
-        self.last = now
-        return True
+        self.due = now + max(FRAME_S, 9 * (now - started))
 
     def note(self, episode: dict[str, Any]) -> str:
         now, decoded = time.monotonic(), sum(trace["decoded_tokens"] for trace in episode["traces"])

@@ -7,8 +7,8 @@
                   2 7 9 20 = 11
                   + 9 ! 2 + 9 7 77 20 31 9 - 7
 
-Episodes come in the format of `episodes.jsonl`, finished or as far as they are. What a model has written is data: control
-characters are made visible, and nothing in it is read as markup.
+Episodes come in the format of `episodes.jsonl`, finished or as far as they are. What a model has written is data:
+control characters are made visible, and nothing in it is read as markup.
 """
 
 from __future__ import annotations

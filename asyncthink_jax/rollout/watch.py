@@ -4,8 +4,6 @@ The loop returns to the host every so many steps, and the host fetches what is n
 the token buffers the places that have become known since it last looked. They are only ever appended to.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -33,7 +31,7 @@ class View:
         rounds: length of a slot's queue.
     """
 
-    def __init__(self, engine: Engine, prompts: list[list[int]], rounds: int):
+    def __init__(self, engine: "Engine", prompts: list[list[int]], rounds: int):
         self.engine, self.rounds = engine, rounds
         self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
         episode = np.arange(len(prompts))
@@ -46,7 +44,7 @@ class View:
             self.buffers["tokens"][n, 0, : len(prompt)] = prompt
             self.seen[n, 0] = len(prompt)
 
-    def look(self, state: State) -> Rollout:
+    def look(self, state: "State") -> Rollout:
         """The episodes as they are now: those that wait for their slot have nothing but their prompt.
 
         The arrays of the Rollout are shared by all that are made here. What is known in one of them does not change.
@@ -73,7 +71,7 @@ class View:
             prefills=0,
         )
 
-    def _fetch(self, state: State, known: Int[np.ndarray, "n T"]) -> None:
+    def _fetch(self, state: "State", known: Int[np.ndarray, "n T"]) -> None:
         """Copies the places from `seen` to `known` of every trace."""
         length = self.engine.limits.context
         window = min(WINDOW, length)

@@ -151,7 +151,7 @@ class Thinker:
         return side_by_side(episodes, None if answers.count(None) == len(answers) else self.merge(answers))
 
 
-def load_model(path: str | Path, settings: Settings = Settings()) -> Thinker:  # noqa: B008
+def load_model(path: str | Path, settings: Settings = Settings()) -> Thinker:
     """The model at `path`: the folder of a run.
 
     Parameters are read when they are first needed. Raises ConfigError, in one line, if there is no such model, or if
