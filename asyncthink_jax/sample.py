@@ -37,6 +37,7 @@ flags.DEFINE_string("checkpoint", "best", f"One of {', '.join(CHECKPOINTS)}: whi
 
 FRAME_S = 0.08  # least time between two pictures
 EVERY = 8  # engine steps between two looks at an episode
+BELOW = 7  # lines that come below the last picture, so that all of it can be seen together
 
 
 def main(argv: list[str], overrides: list[str]) -> int:
@@ -148,7 +149,8 @@ def _ask(thinker: Any, question: str, number: int, console: Any) -> None:
             started = time.monotonic()
             shown = to_json(episode)
             note = pace.note(shown)
-            live.update(lanes.picture(shown, width=console.width, height=console.height, note=note), refresh=True)
+            height = console.height - BELOW
+            live.update(lanes.picture(shown, width=console.width, height=height, note=note), refresh=True)
             pace.drawn(started)
 
         finished = thinker.think(question, number, watch=show, every=EVERY)

@@ -13,6 +13,7 @@ control characters are made visible, and nothing in it is read as markup.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -98,6 +99,11 @@ def picture(episode: Mapping[str, Any], *, width: int, height: int = 40, note: s
     drawn: list[RenderableType] = [_title(episode, width, note), Text()]
     columns = width - LABEL - STATUS - 1
     scale = _scale(plan.steps, columns)
+    joins = _joins(episode["traces"][0])
+    links = [
+        link for link in plan.links if (link.kind, link.fork_id) != ("join", joins)
+    ]  # not joined before it goes on
+    plan = dataclasses.replace(plan, links=links)
     for place, agent in enumerate(agents):
         if place and texts:
             drawn.append(Text())
@@ -202,15 +208,20 @@ def _organizer_status(trace: Mapping[str, Any], workers: Mapping[int, Mapping[st
         return ends[trace["end"]]
     if not trace["decoded_tokens"]:
         return "reads"
-    last = trace["events"][-1] if trace["events"] else {"action": "", "id": 0, "at": -1}
-    if last["action"] == "join" and last["at"] == trace["decoded_tokens"]:
-        runs = workers[last["id"]]["end"] == "stopped"
-        return f"waits for worker {last['id']}" if runs else f"reads of worker {last['id']}"
+    joins = _joins(trace)
+    if joins is not None:
+        return f"waits for worker {joins}" if workers[joins]["end"] == "stopped" else f"reads of worker {joins}"
     tags = TAG.findall("".join(text for kind, text in trace["spans"] if kind == "decoded"))
     opened = re.fullmatch(r"<(FORK|ANSWER)(?:-(\d+))?>", tags[-1]) if tags else None
     if opened is None:
         return "thinks"
     return f"forks worker {opened[2]}" if opened[2] else "answers"
+
+
+def _joins(organizer: Mapping[str, Any]) -> int | None:
+    """The worker of the Join after which a running organizer has not decoded anything yet."""
+    last = organizer["events"][-1] if organizer["events"] and organizer["end"] == "stopped" else None
+    return last["id"] if last and last["action"] == "join" and last["at"] == organizer["decoded_tokens"] else None
 
 
 def _worker_status(trace: Mapping[str, Any], is_joined: bool, is_under_way: bool) -> str:

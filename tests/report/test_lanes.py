@@ -63,7 +63,7 @@ def test_an_organizer_waits_for_a_worker_that_still_runs():
     text = FORKS + " a b c<JOIN-1>"
     one = asked(organizer(12, events, 18, text=text, end="stopped"), *running((1, 4, 18), (2, 8, 18)))
     head = lane(shown(one), "organizer")[0]
-    assert bar(head).rstrip() == "━━━┯━━━┯━━━━╌╌╌╌╌┷" and head.endswith("waits for worker 1")
+    assert bar(head).rstrip() == "━━━┯━━━┯━━━━╌╌╌╌╌╌" and head.endswith("waits for worker 1")
 
 
 def test_what_was_returned_is_there_until_it_is_joined():
