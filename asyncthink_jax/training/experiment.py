@@ -239,7 +239,7 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
         splits = builder.prepare(workdir / "data", rules, task.validation_problems, task.test_problems, task.split_seed)
     except ValueError as error:
         raise ConfigError(f"task: {error}") from error
-    grammar = Grammar(config.pool.agents, config.pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
+    grammar = grammar_of(config)
     try:
         weights = open_weights(config.pretrained) if config.pretrained else None
         tokenizer, prompts = _texts(config, workdir, rules, grammar, weights)
@@ -268,6 +268,11 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
         grammar=grammar,
         weights=weights,
     )
+
+
+def grammar_of(config: Config) -> Grammar:
+    """The pool and its ids; independent traces (sequential, parallel) are organizers without workers."""
+    return Grammar(config.pool.agents, config.pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
 
 
 def _texts(

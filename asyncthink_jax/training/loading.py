@@ -1,7 +1,8 @@
 """A model that somebody talks to: whatever folder or file it comes from, the same few parts.
 
-A folder made by `train` has all of them. Where a model has no task of its own, a question is any text, and the answers
-of parallel traces are put to a vote.
+A folder made by `train` has all of them. A released model has weights, a tokenizer and often a chat template, and is
+told the protocol in its prompt. It has no task of its own: a question is any text, and the answers of parallel traces
+are put to a vote.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+from jax.sharding import Mesh
 
-from asyncthink_jax.config import Config, ConfigError, load, validate
-from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.config import Config, ConfigError, PoolConfig, RLConfig, RolloutConfig, load, override, validate
+from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for
+from asyncthink_jax.data.tokenizer import load as load_tokenizer
+from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import Params
+from asyncthink_jax.model.weights import load as load_weights
+from asyncthink_jax.model.weights import open_weights
 from asyncthink_jax.parallel.mesh import make_mesh
+from asyncthink_jax.parallel.sharding import rollout_specs
 from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.protocol.prompts import Prompts
 from asyncthink_jax.rollout.engine import Engine
@@ -30,6 +38,11 @@ from asyncthink_jax.training.checkpoint import CheckpointError
 from asyncthink_jax.training.run import restore_params
 
 Paradigm = Literal["async", "sequential", "parallel"]
+
+# For a released model, whose prompts alone are some 600 tokens; what a run uses stands in its config.
+UNTRAINED = RolloutConfig(
+    slots=1, organizer_budget=512, worker_budget=384, context=2048, worker_context=1024, feed_width=32
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +112,7 @@ class Thinker:
     def prompt(self, question: str) -> list[int]:
         """The organizer's prompt as tokens. Raises ConfigError for a question that can't be asked."""
         self.check(question)
-        tokens = self.tokenizer.encode(self.prompts.for_organizer(question))
+        tokens = organizer_tokens(self.tokenizer, self.prompts, question)
         context = self.engine.limits.context
         if len(tokens) >= context:
             raise ConfigError(
@@ -152,38 +165,62 @@ class Thinker:
 
 
 def load_model(path: str | Path, settings: Settings = Settings()) -> Thinker:
-    """The model at `path`: the folder of a run.
+    """The model at `path`: the folder of a run, or a released model (a folder, a GGUF file, gs://.., a hub id).
 
     Parameters are read when they are first needed. Raises ConfigError, in one line, if there is no such model, or if
     the settings don't fit it.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ConfigError(f"--model {path}: no such file or folder")
-    if path.is_file():
-        raise ConfigError(
-            f"--model {path}: weights in a single file (GGUF) can't be read yet; name the folder of a run"
-        )
     try:
-        saved = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--model {path} holds no model (no config.json that can be read)") from error
-    if "paradigm" not in saved:
-        raise ConfigError(f"--model {path}: released weights can't be read yet; name the folder of a run")
-    return _of_run(path, settings)
+        saved = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        saved = {}
+    if isinstance(saved, dict) and "paradigm" in saved:
+        return _of_run(Path(path), settings)
+    try:
+        return _released(str(path), settings)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"--model: {error}") from error
+
+
+def _released(source: str, settings: Settings) -> Thinker:
+    """A model that was not trained here: what it knows of the protocol is what its prompt says."""
+    if settings.checkpoint != "best":
+        raise ConfigError(f"--checkpoint {settings.checkpoint} is of a run, and {source} is none")
+    weights = open_weights(source)
+    tokenizer = load_tokenizer(weights.path)
+    name = weights.path.stem if weights.path.is_file() else weights.path.name
+    untrained = RLConfig(iterations=0)
+    config = Config(name=name, model=weights.config, pool=PoolConfig(max_forks=8), rollout=UNTRAINED, rl=untrained)
+    for item in settings.overrides:
+        config = override(config, item)
+    config = _chosen(config, settings)
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"  # CPUs are slower in 16 bits
+    model = dataclasses.replace(config.model, dtype=dtype)
+    if weights.context is not None and config.rollout.context > weights.context:
+        raise ConfigError(
+            f"rollout.context is {config.rollout.context}, {source} was made for {weights.context} tokens"
+        )
+    grammar = experiment.grammar_of(config)
+    prompts = prompts_for(tokenizer, grammar)
+    mesh = _mesh(config)
+    return Thinker(
+        task=name,
+        **_common(config, settings),
+        tokenizer=tokenizer,
+        prompts=prompts,
+        engine=experiment.make_engine(config.rollout, model, grammar, tokenizer, prompts, mesh, whole_cache=True),
+        load_params=lambda: load_weights(
+            weights, model, rollout_specs(transformer.abstract_params(model), mesh), model.dtype
+        ),
+    )
 
 
 def _of_run(workdir: Path, settings: Settings) -> Thinker:
     config = _chosen(load(workdir / "config.json", settings.overrides), settings)
-    devices = jax.devices()
-    tensor = len(devices) if config.mesh.tensor == -1 else config.mesh.tensor
-    if tensor > len(devices):
-        raise ConfigError(f"mesh.tensor is {tensor}, but there are {len(devices)} devices")
-    mesh = make_mesh(1, 1, tensor, devices[:tensor])
+    mesh = _mesh(config)
     built = experiment.build(config, workdir, mesh)
-
     engine = experiment.make_engine(
-        config.rollout, built.model, built.grammar, built.tokenizer, built.prompts, mesh, whole_cache=True
+        config.rollout, built.dense_model, built.grammar, built.tokenizer, built.prompts, mesh, whole_cache=True
     )
 
     def load_params() -> Params:
@@ -194,7 +231,7 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
 
     def check(question: str) -> None:
         for word in question.split():
-            if built.tokenizer.model.unk_id() in built.tokenizer.encode(f" {word}"):
+            if isinstance(built.tokenizer, SentencePieceTokenizer) and not built.tokenizer.knows(f" {word}"):
                 example = built.splits["test"][0].query
                 raise ConfigError(
                     f"the model has no token for {word!r}; a question of its task ({config.task.name}) is {example!r}"
@@ -202,10 +239,7 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
 
     return Thinker(
         task=config.task.name,
-        paradigm=config.paradigm,
-        agents={"async": config.pool.agents, "parallel": config.pool.parallel_traces}.get(config.paradigm, 1),
-        seed=config.seed,
-        temperature=config.rl.temperature if settings.temperature is None else settings.temperature,
+        **_common(config, settings),
         tokenizer=built.tokenizer,
         prompts=built.prompts,
         engine=engine,
@@ -213,6 +247,25 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
         merge=lambda answers: countdown.merge_answers(answers, config.task.n_solutions),
         check=check,
     )
+
+
+def _common(config: Config, settings: Settings) -> dict[str, Any]:
+    """The fields of a Thinker that its config gives."""
+    return {
+        "paradigm": config.paradigm,
+        "agents": {"async": config.pool.agents, "parallel": config.pool.parallel_traces}.get(config.paradigm, 1),
+        "seed": config.seed,
+        "temperature": config.rl.temperature if settings.temperature is None else settings.temperature,
+    }
+
+
+def _mesh(config: Config) -> Mesh:
+    """The model split over `mesh.tensor` devices; a few episodes need no copies of it."""
+    devices = jax.devices()
+    tensor = len(devices) if config.mesh.tensor == -1 else config.mesh.tensor
+    if tensor > len(devices):
+        raise ConfigError(f"mesh.tensor is {tensor}, but there are {len(devices)} devices")
+    return make_mesh(1, 1, tensor, devices[:tensor])
 
 
 def _chosen(config: Config, settings: Settings) -> Config:

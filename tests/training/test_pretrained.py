@@ -27,7 +27,9 @@ from asyncthink_jax.training.run import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")  # asked for by qwix
 
-CHAT = "{% for m in messages %}<|turn|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|turn|>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|turn|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|turn|>{% endif %}"
+)
 SIZES = ModelConfig(vocab_size=0, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48)
 SHORT = RolloutConfig(
     slots=4, organizer_budget=8, worker_budget=6, context=1024, worker_context=512, feed_width=64, constrain=True
