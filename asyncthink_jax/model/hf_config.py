@@ -51,7 +51,7 @@ def from_hf(data: Any, where: str) -> ModelConfig:
 
     width, heads = field("hidden_size", int), field("num_attention_heads", int)
     qwen = family == "qwen3"
-    if heads <= 0 or (not qwen and "head_dim" not in data and width % heads):
+    if not qwen and data.get("head_dim") is None and width % heads:
         raise WeightsError(f"{where}: num_attention_heads {heads} doesn't divide hidden_size {width}")
     theta, scaling = _rope(data, where)
     return ModelConfig(

@@ -73,9 +73,9 @@ def check(weights: Weights, config: ModelConfig) -> None:
                 f"{weights.where(name)}: tensor {name}: expected shape {list(shape)}, got {list(shapes[name])}"
             )
     # A tied output matrix is the embedding again, and rotary frequencies follow from the config.
-    known = {BY_PATH["unembed"].name(weights.naming)} if config.tied_embeddings else set()
+    known = wanted.keys() | ({BY_PATH["unembed"].name(weights.naming)} if config.tied_embeddings else set())
     for name in shapes:
-        if name not in wanted | dict.fromkeys(known) and not name.endswith("rotary_emb.inv_freq"):
+        if name not in known and not name.endswith("rotary_emb.inv_freq"):
             raise WeightsError(f"{weights.where(name)}: tensor {name} {list(shapes[name])} is not part of the model")
 
 
