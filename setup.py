@@ -14,7 +14,7 @@ setup(
         "array-record>=0.5",
         "etils[epath]>=1.9",
         "flax>=0.10.4",
-        "gguf>=0.17",
+        "gguf>=0.17.1",
         "grain>=0.2.10",
         "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
         "jaxtyping>=0.2.36",
