@@ -53,7 +53,7 @@ def commands_in(document: str) -> list[tuple[str, list[str]]]:
 
 def flags_of(command: str) -> set[str]:
     source = (PACKAGE / f"{command}.py").read_text(encoding="utf-8")
-    found = re.findall(r'flags\.DEFINE_(\w+)\("(\w+)"', source)
+    found = re.findall(r'flags\.DEFINE_(\w+)\(\s*"(\w+)"', source)
     return {f"--{name}" for _, name in found} | {f"--no{name}" for kind, name in found if kind == "bool"}
 
 

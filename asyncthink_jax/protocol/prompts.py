@@ -10,6 +10,7 @@ from pathlib import Path
 from asyncthink_jax.protocol.grammar import Grammar
 
 Render = Callable[[list[dict[str, str]]], str]  # messages with `role` and `content` to the text that the model reads
+Example = tuple[str, str]  # a question, and the whole text that should follow
 _QUERY, _SUB_QUERY = "{query}", "{sub_query}"
 
 
@@ -72,7 +73,9 @@ TINY = Prompts(organizer="solve {query} :", worker_prefix="work", worker_suffix=
 
 
 def chat_prompts(render: Render, grammar: Grammar, task: str = "") -> Prompts:
-    """The prompts of a chat model: instructions as the system message, a query as the user's.
+    """The prompts of a chat model: instructions as the system message, an example as a turn, a query as the user's.
+
+    The example is a turn of its own because small models do as was done before, more than as they are told.
 
     Args:
       render: a chat template with the model's turn opened, `data/chat.py:ChatTemplate.render`.
@@ -80,27 +83,36 @@ def chat_prompts(render: Render, grammar: Grammar, task: str = "") -> Prompts:
       task: what a problem of the task is and how its answer must look, for the organizer's eyes.
 
     Raises:
-      ValueError: the template doesn't show the instructions and the query, each once and as they are.
+      ValueError: the template doesn't show instructions, example and query, each once and as they are.
     """
-    prefix, suffix = _rendered(render, worker_instructions(), _SUB_QUERY)
-    return Prompts(_QUERY.join(_rendered(render, organizer_instructions(grammar, task), _QUERY)), prefix, suffix)
+    organizer = _rendered(render, organizer_instructions(grammar, task), organizer_example(grammar), _QUERY)
+    prefix, suffix = _rendered(render, worker_instructions(), WORKER_EXAMPLE, _SUB_QUERY)
+    return Prompts(_QUERY.join(organizer), prefix, suffix)
 
 
 def base_prompts(grammar: Grammar, task: str = "", begin: str = "") -> Prompts:
-    """The prompts of a model without a chat template: instructions, then a question, as one text.
+    """The prompts of a model without a chat template: instructions, an example, then a question, as one text.
 
     `begin`: the text of the special token that every text begins with (`Tokenizer.begin`); else as `chat_prompts`.
     """
-    organizer = f"{begin}{organizer_instructions(grammar, task)}\n\nQuestion: {_QUERY}\n\nOrganizer:"
-    if grammar.capacity == 1 or grammar.max_forks == 0:
-        organizer = organizer.replace("\n\nOrganizer:", "\n\nThoughts:")
-    return Prompts(organizer, f"{begin}{worker_instructions()}\n\nSub-query: ", "\n\nWorker:")
+    thinks = "Organizer" if _has_workers(grammar) else "Thoughts"
+
+    def text(instructions: str, example: Example, asks: str, answers: str, query: str) -> str:
+        shown = f"{asks}: {example[0]}\n\n{answers}: {example[1]}"
+        return f"{begin}{instructions}\n\n{shown}\n\n{asks}: {query}\n\n{answers}:"
+
+    organizer = text(organizer_instructions(grammar, task), organizer_example(grammar), "Question", thinks, _QUERY)
+    worker = text(worker_instructions(), WORKER_EXAMPLE, "Sub-query", "Worker", _SUB_QUERY)
+    return Prompts(organizer, *worker.split(_SUB_QUERY))
 
 
-def _rendered(render: Render, instructions: str, query: str) -> tuple[str, str]:
+def _rendered(render: Render, instructions: str, example: Example, query: str) -> tuple[str, str]:
     """What a chat template writes before and after the query. Some have no place for a system message."""
-    apart = [{"role": "system", "content": instructions}, {"role": "user", "content": query}]
-    as_one = [{"role": "user", "content": f"{instructions}\n\n{query}"}]
+    question, answer = example
+    shown = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    asked = [{"role": "user", "content": query}]
+    apart = [{"role": "system", "content": instructions}, *shown, *asked]
+    as_one = [{"role": "user", "content": f"{instructions}\n\n{question}"}, shown[1], *asked]
     refusal = ""
     for messages in (apart, as_one):
         try:
@@ -108,31 +120,40 @@ def _rendered(render: Render, instructions: str, query: str) -> tuple[str, str]:
         except ValueError as error:
             refusal = f": {error}"
             continue
-        if instructions in text and text.count(query) == 1:
+        if instructions in text and answer in text and text.count(query) == 1:
             before, after = text.split(query)
             return before, after
-    raise ValueError(f"the chat template must show the instructions, and {query} once, as they are{refusal}")
+    raise ValueError(f"the chat template must show instructions, example, and {query} once, each as it is{refusal}")
 
 
 def organizer_instructions(grammar: Grammar, task: str = "") -> str:
-    """What an organizer is told: its actions, the rules by which `protocol/grammar.py` reads them, an example."""
-    if grammar.capacity == 1 or grammar.max_forks == 0:
-        return "\n\n".join(part for part in (_SEQUENTIAL, task.strip()) if part)
-    workers = grammar.capacity - 1
-    several = workers > 1 and grammar.max_forks > 1
-    text = _ORGANIZER.format(
-        agents=grammar.capacity,
-        workers="one worker" if workers == 1 else f"{workers} workers",
-        ids="i is 1" if grammar.max_forks == 1 else f"i is a number from 1 to {grammar.max_forks}",
-        limit="One worker is" if workers == 1 else f"At most {workers} workers are",
-        example=_EXAMPLE_OF_TWO if several else _EXAMPLE_OF_ONE,
-    )
+    """What an organizer is told: its actions, and the rules by which `protocol/grammar.py` reads them."""
+    text = _SEQUENTIAL
+    if _has_workers(grammar):
+        workers = grammar.capacity - 1
+        text = _ORGANIZER.format(
+            agents=grammar.capacity,
+            workers="one worker" if workers == 1 else f"{workers} workers",
+            ids="i is 1" if grammar.max_forks == 1 else f"i is a number from 1 to {grammar.max_forks}",
+            limit="One worker is" if workers == 1 else f"At most {workers} workers are",
+        )
     return "\n\n".join(part for part in (text, task.strip()) if part)
+
+
+def organizer_example(grammar: Grammar) -> Example:
+    """A question, and the whole text of an organizer (what was joined included) that is well-formed in the pool."""
+    if not _has_workers(grammar):
+        return _QUESTION, _ALONE
+    return _QUESTION, _WITH_TWO if grammar.capacity > 2 and grammar.max_forks > 1 else _WITH_ONE
 
 
 def worker_instructions() -> str:
     """What a worker is told. It sees its sub-query alone."""
     return _WORKER
+
+
+def _has_workers(grammar: Grammar) -> bool:
+    return grammar.capacity > 1 and grammar.max_forks > 0
 
 
 _ORGANIZER = """\
@@ -154,17 +175,15 @@ are busy, join one before you fork again.
 - Use tags to act, never to talk about them. <RETURN> is for workers.
 - Fork parts that don't depend on each other, as early as you can, and do a part yourself meanwhile. A question that \
 has no such parts needs no worker.
-- Always end with <ANSWER>..</ANSWER>.
+- Always end with <ANSWER>..</ANSWER>."""
 
-Example, for the question "What is 17 * 23 + 31 * 29?":
+_QUESTION = "What is 17 * 23 + 31 * 29?"
 
-{example}"""
-
-_EXAMPLE_OF_ONE = """\
+_WITH_ONE = """\
 The two products don't depend on each other. <FORK-1>What is 17 * 23?</FORK-1> I do the other one: 31 * 29 = 899. \
 <JOIN-1>17 * 23 = 391</JOIN-1> The sum is 391 + 899 = 1290. <ANSWER>1290</ANSWER>"""
 
-_EXAMPLE_OF_TWO = """\
+_WITH_TWO = """\
 The two products don't depend on each other. <FORK-1>What is 17 * 23?</FORK-1> <FORK-2>What is 31 * 29?</FORK-2> I \
 expect about 400 + 900 = 1300. <JOIN-1>17 * 23 = 391</JOIN-1> <JOIN-2>31 * 29 = 899</JOIN-2> The sum is 391 + 899 = \
 1290. <ANSWER>1290</ANSWER>"""
@@ -172,15 +191,14 @@ expect about 400 + 900 = 1300. <JOIN-1>17 * 23 = 391</JOIN-1> <JOIN-2>31 * 29 = 
 _WORKER = """\
 You are a worker: you are given one sub-query, a part of a larger question that you don't see. Think about it step by \
 step in plain text, then end with <RETURN>takeaways</RETURN>. Only what stands between these two tags is read by the \
-one who asked, so it must say all that you found, in few words. Write <RETURN> once, and no other tag.
+one who asked, so it must say all that you found, in few words. Write <RETURN> once, and no other tag."""
 
-Example, for the sub-query "What is 17 * 23?":
-
-17 * 20 = 340 and 17 * 3 = 51, together 391. <RETURN>17 * 23 = 391</RETURN>"""
+WORKER_EXAMPLE: Example = (
+    "What is 17 * 23?",
+    "17 * 20 = 340 and 17 * 3 = 51, together 391. <RETURN>17 * 23 = 391</RETURN>",
+)
 
 _SEQUENTIAL = """\
-Think about the question step by step in plain text, then end with <ANSWER>answer</ANSWER>. Write no other tag.
+Think about the question step by step in plain text, then end with <ANSWER>answer</ANSWER>. Write no other tag."""
 
-Example, for the question "What is 17 * 23 + 31 * 29?":
-
-17 * 23 = 391 and 31 * 29 = 899. The sum is 391 + 899 = 1290. <ANSWER>1290</ANSWER>"""
+_ALONE = "17 * 23 = 391 and 31 * 29 = 899. The sum is 391 + 899 = 1290. <ANSWER>1290</ANSWER>"

@@ -7,9 +7,11 @@ import pytest
 from asyncthink_jax.protocol.grammar import Grammar, Parser
 from asyncthink_jax.protocol.prompts import (
     TINY,
+    WORKER_EXAMPLE,
     Prompts,
     base_prompts,
     chat_prompts,
+    organizer_example,
     organizer_instructions,
     worker_instructions,
 )
@@ -21,9 +23,9 @@ def chatml(messages):
     return "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages) + "<|assistant|>"
 
 
-def example(instructions):
-    """The example at the end of the instructions, without what a Join inserts."""
-    return re.sub(r"(<JOIN-\d+>)[^<]*</JOIN-\d+>", r"\1", instructions.rsplit("\n\n", 1)[1])
+def decoded(text):
+    """An organizer's text without what a Join inserts."""
+    return re.sub(r"(<JOIN-\d+>)[^<]*</JOIN-\d+>", r"\1", text)
 
 
 def test_the_tiny_prompts_read_as_the_task_writes_them():
@@ -44,22 +46,22 @@ def test_a_template_without_its_one_query_is_refused(template):
 @pytest.mark.parametrize("grammar", POOLS)
 def test_the_example_of_an_organizer_is_well_formed_in_its_pool(grammar):
     parser = Parser("organizer", grammar)
-    parser.feed(example(organizer_instructions(grammar)))
+    parser.feed(decoded(organizer_example(grammar)[1]))
     assert parser.done and not parser.error
     assert parser.used == parser.joined == set(range(1, 1 + min(2, grammar.capacity - 1, grammar.max_forks)))
 
 
 def test_the_example_of_a_worker_is_well_formed():
     parser = Parser("worker", Grammar(2, 1))
-    parser.feed(example(worker_instructions()))
+    parser.feed(WORKER_EXAMPLE[1])
     assert parser.done and not parser.error
 
 
 @pytest.mark.parametrize("grammar", [Grammar(1, 0), Grammar(1, 6), Grammar(4, 0)])
 def test_an_organizer_without_workers_is_told_of_the_answer_alone(grammar):
-    text = organizer_instructions(grammar)
+    text = organizer_instructions(grammar) + organizer_example(grammar)[1]
     parser = Parser("organizer", grammar)
-    parser.feed(example(text))
+    parser.feed(decoded(organizer_example(grammar)[1]))
     assert parser.done and not parser.error
     assert not re.search("FORK|JOIN|RETURN|worker", text)
 
@@ -74,9 +76,11 @@ def test_the_instructions_name_the_pool_and_the_largest_id(grammar):
 
 def test_the_task_stands_with_the_instructions():
     for grammar in (Grammar(4, 6), Grammar(1, 0)):
-        assert organizer_instructions(grammar, "Answer with a number. ").endswith(
-            "1290</ANSWER>\n\nAnswer with a number."
-        )
+        assert organizer_instructions(grammar, "Answer with a number. ").endswith("\n\nAnswer with a number.")
+
+
+def turn(example):
+    return [{"role": "user", "content": example[0]}, {"role": "assistant", "content": example[1]}]
 
 
 def test_a_chat_template_is_rendered_around_a_query_and_a_sub_query():
@@ -84,10 +88,15 @@ def test_a_chat_template_is_rendered_around_a_query_and_a_sub_query():
     prompts = chat_prompts(chatml, grammar)
     asked = [
         {"role": "system", "content": organizer_instructions(grammar)},
+        *turn(organizer_example(grammar)),
         {"role": "user", "content": "What is {query}?"},
     ]
     assert prompts.for_organizer("What is {query}?") == chatml(asked)
-    asked = [{"role": "system", "content": worker_instructions()}, {"role": "user", "content": "x"}]
+    asked = [
+        {"role": "system", "content": worker_instructions()},
+        *turn(WORKER_EXAMPLE),
+        {"role": "user", "content": "x"},
+    ]
     assert prompts.for_worker("x") == chatml(asked)
     assert prompts.worker_suffix == "<|end|><|assistant|>"
 
@@ -105,8 +114,9 @@ def leaves_system_out(messages):
 @pytest.mark.parametrize("render", [refuses_system, leaves_system_out])
 def test_instructions_go_to_the_user_where_there_is_no_system_message(render):
     prompts = chat_prompts(render, Grammar(4, 6))
-    as_one = [{"role": "user", "content": organizer_instructions(Grammar(4, 6)) + "\n\n5 6"}]
-    assert prompts.for_organizer("5 6") == chatml(as_one)
+    asked, answered = turn(organizer_example(Grammar(4, 6)))
+    asked["content"] = organizer_instructions(Grammar(4, 6)) + "\n\n" + asked["content"]
+    assert prompts.for_organizer("5 6") == chatml([asked, answered, {"role": "user", "content": "5 6"}])
     assert worker_instructions() + "\n\n" in prompts.worker_prefix
 
 
@@ -118,7 +128,7 @@ def fails(messages):
     raise ValueError("no user role")
 
 
-@pytest.mark.parametrize(("render", "says"), [(twice, "as they are$"), (fails, "as they are: no user role")])
+@pytest.mark.parametrize(("render", "says"), [(twice, "as it is$"), (fails, "as it is: no user role")])
 def test_a_template_that_cannot_show_the_query_is_refused(render, says):
     with pytest.raises(ValueError, match=says):
         chat_prompts(render, Grammar(4, 6))
@@ -127,7 +137,9 @@ def test_a_template_that_cannot_show_the_query_is_refused(render, says):
 def test_a_base_model_reads_one_text():
     prompts = base_prompts(Grammar(4, 6), "Be exact.", begin="<s>")
     assert prompts.for_organizer("Why?").startswith("<s>You are the organizer")
-    assert prompts.for_organizer("Why?").endswith("Be exact.\n\nQuestion: Why?\n\nOrganizer:")
+    question, answer = organizer_example(Grammar(4, 6))
+    shown = f"Be exact.\n\nQuestion: {question}\n\nOrganizer: {answer}"
+    assert prompts.for_organizer("Why?").endswith(f"{shown}\n\nQuestion: Why?\n\nOrganizer:")
     assert prompts.for_worker(" How?").endswith("\n\nSub-query:  How?\n\nWorker:")
     assert base_prompts(Grammar(1, 0)).for_organizer("Why?").endswith("Question: Why?\n\nThoughts:")
 
