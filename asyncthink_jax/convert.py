@@ -34,12 +34,8 @@ TOKENIZER_FILES = (
 flags.DEFINE_string("from", None, "Folder of a run, folder of safetensors files, .gguf file, gs://.., or a hub id.")
 flags.DEFINE_string("to", None, "Folder that is written; new or empty.")
 flags.DEFINE_string("dtype", "bfloat16", f"One of {', '.join(DTYPES)}: of the tensors that are written.")
-flags.DEFINE_string(
-    "checkpoint",
-    "best",
-    f"One of {', '.join(CHECKPOINTS)}: which parameters of a run.",
-    allow_override=True,  # other commands have the same flag, and a process of tests imports several
-)
+# Other commands have the same flag, and a process of tests imports several.
+flags.DEFINE_string("checkpoint", "best", f"One of {', '.join(CHECKPOINTS)}, of a run.", allow_override=True)
 
 
 def main(argv: list[str]) -> int:
