@@ -150,3 +150,10 @@ def test_a_file_that_is_no_gguf_or_is_cut_off_is_one_line(tmp_path):
         with pytest.raises(ValueError, match=r"m\.gguf: not a GGUF file, or not a whole one") as error:
             load(path)
         assert "\n" not in str(error.value)
+
+
+def test_a_word_that_is_a_token_needs_no_merges_in_llama_3_alone(tmp_path):
+    for pre, count in (("llama-bpe", 1), ("qwen2", 4)):
+        fields = {**byte_pairs(golden("llama_3")["definition"], pre), "merges": ["a b"]}
+        fields["tokens"][300] = "ab"  # the one merge's
+        assert len(load(write(tmp_path / f"{pre}.gguf", **fields)).encode(" the")) == count

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tokenizers
 from released import KINDS, golden, released_model, write
 
 from asyncthink_jax.data.json_tokenizer import JsonTokenizer
@@ -282,3 +283,13 @@ def test_a_base_model_has_prompts_without_a_template(tmp_path):
     assert (
         organizer_tokens(tokenizer, prompts, "Why?")[0] == worker_tokens(tokenizer, prompts)[0][0] == tokenizer.bos_id
     )
+
+
+@pytest.mark.parametrize(("left", "right"), [(True, False), (False, True)])
+def test_space_beside_a_special_token_belongs_to_it_where_the_file_says_so(left, right):
+    definition = golden("byte_level")["definition"]
+    definition["added_tokens"][2] |= {"lstrip": left, "rstrip": right}
+    tokenizer = JsonTokenizer(definition, {})
+    peer = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    for text in ("a \n<|im_end|> \t b", "<|im_end|>", " <|im_end|><|im_end|> "):
+        assert tokenizer.encode_prompt(text) == peer.encode(text, add_special_tokens=False).ids
