@@ -12,8 +12,8 @@ Command:     make train
 Special:     number embeddings start as Fourier features of the number and its logarithm (`sft.number_init`); the
              matrices of the cold start are trained by Muon. The reward differs from the paper's: concurrency counts in
              proportion to accuracy, an answer with all solutions earns a bonus, and the share of wrong expressions in
-             the answer is subtracted. Each RL iteration also imitates the work (searches, tallies, answers; nothing that
-             organizes) of 32 fresh demonstrations.
+             the answer is subtracted. Each RL iteration also imitates 32 fresh demonstrations, but only their work
+             (searches, tallies, answers; nothing that organizes).
 Chosen on:   the validation split; what was tried is in experiments/LOG.md.
 """
 
