@@ -87,6 +87,7 @@ class RolloutConfig:
     wide_at: float = 1.0  # a step feeds so many if more than this wait a working row beyond the first; else one a row
     prefill: int = 64  # prompts of at least so many tokens are read at once, and once for all samples; 0 = none
     constrain: bool = False  # mask tokens that would break the format
+    min_workers: int = 0  # with constrain: workers that an organizer must have joined before it answers
     # What else changes the distribution (`rollout/sampling.py`); RL's old log-probabilities are then the trainer's.
     repetition_penalty: float = 1.0  # on logits of tokens that the trace has decoded already; 1 = off
     top_k: int = 0  # likeliest tokens that are left; 0 = all
@@ -458,6 +459,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("model.head_dim", 2, _INF),
     ("model.mlp_width", 1, _INF),
     ("model.lora.rank", 0, _INF),
+    ("model.lora.alpha", 0, _INF),
     ("model.rope_scaling.factor", 1, _INF),
     ("model.rope_scaling.low_frequency_factor", 0, _INF),
     ("model.rope_scaling.high_frequency_factor", 0, _INF),
@@ -470,6 +472,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("rollout.feed_width", 1, _INF),
     ("rollout.wide_at", 0, _INF),
     ("rollout.prefill", 0, _INF),
+    ("rollout.min_workers", 0, _INF),
     ("rollout.repetition_penalty", 1, 100),  # infinity times a logit of 0 would be no number
     ("rollout.top_k", 0, _INF),
     ("rollout.top_p", 1e-3, 1),
@@ -574,6 +577,14 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         rollout.worker_context <= rollout.context,
         f"rollout.worker_context ({rollout.worker_context}) is more than rollout.context ({rollout.context})",
+    )
+    yield (
+        rollout.min_workers == 0 or rollout.constrain,
+        f"rollout.min_workers ({rollout.min_workers}) needs rollout.constrain",
+    )
+    yield (
+        rollout.min_workers <= config.pool.max_forks,
+        f"rollout.min_workers ({rollout.min_workers}) is more than pool.max_forks ({config.pool.max_forks})",
     )
     sizes = dataclasses.asdict(config.mesh)
     for axis, size in sizes.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asyncthink_jax.protocol.grammar import Grammar
@@ -73,9 +73,10 @@ TINY = Prompts(organizer="solve {query} :", worker_prefix="work", worker_suffix=
 
 
 def chat_prompts(render: Render, grammar: Grammar, task: str = "") -> Prompts:
-    """The prompts of a chat model: instructions as the system message, an example as a turn, a query as the user's.
+    """The prompts of a chat model: instructions as the system message, examples as turns, a query as the user's.
 
-    The example is a turn of its own because small models do as was done before, more than as they are told.
+    Examples are turns of their own because small models do as was done before, more than as they are told: asked for
+    the capital of France, SmolLM2-135M forks after three of them, and not after one.
 
     Args:
       render: a chat template with the model's turn opened, `data/chat.py:ChatTemplate.render`.
@@ -83,36 +84,39 @@ def chat_prompts(render: Render, grammar: Grammar, task: str = "") -> Prompts:
       task: what a problem of the task is and how its answer must look, for the organizer's eyes.
 
     Raises:
-      ValueError: the template doesn't show instructions, example and query, each once and as they are.
+      ValueError: the template doesn't show instructions, examples and query, each once and as they are.
     """
-    organizer = _rendered(render, organizer_instructions(grammar, task), organizer_example(grammar), _QUERY)
-    prefix, suffix = _rendered(render, worker_instructions(), WORKER_EXAMPLE, _SUB_QUERY)
+    organizer = _rendered(render, organizer_instructions(grammar, task), organizer_examples(grammar), _QUERY)
+    prefix, suffix = _rendered(render, worker_instructions(), WORKER_EXAMPLES, _SUB_QUERY)
     return Prompts(_QUERY.join(organizer), prefix, suffix)
 
 
 def base_prompts(grammar: Grammar, task: str = "", begin: str = "") -> Prompts:
-    """The prompts of a model without a chat template: instructions, an example, then a question, as one text.
+    """The prompts of a model without a chat template: instructions, examples, then a question, as one text.
 
     `begin`: the text of the special token that every text begins with (`Tokenizer.begin`); else as `chat_prompts`.
     """
+
+    def text(instructions: str, examples: Sequence[Example], asks: str, answers: str, query: str) -> str:
+        shown = [f"{asks}: {question}\n\n{answers}: {answer}\n\n" for question, answer in examples]
+        return f"{begin}{instructions}\n\n{''.join(shown)}{asks}: {query}\n\n{answers}:"
+
     thinks = "Organizer" if _has_workers(grammar) else "Thoughts"
-
-    def text(instructions: str, example: Example, asks: str, answers: str, query: str) -> str:
-        shown = f"{asks}: {example[0]}\n\n{answers}: {example[1]}"
-        return f"{begin}{instructions}\n\n{shown}\n\n{asks}: {query}\n\n{answers}:"
-
-    organizer = text(organizer_instructions(grammar, task), organizer_example(grammar), "Question", thinks, _QUERY)
-    worker = text(worker_instructions(), WORKER_EXAMPLE, "Sub-query", "Worker", _SUB_QUERY)
+    organizer = text(organizer_instructions(grammar, task), organizer_examples(grammar), "Question", thinks, _QUERY)
+    worker = text(worker_instructions(), WORKER_EXAMPLES, "Sub-query", "Worker", _SUB_QUERY)
     return Prompts(organizer, *worker.split(_SUB_QUERY))
 
 
-def _rendered(render: Render, instructions: str, example: Example, query: str) -> tuple[str, str]:
+def _rendered(render: Render, instructions: str, examples: Sequence[Example], query: str) -> tuple[str, str]:
     """What a chat template writes before and after the query. Some have no place for a system message."""
-    question, answer = example
-    shown = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    asked = [{"role": "user", "content": query}]
-    apart = [{"role": "system", "content": instructions}, *shown, *asked]
-    as_one = [{"role": "user", "content": f"{instructions}\n\n{question}"}, shown[1], *asked]
+    turns = [
+        {"role": role, "content": text}
+        for example in examples
+        for role, text in zip(("user", "assistant"), example, strict=True)
+    ]
+    turns.append({"role": "user", "content": query})
+    apart = [{"role": "system", "content": instructions}, *turns]
+    as_one = [{"role": "user", "content": f"{instructions}\n\n{turns[0]['content']}"}, *turns[1:]]
     refusal = ""
     for messages in (apart, as_one):
         try:
@@ -120,10 +124,10 @@ def _rendered(render: Render, instructions: str, example: Example, query: str) -
         except ValueError as error:
             refusal = f": {error}"
             continue
-        if instructions in text and answer in text and text.count(query) == 1:
+        if all(one in text for one in (instructions, *(answer for _, answer in examples))) and text.count(query) == 1:
             before, after = text.split(query)
             return before, after
-    raise ValueError(f"the chat template must show instructions, example, and {query} once, each as it is{refusal}")
+    raise ValueError(f"the chat template must show instructions, examples, and {query} once, each as it is{refusal}")
 
 
 def organizer_instructions(grammar: Grammar, task: str = "") -> str:
@@ -140,11 +144,11 @@ def organizer_instructions(grammar: Grammar, task: str = "") -> str:
     return "\n\n".join(part for part in (text, task.strip()) if part)
 
 
-def organizer_example(grammar: Grammar) -> Example:
-    """A question, and the whole text of an organizer (what was joined included) that is well-formed in the pool."""
+def organizer_examples(grammar: Grammar) -> tuple[Example, ...]:
+    """Questions, and the whole text of an organizer (what was joined included) that is well-formed in the pool."""
     if not _has_workers(grammar):
-        return _QUESTION, _ALONE
-    return _QUESTION, _WITH_TWO if grammar.capacity > 2 and grammar.max_forks > 1 else _WITH_ONE
+        return _ALONE
+    return (*(_WITH_TWO if grammar.capacity > 2 and grammar.max_forks > 1 else _WITH_ONE), _WITH_ANY)
 
 
 def worker_instructions() -> str:
@@ -177,28 +181,56 @@ are busy, join one before you fork again.
 has no such parts needs no worker.
 - Always end with <ANSWER>..</ANSWER>."""
 
-_QUESTION = "What is 17 * 23 + 31 * 29?"
+_PRODUCTS, _ITALY = "What is 17 * 23 + 31 * 29?", "What is the capital of Italy, and which river flows through it?"
 
-_WITH_ONE = """\
-The two products don't depend on each other. <FORK-1>What is 17 * 23?</FORK-1> I do the other one: 31 * 29 = 899. \
-<JOIN-1>17 * 23 = 391</JOIN-1> The sum is 391 + 899 = 1290. <ANSWER>1290</ANSWER>"""
+_WITH_ONE: tuple[Example, ...] = (
+    (
+        _PRODUCTS,
+        "<FORK-1>What is 17 * 23?</FORK-1> I do the other one: 31 * 29 = 899. <JOIN-1>17 * 23 = 391</JOIN-1> The sum "
+        "is 391 + 899 = 1290. <ANSWER>1290</ANSWER>",
+    ),
+    (
+        _ITALY,
+        "<FORK-1>Which river flows through Rome?</FORK-1> The capital of Italy is Rome. <JOIN-1>The Tiber flows "
+        "through Rome.</JOIN-1> <ANSWER>Rome, on the Tiber</ANSWER>",
+    ),
+)
 
-_WITH_TWO = """\
-The two products don't depend on each other. <FORK-1>What is 17 * 23?</FORK-1> <FORK-2>What is 31 * 29?</FORK-2> I \
-expect about 400 + 900 = 1300. <JOIN-1>17 * 23 = 391</JOIN-1> <JOIN-2>31 * 29 = 899</JOIN-2> The sum is 391 + 899 = \
-1290. <ANSWER>1290</ANSWER>"""
+_WITH_TWO: tuple[Example, ...] = (
+    (
+        _PRODUCTS,
+        "<FORK-1>What is 17 * 23?</FORK-1> <FORK-2>What is 31 * 29?</FORK-2> I expect about 400 + 900 = 1300. "
+        "<JOIN-1>17 * 23 = 391</JOIN-1> <JOIN-2>31 * 29 = 899</JOIN-2> The sum is 391 + 899 = 1290. "
+        "<ANSWER>1290</ANSWER>",
+    ),
+    (
+        _ITALY,
+        "<FORK-1>What is the capital of Italy?</FORK-1> <FORK-2>Which river flows through Rome?</FORK-2> "
+        "<JOIN-1>The capital of Italy is Rome.</JOIN-1> <JOIN-2>The Tiber flows through Rome.</JOIN-2> "
+        "<ANSWER>Rome, on the Tiber</ANSWER>",
+    ),
+)
+
+_WITH_ANY: Example = (
+    "Who wrote Hamlet?",
+    "<FORK-1>Who wrote the play Hamlet?</FORK-1> I think of an English poet. <JOIN-1>William Shakespeare wrote Hamlet."
+    "</JOIN-1> <ANSWER>William Shakespeare</ANSWER>",
+)
 
 _WORKER = """\
 You are a worker: you are given one sub-query, a part of a larger question that you don't see. Think about it step by \
 step in plain text, then end with <RETURN>takeaways</RETURN>. Only what stands between these two tags is read by the \
 one who asked, so it must say all that you found, in few words. Write <RETURN> once, and no other tag."""
 
-WORKER_EXAMPLE: Example = (
-    "What is 17 * 23?",
-    "17 * 20 = 340 and 17 * 3 = 51, together 391. <RETURN>17 * 23 = 391</RETURN>",
+WORKER_EXAMPLES: tuple[Example, ...] = (
+    ("What is 17 * 23?", "17 * 20 = 340 and 17 * 3 = 51, together 391. <RETURN>17 * 23 = 391</RETURN>"),
+    ("Which river flows through Rome?", "Rome lies on the Tiber. <RETURN>The Tiber flows through Rome.</RETURN>"),
 )
 
 _SEQUENTIAL = """\
 Think about the question step by step in plain text, then end with <ANSWER>answer</ANSWER>. Write no other tag."""
 
-_ALONE = "17 * 23 = 391 and 31 * 29 = 899. The sum is 391 + 899 = 1290. <ANSWER>1290</ANSWER>"
+_ALONE: tuple[Example, ...] = (
+    (_PRODUCTS, "17 * 23 = 391 and 31 * 29 = 899. The sum is 391 + 899 = 1290. <ANSWER>1290</ANSWER>"),
+    (_ITALY, "The capital of Italy is Rome, and Rome lies on the Tiber. <ANSWER>Rome, on the Tiber</ANSWER>"),
+)

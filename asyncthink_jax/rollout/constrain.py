@@ -3,7 +3,8 @@
 A token is allowed if reading it makes no format error and the tag that it leaves in progress, if it does, can still
 become one that is legal there: `protocol/grammar.py:Parser.allows` is the definition. Running out of budget is not
 prevented. End-of-text is for workers only, since an organizer must answer first; other tokens that spell nothing
-(control tokens, spare rows of the model) are for nobody.
+(control tokens, spare rows of the model) are for nobody. On demand an organizer may not answer before it has joined
+some workers, which is no rule of the grammar.
 
 A well-formed continuation then exists after every allowed token: `<` begins a new tag whatever is in progress, and the
 vocabulary can write the closer of what is open, then `<ANSWER>` and `</ANSWER>` or `<RETURN>` and `</RETURN>`, which is
@@ -26,7 +27,7 @@ _OPENERS = {Tag.FORK: Tag.END_FORK, Tag.ANSWER: Tag.END_ANSWER, Tag.RETURN: Tag.
 
 
 class Constraint:
-    """The tables of one grammar and tokenizer.
+    """The tables of one grammar and tokenizer. An organizer answers when it has joined `min_workers` at least.
 
     What a token completes is numbered as an event: tag * (max_forks + 1) + id, so 0 = no tag, which is always legal;
     then end-of-text, and what is never legal. Where it leads is numbered as a place: a lexer state under the tags that
@@ -37,8 +38,8 @@ class Constraint:
         ValueError: the vocabulary can't write a tag that an open Fork, Answer or Return needs.
     """
 
-    def __init__(self, grammar: Grammar, automaton: TokenAutomaton, eos_id: int | None = None):
-        self.grammar, self.ids = grammar, grammar.max_forks + 1
+    def __init__(self, grammar: Grammar, automaton: TokenAutomaton, eos_id: int | None = None, min_workers: int = 0):
+        self.grammar, self.ids, self.min_workers = grammar, grammar.max_forks + 1, min_workers
         self.eos = len(Tag) * self.ids
         never = self.eos + 1
         leads_to = _leads_to(tag_automaton(grammar.max_forks))
@@ -52,7 +53,7 @@ class Constraint:
                 wrong = (event == opener * self.ids + i) & ~leads_to[following, closer * self.ids + i]
                 event[wrong & (following != ROOT)] = never
         event[:, np.all(following == np.arange(states)[:, None], axis=0)] = never  # no text leaves every state as it is
-        _check_vocabulary(grammar, event, place, leads_to)
+        _check_vocabulary(grammar, event, place, leads_to, min_workers)
 
         token_class = automaton.token_class
         if eos_id is not None:  # a class of its own
@@ -96,12 +97,13 @@ class Constraint:
         plain = organizer & within(PLAIN)
         has_room = jnp.sum(used & ~joined, axis=1) < self.grammar.capacity - 1
         own = (ids == fork_id[:, None])[:, None]
+        may_answer = (jnp.sum(joined, axis=1) >= self.min_workers)[:, None, None]
         legal = {
             Tag.NONE: no_id,
             Tag.FORK: plain & (has_room[:, None] & ~used & ~no_id)[:, None],
             Tag.END_FORK: organizer & within(IN_FORK) & own,
             Tag.JOIN: plain & (used & ~joined & ~no_id)[:, None],
-            Tag.ANSWER: plain & no_id,
+            Tag.ANSWER: plain & no_id & may_answer,
             Tag.END_ANSWER: organizer & within(IN_ANSWER) & no_id,
             Tag.RETURN: ~organizer & within(PLAIN) & no_id,
             Tag.END_RETURN: ~organizer & within(IN_RETURN) & no_id,
@@ -132,11 +134,15 @@ def _leads_to(automaton: TagAutomaton) -> Bool[np.ndarray, "S N"]:
     return leads_to
 
 
-def _check_vocabulary(grammar: Grammar, event: np.ndarray, place: np.ndarray, leads_to: np.ndarray) -> None:
+def _check_vocabulary(
+    grammar: Grammar, event: np.ndarray, place: np.ndarray, leads_to: np.ndarray, min_workers: int
+) -> None:
     """Raises ValueError where a tag that must be written can't be, through allowed tokens, from some lexer state."""
     needed = [(Tag.ANSWER, 0), (Tag.END_ANSWER, 0)]
     if grammar.capacity > 1:
         needed += [(Tag.END_FORK, i) for i in range(1, grammar.max_forks + 1)] + [(Tag.RETURN, 0), (Tag.END_RETURN, 0)]
+    if min_workers:  # each may turn out to be the one that is left
+        needed += [(tag, i) for tag in (Tag.FORK, Tag.JOIN) for i in range(1, grammar.max_forks + 1)]
     states = len(event)
     for tag, tag_id in needed:
         number = tag * (grammar.max_forks + 1) + tag_id

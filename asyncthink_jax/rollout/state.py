@@ -46,7 +46,8 @@ class Limits:
 
     `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's. Prompts of at least
     `prefill` tokens are read at once (0 = none), other known text at `feed_width` tokens a step and row, in steps for
-    which more than `wide_at` tokens a working row wait that a narrow step would leave.
+    which more than `wide_at` tokens a working row wait that a narrow step would leave. Where tokens are constrained, an
+    organizer answers when it has joined `min_workers` workers at least.
     """
 
     slots: int
@@ -57,6 +58,7 @@ class Limits:
     worker_context: int | None = None
     prefill: int = 0
     wide_at: float = 0.0
+    min_workers: int = 0
 
     @property
     def worker_length(self) -> int:

@@ -64,7 +64,7 @@ class Step:
         self.agents, self.traces = grammar.capacity, grammar.max_forks + 1
         self.eos_id = -1 if eos_id is None else eos_id
         self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
-        self.constraint = Constraint(grammar, automaton, eos_id) if constrain else None
+        self.constraint = Constraint(grammar, automaton, eos_id, limits.min_workers) if constrain else None
         self.prefix = jnp.asarray(worker_prefix or [0], jnp.int32)
         self.suffix = jnp.asarray(worker_suffix, jnp.int32)
         self.prefix_length, self.suffix_length = len(worker_prefix), len(worker_suffix)

@@ -150,6 +150,7 @@ def make_engine(
         worker_context=rollout.worker_context or None,
         prefill=rollout.prefill,
         wide_at=rollout.wide_at,
+        min_workers=rollout.min_workers if grammar.capacity > 1 else 0,
     )
     return Engine(
         decoding_model(model, grammar.capacity, limits.worker_context),

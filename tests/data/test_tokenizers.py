@@ -263,7 +263,7 @@ def test_a_workers_prompt_has_special_tokens_around_the_sub_querys_own(qwen_like
     prompts = prompts_for(qwen_like, Grammar(4, 6))
     prefix, suffix = worker_tokens(qwen_like, prompts)
     asked = [*prefix, *qwen_like.encode("x <|im_end|>"), *suffix]
-    assert asked.count(qwen_like.eos_id) == 4  # of the system's turn, of the example's two, and of the user's
+    assert asked.count(qwen_like.eos_id) == 6  # of the system's turn, of two examples, and of the user's
     assert qwen_like.decode(asked).endswith("user\nx <|im_end|>\nassistant\n<think>\n\n</think>\n\n")
     assert [token for token in suffix if token >= 450] == [452, 451, 453, 454]
 

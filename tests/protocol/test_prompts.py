@@ -7,11 +7,11 @@ import pytest
 from asyncthink_jax.protocol.grammar import Grammar, Parser
 from asyncthink_jax.protocol.prompts import (
     TINY,
-    WORKER_EXAMPLE,
+    WORKER_EXAMPLES,
     Prompts,
     base_prompts,
     chat_prompts,
-    organizer_example,
+    organizer_examples,
     organizer_instructions,
     worker_instructions,
 )
@@ -44,26 +44,31 @@ def test_a_template_without_its_one_query_is_refused(template):
 
 
 @pytest.mark.parametrize("grammar", POOLS)
-def test_the_example_of_an_organizer_is_well_formed_in_its_pool(grammar):
-    parser = Parser("organizer", grammar)
-    parser.feed(decoded(organizer_example(grammar)[1]))
-    assert parser.done and not parser.error
-    assert parser.used == parser.joined == set(range(1, 1 + min(2, grammar.capacity - 1, grammar.max_forks)))
+def test_the_examples_of_an_organizer_are_well_formed_in_its_pool(grammar):
+    most = 0
+    for _, answer in organizer_examples(grammar):
+        parser = Parser("organizer", grammar)
+        parser.feed(decoded(answer))
+        assert parser.done and not parser.error
+        assert parser.used == parser.joined
+        most = max(most, len(parser.used))
+    assert most == min(2, grammar.capacity - 1, grammar.max_forks)
 
 
-def test_the_example_of_a_worker_is_well_formed():
+@pytest.mark.parametrize("answer", [answer for _, answer in WORKER_EXAMPLES])
+def test_the_examples_of_a_worker_are_well_formed(answer):
     parser = Parser("worker", Grammar(2, 1))
-    parser.feed(WORKER_EXAMPLE[1])
+    parser.feed(answer)
     assert parser.done and not parser.error
 
 
 @pytest.mark.parametrize("grammar", [Grammar(1, 0), Grammar(1, 6), Grammar(4, 0)])
 def test_an_organizer_without_workers_is_told_of_the_answer_alone(grammar):
-    text = organizer_instructions(grammar) + organizer_example(grammar)[1]
-    parser = Parser("organizer", grammar)
-    parser.feed(decoded(organizer_example(grammar)[1]))
-    assert parser.done and not parser.error
-    assert not re.search("FORK|JOIN|RETURN|worker", text)
+    for _, answer in organizer_examples(grammar):
+        parser = Parser("organizer", grammar)
+        parser.feed(answer)
+        assert parser.done and not parser.error
+        assert not re.search("FORK|JOIN|RETURN|worker", organizer_instructions(grammar) + answer)
 
 
 @pytest.mark.parametrize("grammar", POOLS)
@@ -79,8 +84,12 @@ def test_the_task_stands_with_the_instructions():
         assert organizer_instructions(grammar, "Answer with a number. ").endswith("\n\nAnswer with a number.")
 
 
-def turn(example):
-    return [{"role": "user", "content": example[0]}, {"role": "assistant", "content": example[1]}]
+def turns(examples):
+    return [
+        {"role": role, "content": text}
+        for example in examples
+        for role, text in zip(("user", "assistant"), example, strict=True)
+    ]
 
 
 def test_a_chat_template_is_rendered_around_a_query_and_a_sub_query():
@@ -88,13 +97,13 @@ def test_a_chat_template_is_rendered_around_a_query_and_a_sub_query():
     prompts = chat_prompts(chatml, grammar)
     asked = [
         {"role": "system", "content": organizer_instructions(grammar)},
-        *turn(organizer_example(grammar)),
+        *turns(organizer_examples(grammar)),
         {"role": "user", "content": "What is {query}?"},
     ]
     assert prompts.for_organizer("What is {query}?") == chatml(asked)
     asked = [
         {"role": "system", "content": worker_instructions()},
-        *turn(WORKER_EXAMPLE),
+        *turns(WORKER_EXAMPLES),
         {"role": "user", "content": "x"},
     ]
     assert prompts.for_worker("x") == chatml(asked)
@@ -114,9 +123,9 @@ def leaves_system_out(messages):
 @pytest.mark.parametrize("render", [refuses_system, leaves_system_out])
 def test_instructions_go_to_the_user_where_there_is_no_system_message(render):
     prompts = chat_prompts(render, Grammar(4, 6))
-    asked, answered = turn(organizer_example(Grammar(4, 6)))
+    asked, *others = turns(organizer_examples(Grammar(4, 6)))
     asked["content"] = organizer_instructions(Grammar(4, 6)) + "\n\n" + asked["content"]
-    assert prompts.for_organizer("5 6") == chatml([asked, answered, {"role": "user", "content": "5 6"}])
+    assert prompts.for_organizer("5 6") == chatml([asked, *others, {"role": "user", "content": "5 6"}])
     assert worker_instructions() + "\n\n" in prompts.worker_prefix
 
 
@@ -137,9 +146,10 @@ def test_a_template_that_cannot_show_the_query_is_refused(render, says):
 def test_a_base_model_reads_one_text():
     prompts = base_prompts(Grammar(4, 6), "Be exact.", begin="<s>")
     assert prompts.for_organizer("Why?").startswith("<s>You are the organizer")
-    question, answer = organizer_example(Grammar(4, 6))
-    shown = f"Be exact.\n\nQuestion: {question}\n\nOrganizer: {answer}"
-    assert prompts.for_organizer("Why?").endswith(f"{shown}\n\nQuestion: Why?\n\nOrganizer:")
+    question, answer = organizer_examples(Grammar(4, 6))[-1]
+    assert "Be exact.\n\nQuestion: What is 17" in prompts.for_organizer("Why?")
+    last = f"Question: {question}\n\nOrganizer: {answer}\n\nQuestion: Why?\n\nOrganizer:"
+    assert prompts.for_organizer("Why?").endswith(last)
     assert prompts.for_worker(" How?").endswith("\n\nSub-query:  How?\n\nWorker:")
     assert base_prompts(Grammar(1, 0)).for_organizer("Why?").endswith("Question: Why?\n\nThoughts:")
 

@@ -35,6 +35,7 @@ class Pool:
     feed_width: int = 1
     prefill: int = 0
     wide_at: float = 0.0
+    min_workers: int = 0
     slots: int = 16
     forks: int = FORKS
     vocabulary: tuple[bytes, ...] = tuple(WORDS)

@@ -1,5 +1,6 @@
 """Constrained decoding: the engine's mask is what the text parser allows, and no format error is left."""
 
+import dataclasses
 import functools
 import random
 
@@ -14,7 +15,7 @@ from test_interpreter import BYTES, WORDS
 from asyncthink_jax.protocol.automaton import ROOT, lift, tag_automaton
 from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literals
 from asyncthink_jax.rollout.constrain import Constraint
-from asyncthink_jax.rollout.record import BUDGET, FORMAT_ERROR
+from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR
 from asyncthink_jax.rollout.state import IN_ANSWER, IN_FORK, IN_RETURN, PLAIN, DecodingModel
 
 INSIDE = {Tag.FORK: IN_FORK, Tag.ANSWER: IN_ANSWER, Tag.RETURN: IN_RETURN}
@@ -256,6 +257,20 @@ def test_random_episodes_have_no_format_error_but_an_exhausted_budget(name):
         episode = episode_of(rollout, n, POOLS[name].vocabulary)
         assert episode.format_error in (None, "no_answer")
         assert (episode.format_error is None) == (episode.traces[0].end == "answer")
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_an_organizer_can_be_made_to_hear_workers_before_it_answers(name):
+    pool, scores = POOLS[name], random_scores(name)
+    engine = dataclasses.replace(pool, min_workers=1).quick_engine(random_model(len(pool.vocabulary)), constrain=True)
+    rollout = engine.run(jnp.asarray(scores, jnp.float32), [pool.encode("solve")] * 256, jax.random.key(1), 1.0)
+    assert not np.any(rollout.record["error"])
+    joined = np.sum(rollout.record["join_at"] > 0, axis=1)
+    answered = rollout.record["end"][:, 0] == ANSWER
+    assert answered.sum() >= 3 and joined[answered].min() == 1
+    free, _ = random_rollout(name, 512)
+    without = ~np.any(free.record["join_at"] > 0, axis=1)
+    assert np.any(without & (free.record["end"][:, 0] == ANSWER))
 
 
 @pytest.mark.slow
