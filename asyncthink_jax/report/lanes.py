@@ -254,7 +254,8 @@ def _bar(plan: Layout, lane: int, scale: int, columns: int) -> Text:
         for column in range(bar.start // scale, min(columns, -(-bar.end // scale))):
             cells[column] = (character, style)
 
-    mine = [bar for bar in plan.bars if bar.lane == lane]
+    # One of no length would fill a column that it shares with other steps.
+    mine = [bar for bar in plan.bars if bar.lane == lane and bar.end > bar.start]
     for bar in mine:
         if bar.kind == "returned":
             fill(bar, "─", FAINT)

@@ -66,6 +66,13 @@ def test_an_organizer_waits_for_a_worker_that_still_runs():
     assert bar(head).rstrip() == "━━━┯━━━┯━━━━╌╌╌╌╌╌" and head.endswith("waits for worker 1")
 
 
+def test_who_waits_does_not_think_where_a_column_is_several_steps():
+    events = [("fork", 1, 4), ("join", 1, 60)]
+    text = "<FORK-1> 5 6</FORK-1> a<JOIN-1>"
+    one = asked(organizer(60, events, 89, text=text, end="stopped"), *running((1, 4, 89)))
+    assert bar(lane(shown(one), "organizer")[0]).rstrip() == "━┯" + "━" * 28 + "╌" * 15
+
+
 def test_what_was_returned_is_there_until_it_is_joined():
     returned = worker(1, 4, 10, text=" + 11<RETURN> none</RETURN>")
     before = asked(organizer(16, EVENTS, 16, text=FORKS, end="stopped"), returned, *running((2, 8, 16)))
