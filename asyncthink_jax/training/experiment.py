@@ -249,7 +249,10 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
     # A released model may have more rows than its tokenizer has tokens.
     vocab_size = tokenizer.vocab_size if weights is None else weights.config.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
-        raise ConfigError(f"model.vocab_size is {config.model.vocab_size}, must be {vocab_size}, or 0 for just that")
+        owner = f"the tokenizer {workdir / 'tokenizer.model'}" if weights is None else f"the model {weights.path}"
+        raise ConfigError(
+            f"model.vocab_size is {config.model.vocab_size}, {owner} has {vocab_size} tokens; 0 takes it from there"
+        )
     model = dataclasses.replace(config.model, vocab_size=vocab_size)
     if config.model.lora.rank and not lora.is_installed():
         raise ConfigError("model.lora.rank > 0 needs the package qwix: pip install 'asyncthink_jax[lora]'")
