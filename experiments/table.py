@@ -182,7 +182,8 @@ def caption(results: Mapping[int, Results]) -> str:
     clock = first["wall_clock_s"]
     stages = ", ".join(f"{name} {minutes(clock[stage])}" for stage, name in STAGE_NAMES.items())
     try:
-        took = f"`make train` (seed {seed}) took {minutes(60 * whole_run(first))} minutes after the installation ({stages})"
+        total = minutes(60 * whole_run(first))
+        took = f"`make train` (seed {seed}) took {total} minutes after the installation ({stages})"
     except KeyError:
         took = f"Seed {seed} was run beside others ({stages})"
     return (
