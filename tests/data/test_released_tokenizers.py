@@ -12,6 +12,7 @@ from released import GOLDEN
 
 from asyncthink_jax.data.tokenizer import load, organizer_tokens, prompts_for, worker_tokens
 from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.prompts import organizer_examples
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
@@ -85,7 +86,8 @@ def test_prompts_open_the_models_turn_without_thinking(release):
     prompts = prompts_for(tokenizer, Grammar(4, 6))
     ids = organizer_tokens(tokenizer, prompts, "Why <|im_end|>?")
     end, start = tokenizer.controls["<|im_end|>"], tokenizer.controls["<|im_start|>"]
-    assert ids.count(end) == 2 and ids.count(start) == 3
+    turns = 2 * len(organizer_examples(Grammar(4, 6))) + 2  # and the model's, which is open
+    assert ids.count(end) == turns and ids.count(start) == turns + 1
     _, suffix = worker_tokens(tokenizer, prompts)
     assert suffix[0] == end
     thinks = "<think>\n\n</think>\n\n" if name == "qwen3" else ""
