@@ -19,7 +19,7 @@ from asyncthink_jax.model.save_hf import save_hf
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.model.weights import load, open_weights
 from asyncthink_jax.protocol.grammar import Grammar
-from asyncthink_jax.protocol.prompts import Prompts, organizer_instructions, worker_instructions
+from asyncthink_jax.protocol.prompts import Prompts, organizer_examples, organizer_instructions, worker_instructions
 from asyncthink_jax.report.metrics import Progress
 from asyncthink_jax.tasks import countdown
 from asyncthink_jax.training import experiment
@@ -95,7 +95,9 @@ def test_a_run_starts_from_the_weights_with_the_tokenizer_and_prompts_of_the_rel
     assert built.model.vocab_size == built.tokenizer.vocab_size + 7
     assert built.tokenizer.eos_id == built.tokenizer.controls["<|end|>"]
     prompt = built.prompt(built.splits["test"][0])
-    assert prompt.count(built.tokenizer.controls["<|turn|>"]) == 3 and "<FORK-i>" in built.tokenizer.decode(prompt)
+    turns = 2 * len(organizer_examples(Grammar(4, 6))) + 3  # of the system, of the user, and the model's own
+    assert prompt.count(built.tokenizer.controls["<|turn|>"]) == turns
+    assert "<FORK-i>" in built.tokenizer.decode(prompt)
     assert built.prompts == Prompts.load(workdir / "prompts.json")
 
 
@@ -132,6 +134,7 @@ def trained(config: Config, workdir: Path):
     return load(open_weights(workdir / "export")), [line for line in lines if line["stage"] == "sft"]
 
 
+@pytest.mark.slow
 def test_both_stages_train_a_released_model(release, workdir):
     params, losses = trained(config_of(release), workdir)
     assert losses[-1]["loss"] < losses[0]["loss"]
@@ -139,6 +142,7 @@ def test_both_stages_train_a_released_model(release, workdir):
     assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(params), strict=True))
 
 
+@pytest.mark.slow
 def test_adapters_train_beside_frozen_weights_and_are_merged_at_export(release, workdir):
     config = config_of(release, lora=LoRA(rank=2, alpha=4.0))
     params, losses = trained(config, workdir)
