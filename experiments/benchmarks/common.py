@@ -1,6 +1,7 @@
 """What the benchmarks share: the model's sizes, the flags, rounds of both sides in turn, the file of results."""
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -116,7 +117,7 @@ def report(
         "runs": runs if isinstance(runs, int) else {side: [round(t.seconds, 4) for t in runs[side]] for side in runs},
         **provenance(),
         "note": flags.note,
-        "detail": {"platform": flags.platform, "model": vars(flags.model), **detail},
+        "detail": {"platform": flags.platform, "model": dataclasses.asdict(flags.model), **detail},
     }
     print(f"{name}: ours {ours:.4g} {unit}")
     for peer, value in peers.items():

@@ -6,6 +6,7 @@ every other one is a piece of work, the answer its `Time`, which the peer takes 
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -46,7 +47,7 @@ class Peer:
             env=environment,
             text=True,
         )
-        about = self.ask({"platform": flags.platform, "model": vars(flags.model), **settings})
+        about = self.ask({"platform": flags.platform, "model": dataclasses.asdict(flags.model), **settings})
         self.version, ours = about["version"], sum(x.size for x in jax.tree.leaves(abstract_params(flags.model)))
         if about["parameters"] != ours:
             raise RuntimeError(f"{script} has {about['parameters']} parameters, ours {ours}")
