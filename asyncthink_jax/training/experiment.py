@@ -77,7 +77,8 @@ class Experiment:
         key, number_key = jax.random.split(jax.random.key(self.config.seed))
         if self.weights is not None and not self.model.lora.rank:
             return load(self.weights, self.model, self._layout(self.model))
-        params, _ = lora.split(transformer.init(self.model, key))
+        # In one program, so that of a model with adapters nothing else is ever made.
+        params = jax.jit(lambda key: lora.split(transformer.init(self.model, key))[0])(key)
         if self.weights is None and self.config.sft.number_init and not self.model.lora.rank:
             params = with_number_features(params, self.tokenizer, number_key)
         return jax.device_put(params, param_specs(params, self.mesh))

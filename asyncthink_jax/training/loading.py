@@ -39,7 +39,7 @@ from asyncthink_jax.training.run import restore_params
 
 Paradigm = Literal["async", "sequential", "parallel"]
 
-# For a released model, whose prompts alone are some 600 tokens; what a run uses stands in its config.
+# For a released model, whose prompts alone are some 760 tokens; what a run uses stands in its config.
 UNTRAINED = RolloutConfig(
     slots=1, organizer_budget=512, worker_budget=384, context=2048, worker_context=1024, feed_width=32
 )

@@ -315,6 +315,7 @@ class Update:
         rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
         advantage = rl.advantages(config, rewards).reshape(-1)
         groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
+        demonstrations = self.experiment.demonstrations()
         batches: list[tuple[Batch, int]] = []  # packed rows, traces that didn't fit
         for part in np.array_split(groups, config.optimizer_steps):
             chosen = part.reshape(-1)
@@ -322,7 +323,7 @@ class Update:
             if not rows:
                 continue
             for _ in range(config.imitated_demonstrations // config.optimizer_steps):
-                shown = pipeline.drawn_traces(self.experiment.demonstrations(), rng, work_only=True)
+                shown = pipeline.drawn_traces(demonstrations, rng, work_only=True)
                 rows += rl.imitated_rows(config, shown)
             batch, left_out = packing.pack(rows, config.row_length, config.rows)
             batch = sft.normalised(batch)
