@@ -25,6 +25,10 @@ from typing import Any, Literal
 
 from asyncthink_jax.model.transformer import ModelConfig
 
+CHECKPOINTS = ("best", "latest", "cold_start")  # the parameters of a run, by the names that commands know them by
+Paradigm = Literal["async", "sequential", "parallel"]
+PARADIGMS: tuple[str, ...] = typing.get_args(Paradigm)
+
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message is one line for the reader."""
@@ -193,7 +197,7 @@ class Config:
 
     name: str
     seed: int = 0  # of parameters, data order and sampling
-    paradigm: Literal["async", "sequential", "parallel"] = "async"
+    paradigm: Paradigm = "async"
     # Weights, tokenizer and prompts that the run starts from: a Hugging Face folder or hub id, a GGUF file, gs://..
     # "" = from scratch: random weights, a tokenizer trained on the task's words.
     pretrained: str = ""

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from asyncthink_jax.config import ConfigError, MeshConfig, load
+from asyncthink_jax.config import CHECKPOINTS, ConfigError, MeshConfig, load
 
 FLAGS = flags.FLAGS
-CHECKPOINTS = ("best", "latest", "cold_start")
 DTYPES = ("bfloat16", "float32")
 # A tokenizer's, as published with models; the last one says which tokens end a text.
 TOKENIZER_FILES = (

@@ -15,11 +15,9 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from asyncthink_jax.config import Config, ConfigError, load, split_argv
+from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, load, split_argv
 
 FLAGS = flags.FLAGS
-PARADIGMS = ("async", "sequential", "parallel")
-CHECKPOINTS = ("best", "latest", "cold_start")
 SPLITS = ("test", "validation", "train")
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_string("paradigm", None, f"One of {', '.join(PARADIGMS)}; default the run's own.")

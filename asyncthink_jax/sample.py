@@ -18,11 +18,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from asyncthink_jax.config import ConfigError, split_argv
+from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, ConfigError, split_argv
 
 FLAGS = flags.FLAGS
-PARADIGMS = ("async", "sequential", "parallel")
-CHECKPOINTS = ("best", "latest", "cold_start")
 flags.DEFINE_string("model", None, "Folder of a run, of safetensors files, .gguf file, gs://.., or a hub id.")
 flags.DEFINE_string("question", None, "What is asked; default: what stands on standard input, a question a line.")
 flags.DEFINE_integer("agents", None, "Organizer and workers, or parallel traces; default as the model was trained.")

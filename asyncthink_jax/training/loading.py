@@ -13,12 +13,22 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from asyncthink_jax.config import Config, ConfigError, PoolConfig, RLConfig, RolloutConfig, load, override, validate
+from asyncthink_jax.config import (
+    Config,
+    ConfigError,
+    Paradigm,
+    PoolConfig,
+    RLConfig,
+    RolloutConfig,
+    load,
+    override,
+    validate,
+)
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for
 from asyncthink_jax.data.tokenizer import load as load_tokenizer
@@ -36,8 +46,6 @@ from asyncthink_jax.tasks import countdown
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.checkpoint import CheckpointError
 from asyncthink_jax.training.run import restore_params
-
-Paradigm = Literal["async", "sequential", "parallel"]
 
 # For a released model, whose prompts alone are some 760 tokens; what a run uses stands in its config.
 UNTRAINED = RolloutConfig(
