@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from asyncthink_jax.model.tensors import WeightsError
+from asyncthink_jax.protocol.cache import folder
 
 # What a model needs; never pickle files.
 PATTERNS = ("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt")
@@ -30,7 +31,7 @@ def local_path(source: str | Path) -> Path:
 
 def _copied(source: str) -> Path:
     """The copy of a folder or file; what is there already, of the same size and not older, is not copied again."""
-    target = _cache() / re.sub(r"[^\w.-]+", "_", source)
+    target = folder() / re.sub(r"[^\w.-]+", "_", source)
     try:
         remote = epath.Path(source)
         if remote.is_dir():
@@ -77,14 +78,10 @@ def _downloaded(source: str) -> Path:
     except ImportError as error:
         raise WeightsError(f"{nothing}; to fetch it as a hub id: pip install huggingface_hub") from error
     try:
-        folder = huggingface_hub.snapshot_download(source, allow_patterns=list(PATTERNS), ignore_patterns=["*/*"])
+        snapshot = huggingface_hub.snapshot_download(source, allow_patterns=list(PATTERNS), ignore_patterns=["*/*"])
     except Exception as error:  # it has many: no such repository, no rights, no network, not in the cache
         raise WeightsError(f"{nothing}, and the hub didn't give it: {_one_line(error)}") from error
-    return Path(folder)
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncthink_jax"
+    return Path(snapshot)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,7 +1,6 @@
 """The lifted automaton of a large vocabulary, kept on disk: a second of work that every start would do again.
 
-The folder is that of the environment variable ASYNCTHINK_CACHE, else `~/.cache/asyncthink_jax`; nothing in it is
-needed, and a file that can't be read is made again.
+Nothing in the cache folder is needed, and a file that can't be read is made again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 
 from asyncthink_jax.protocol.automaton import TagAutomaton, TokenAutomaton, lift, tag_automaton
 
-FOLDER = "ASYNCTHINK_CACHE"
+FOLDER = "ASYNCTHINK_CACHE"  # an environment variable
 _FORMAT = b"1"  # counts up when `lift` makes other tables of the same vocabulary
 _LARGE = 10_000  # tokens; smaller vocabularies are lifted faster than a file is found
 _NAMES = [field.name for field in dataclasses.fields(TokenAutomaton)]
@@ -41,8 +40,12 @@ def lifted(max_forks: int, token_bytes: Sequence[bytes], vocab_size: int | None 
 
 
 def folder() -> Path:
-    """Where the cache is."""
-    return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "asyncthink_jax")
+    """That of ASYNCTHINK_CACHE, else `asyncthink_jax` in the user's cache folder (XDG_CACHE_HOME, else `~/.cache`).
+
+    For whatever can be made or fetched again.
+    """
+    own = os.environ.get(FOLDER)
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncthink_jax"
 
 
 def _key(automaton: TagAutomaton, token_bytes: Sequence[bytes], vocab_size: int | None) -> str:

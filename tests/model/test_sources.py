@@ -22,6 +22,7 @@ def bucket(tmp_path, monkeypatch):
     (folder / "model" / "pytorch_model.bin").touch()
     path = epath.Path  # before it is replaced
     monkeypatch.setattr(sources.epath, "Path", lambda source: path(str(source).replace("gs://bucket", str(folder))))
+    monkeypatch.delenv("ASYNCTHINK_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return folder
 

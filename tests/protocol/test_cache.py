@@ -76,8 +76,11 @@ def test_without_a_place_to_write_there_is_no_cache(folder, counted):
 
 def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
     monkeypatch.delenv(cache.FOLDER, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.folder() == tmp_path / ".cache" / "asyncthink_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    assert cache.folder() == tmp_path / "own" / "asyncthink_jax"
 
 
 def test_a_write_that_fails_leaves_nothing_behind(folder, monkeypatch):
