@@ -117,6 +117,7 @@ class OptimizerFields:
     weight_decay: float = 0.0  # decoupled, matrices only
     b1: float = 0.9  # momentum
     b2: float = 0.99  # decay of the second moment
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"  # of the first moment: half the memory (adamw)
     grad_clip: float = 1.0  # largest global gradient norm
     rows: int = 16  # packed rows of one optimizer step, B
     row_length: int = 256  # tokens in a packed row, L

@@ -25,6 +25,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from asyncthink_jax.parallel.mesh import platform
+from asyncthink_jax.parallel.sharding import on_each_device
+
 # Keys, values, and which of them each query sees ([R, 1, C] where all queries of a row see the same).
 Part = tuple[Float[Array, "R K C H"], Float[Array, "R K C H"], Bool[Array, "R W C"]]
 
@@ -35,12 +38,49 @@ def packed(
     v: Float[Array, "B L K H"],
     segment_ids: Int[Array, "B L"],
 ) -> Float[Array, "B L N H"]:
-    """Causal attention within each segment of each row (order = place in the row)."""
+    """Causal attention within each segment of each row (order = place in the row), by what the devices do best."""
+    where = platform()
+    if where == "tpu":
+        heads = ("tensor",)  # of [B, heads, L, H], behind the rows
+        local = on_each_device(flash, (heads, heads, heads, ()), heads)
+        return local(*(x.swapaxes(1, 2) for x in (q, k, v)), segment_ids).swapaxes(1, 2)
     same = segment_ids[:, :, None] == segment_ids[:, None, :]
     seen = same & jnp.tril(jnp.ones(same.shape[1:], bool))
-    if jax.default_backend() == "gpu" and q.dtype != jnp.float32:  # cuDNN's fused attention knows 16-bit types alone
+    if where == "gpu" and q.dtype != jnp.float32:  # cuDNN's fused attention knows 16-bit types alone
         return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], implementation="cudnn")
     return attend(q, (k.swapaxes(1, 2), v.swapaxes(1, 2), seen))
+
+
+def flash(
+    q: Float[Array, "B N L H"],
+    k: Float[Array, "B K L H"],
+    v: Float[Array, "B K L H"],
+    segment_ids: Int[Array, "B L"],
+    interpret: bool = False,
+) -> Float[Array, "B N L H"]:
+    """`packed` as a TPU does it: Pallas's splash attention, in which no score [L, L] ever leaves the chip.
+
+    `interpret`: run the kernel in plain JAX, on any device and slowly.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # a second, which only TPUs need to spend
+
+    _, heads, length, head_dim = q.shape
+    padding = -length % splash.splash_attention_kernel.NUM_LANES  # blocks are multiples of a register's width
+    pad = lambda x, axis: jnp.pad(x, [(0, padding if n == axis else 0) for n in range(x.ndim)])  # noqa: E731
+    q, k, v = (pad(x, 2) for x in (q * head_dim**-0.5, k, v))
+    segments = pad(segment_ids, 1)
+    length += padding
+    block = max(size for size in (512, 384, 256, 128) if length % size == 0)
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
+    attention = splash.splash_attention_kernel.make_splash_mha(
+        splash.splash_attention_mask.MultiHeadMask([splash.CausalMask((length, length))] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=splash.BlockSizes(**dict.fromkeys((*names, "block_q_dq", "block_kv_dq"), block)),
+        interpret=interpret,
+    )
+    mixed = jax.vmap(lambda q, k, v, s: attention(q, k, v, splash.SegmentIds(s, s)))(q, k, v, segments)
+    return mixed[:, :, : length - padding]
 
 
 def cached(

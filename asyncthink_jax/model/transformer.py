@@ -100,6 +100,13 @@ def logits(config: ModelConfig, params: Params, hidden: Float[Array, "*batch D"]
     return jnp.einsum(equation, hidden, kernel, preferred_element_type=jnp.float32)
 
 
+def gathered_head(config: ModelConfig, params: Params) -> Params:
+    """What `logits` needs of the parameters, in the compute type and gathered over fsdp: once for many calls of it."""
+    if config.tied_embeddings:
+        return {"embed": constrain_table(params["embed"].astype(config.dtype))}
+    return {"unembed": constrain_table(params["unembed"].astype(config.dtype), vocab_axis=1)}
+
+
 def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
     """An empty cache. It need not be cleared when a row is reused: no query sees past its own position."""
     shape = (rows, config.kv_heads, length, config.head_dim)
@@ -162,6 +169,20 @@ def _decode(config, groups, read_lengths, write_first, params, caches, tokens, p
         layers[part][n] = write_both(layers[part][n], places[part], new)
     caches = tuple({"k": tuple(k for k, _ in part), "v": tuple(v for _, v in part)} for part in layers)
     return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x), caches
+
+
+def prefill(config: ModelConfig, params: Params, tokens: Int[Array, "R L"]) -> Cache:
+    """The cache of prompts that nothing stands before, read at once: L positions of each layer."""
+    x, segments = embed(config, params["embed"], tokens), jnp.ones_like(tokens)
+    rope = rope_table(config, jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape))
+    keys, values = [], []
+    for weights in unstacked(config, params)["layers"]:
+        block = partial(Block(config).apply, {"params": weights})
+        q, k, v = block(x, rope, method="qkv")
+        keys.append(k.swapaxes(1, 2))
+        values.append(v.swapaxes(1, 2))
+        x = block(x, attention.packed(q, k, v, segments), method="finish")
+    return {"k": tuple(keys), "v": tuple(values)}
 
 
 def unstacked(config: ModelConfig, params: Params) -> Params:

@@ -89,7 +89,7 @@ def parse(text: str) -> Program:
         if current is None:
             header = _COMPUTATION.match(line)
             current = program.setdefault(header[1], {}) if header else None
-        elif line.startswith("}"):
+        elif line == "}":  # a kernel's attributes may go on over several lines, and those end in more
             current = None
         elif (instruction := _instruction(line.strip())) is not None:
             current[instruction.name] = instruction
@@ -103,6 +103,91 @@ def innermost_loop(program: Program) -> str:
     if not plain:
         raise ValueError("the program has no loop")
     return max(plain, key=lambda body: len(program[body]))
+
+
+def entry(program: Program) -> str:
+    """The computation that is called from outside: no other calls it."""
+    called = {name for body in program.values() for one in body.values() for name in _called(one)}
+    return next(name for name in reversed(program) if name not in called)
+
+
+def loop_of_scope(program: Program, scope: str) -> str:
+    """The body of the loop in which most instructions stand under a `jax.named_scope`."""
+
+    def inside(body: str) -> int:
+        return sum(bool(re.search(rf'op_name="[^"]*\b{scope}\b', one.attributes)) for one in program[body].values())
+
+    bodies = [body for name in program for one in program[name].values() for body in one.calls("body")]
+    best = max(bodies, key=inside, default=None)
+    if best is None or not inside(best):
+        raise ValueError(f"the program has no loop in the scope {scope}")
+    return best
+
+
+def collectives(program: Program, computation: str, unknown_trips: int = 1) -> dict[str, tuple[int, int]]:
+    """What one run of `computation` sends between devices: kind -> how many, bytes of their results on one device.
+
+    A TPU's compiler writes a reduce-scatter as the fusion of an all-reduce and a slice, and cuts an asynchronous
+    collective into fusions that all name it: by its channel it is counted once.
+
+    `unknown_trips`: how often a loop runs whose count only a run knows.
+    """
+    channels: dict[str, tuple[str, int, int]] = {}  # channel -> kind, times, bytes
+
+    def walk(name: str, times: int) -> None:
+        for one in program[name].values():
+            kind = next((kind for kind in _COLLECTIVES if one.opcode in (kind, f"{kind}-start")), None)
+            if kind:
+                channel = re.search(r"channel_id=(\d+)", one.attributes)
+                # An asynchronous one starts with (operands, results, ..).
+                arrays = one.result[len(one.operands) : 2 * len(one.operands)] if one.opcode != kind else one.result
+                size = sum(array.size for array in arrays or one.result)
+                if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                    kind, size = "reduce-scatter", sum(array.size for array in _root(program[name]).result)
+                key = channel[1] if channel else f"{name} {one.name}"
+                channels[key] = kind, max(times, channels.get(key, ("", 0, 0))[1]), size
+            elif one.opcode == "while":
+                walk(one.calls("body")[0], times * (_trips(program, one) or unknown_trips))
+            else:
+                for called in _called(one):
+                    walk(called, times)
+
+    walk(computation, 1)
+    found: dict[str, tuple[int, int]] = {}
+    for kind, times, size in channels.values():
+        count, total = found.get(kind, (0, 0))
+        found[kind] = count + times, total + times * size
+    return found
+
+
+def memory_refused(message: str) -> float | None:
+    """Bytes that a program needs, from the compiler's refusal for lack of memory; None for another refusal."""
+    used = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+    return float(used[1]) * 1024 ** " KMGT".index(used[2] or " ") if used else None
+
+
+def _trips(program: Program, loop: Instruction) -> int | None:
+    """How often a loop runs, if the program says so: as the compiler notes it, or as `jax.lax.scan` counts."""
+    noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if noted:
+        return int(noted[1])
+    condition = program[loop.calls("condition")[0]]
+    root = _root(condition)
+    if root.opcode != "compare" or "direction=LT" not in root.attributes:
+        return None
+    limit = condition[root.operands[1]]
+    value = re.match(r"(\d+)\)", limit.attributes) if limit.opcode == "constant" else None
+    return int(value[1]) if value else None
+
+
+def _root(body: dict[str, Instruction]) -> Instruction:
+    return next(one for one in body.values() if one.is_root)
+
+
+def _called(one: Instruction) -> list[str]:
+    return one.calls(
+        "body", "condition", "calls", "to_apply", "branch_computations", "true_computation", "false_computation"
+    )
 
 
 def traffic(program: Program, computation: str) -> Traffic:
@@ -122,9 +207,8 @@ def traffic(program: Program, computation: str) -> Traffic:
     body = program[computation]
     for one in body.values():
         if one.opcode == "while":
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', one.attributes)
             for name in one.calls("body", "condition"):
-                add(traffic(program, name), int(trips[1]) if trips else 1)
+                add(traffic(program, name), _trips(program, one) or 1)
         elif one.opcode == "conditional":
             branches = one.calls("branch_computations", "true_computation", "false_computation")
             add(max((traffic(program, name) for name in branches), key=lambda part: part.total))
@@ -169,9 +253,13 @@ def _taken(program: Program, one: Instruction, place: int, size: int) -> int:
     parameter = _parameter(fused, place)
     taken = 0
     for user in _users(fused, parameter):
-        if user.opcode not in _TAKES or user.operands[0] != parameter:
+        if user.opcode == "fusion":
+            places = [n for n, name in enumerate(user.operands) if name == parameter]
+            taken += sum(_taken(program, user, n, size) for n in places)
+        elif user.opcode in _TAKES and user.operands[0] == parameter:
+            taken += user.result[0].size
+        else:
             return size
-        taken += user.result[0].size
     return taken
 
 
@@ -182,7 +270,7 @@ def _changed(program: Program, one: Instruction) -> tuple[int, int] | None:
     if one.opcode != "fusion":
         return None
     fused = program[one.calls("calls")[0]]
-    root = next(instruction for instruction in fused.values() if instruction.is_root)
+    root = _root(fused)
     while root.opcode in _PASSES:
         root = fused[root.operands[0]]
     if root.opcode not in _CHANGES:
@@ -216,7 +304,7 @@ def _instruction(line: str) -> Instruction | None:
     opcode, _, rest = rest.partition("(")
     end = _closing("(" + rest, 0) - 1
     operands = tuple(_NAME.findall(rest[:end])) if opcode != "parameter" else ()
-    attributes = rest if opcode == "parameter" else rest[end + 1 :]
+    attributes = rest if opcode in ("parameter", "constant") else rest[end + 1 :]
     return Instruction(head[2], opcode, tuple(_arrays(kind)), operands, attributes, bool(head[1]))
 
 

@@ -8,10 +8,10 @@ tensor  heads, feed-forward and vocabulary are split
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -33,31 +33,40 @@ def use_cpu_devices(count: int) -> None:
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over all of `devices` (default: every device of every process). One axis may be -1: what is left.
 
+    Neighbours in it are neighbours in the machine where that can be. Of several TPU slices, which only the data
+    center's network joins, `data` is split over them, since it has the least to send.
+
     Raises ValueError, in one line that names the nearest mesh that fits, where the sizes don't multiply to the devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = _resolve((data, fsdp, tensor), len(devices))
     automatic = (AxisType.Auto,) * len(AXES)
-    if devices == jax.devices():
-        return jax.make_mesh(sizes, AXES, axis_types=automatic)  # orders devices by the machine's topology
-    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=automatic)
-
-
-def _resolve(sizes: tuple[int, ...], devices: int) -> tuple[int, ...]:
-    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-        raise ValueError(f"mesh {_text(sizes)}: sizes are positive, and at most one is -1 (what is left)")
-    fixed = math.prod(size for size in sizes if size != -1)
-    resolved = tuple(devices // fixed if size == -1 else size for size in sizes)
-    if math.prod(resolved) != devices:
-        nearest = _nearest(sizes, devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=automatic, devices=devices)
+    if sizes[0] % slices:
+        nearest = nearest_mesh(sizes, len(devices), lambda mesh: mesh[0] % slices == 0)
+        assert nearest is not None
         raise ValueError(
-            f"mesh {_text(sizes)} doesn't fit {devices} device{'s' * (devices > 1)}; {_text(nearest)} would"
+            f"mesh {mesh_text(sizes)}: data must be a multiple of the {slices} slices, as in {mesh_text(nearest)}"
         )
-    return resolved
+    within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), AXES, axis_types=automatic)
 
 
-def _nearest(sizes: tuple[int, ...], devices: int) -> tuple[int, ...]:
-    """The mesh that fits whose sizes change least (as ratios), tensor first and data last to be kept."""
+def platform() -> str:
+    """Of the devices that a program is made for: those of the mesh that `jax.set_mesh` has set, else this machine's.
+
+    "cpu", "gpu" or "tpu". The mesh may be of devices that the program is only compiled for.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None or device.platform is None else device.platform
+
+
+def nearest_mesh(
+    sizes: Sequence[int], devices: int, fits: Callable[[tuple[int, ...]], bool] = lambda mesh: True
+) -> tuple[int, ...] | None:
+    """The mesh over so many devices that `fits` and whose sizes change least (as ratios; tensor is kept first)."""
     divisors = [n for n in range(1, devices + 1) if devices % n == 0]
     meshes = [(devices // (f * t), f, t) for f in divisors for t in divisors if devices % (f * t) == 0]
 
@@ -65,8 +74,23 @@ def _nearest(sizes: tuple[int, ...], devices: int) -> tuple[int, ...]:
         weights = (1.0, 1.1, 1.2)
         return sum(w * abs(math.log(m / s)) for w, m, s in zip(weights, mesh, sizes, strict=True) if s != -1)
 
-    return min(meshes, key=distance)
+    return min(filter(fits, meshes), key=distance, default=None)
 
 
-def _text(sizes: tuple[int, ...]) -> str:
+def _resolve(sizes: tuple[int, ...], devices: int) -> tuple[int, ...]:
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+        raise ValueError(f"mesh {mesh_text(sizes)}: sizes are positive, and at most one is -1 (what is left)")
+    fixed = math.prod(size for size in sizes if size != -1)
+    resolved = tuple(devices // fixed if size == -1 else size for size in sizes)
+    if math.prod(resolved) != devices:
+        nearest = nearest_mesh(sizes, devices)
+        assert nearest is not None  # all devices on data is one
+        raise ValueError(
+            f"mesh {mesh_text(sizes)} doesn't fit {devices} device{'s' * (devices > 1)}; {mesh_text(nearest)} would"
+        )
+    return resolved
+
+
+def mesh_text(sizes: Sequence[int]) -> str:
+    """As in "data=2 x fsdp=4 x tensor=1"."""
     return " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))

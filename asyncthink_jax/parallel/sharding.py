@@ -7,23 +7,28 @@ mesh axes it is split over. There are two layouts. TRAINING splits parameters an
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-Layout = dict[str, str | None]
+from asyncthink_jax.parallel.mesh import AXES
 
-# The last dimensions of every parameter; the leading `layers` axis of stacked layers is never split.
+Layout = dict[str, str | None]
+Axes = tuple[str | None, ...]
+
+# The last dimensions of every parameter; the leading `layers` axis of stacked layers is never split. In the rollout
+# layout layers stand one by one (`layers/3/q/kernel`).
 PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed$", ("vocab", "width")),
     (r"unembed$", ("width", "vocab")),
-    (r"layers/q/kernel$", ("width", "heads", None)),
-    (r"layers/[kv]/kernel$", ("width", "kv_heads", None)),
-    (r"layers/o/kernel$", ("heads", None, "width")),
-    (r"layers/(gate|up)/kernel$", ("width", "mlp")),
-    (r"layers/down/kernel$", ("mlp", "width")),
+    (r"layers/(\d+/)?q/kernel$", ("width", "heads", None)),
+    (r"layers/(\d+/)?[kv]/kernel$", ("width", "kv_heads", None)),
+    (r"layers/(\d+/)?o/kernel$", ("heads", None, "width")),
+    (r"layers/(\d+/)?(gate|up)/kernel$", ("width", "mlp")),
+    (r"layers/(\d+/)?down/kernel$", ("mlp", "width")),
     (r"kernel_lora_[ab]$", (None, None)),  # thin: what splitting them saves is less than what gathering costs
     (r"scale$", (None,)),
 )
@@ -34,7 +39,7 @@ MAX_REPLICATED = 16  # elements of an optimizer's counters and coefficients, whi
 ROWS = ("data", "fsdp")  # the mesh axes over which rows of a batch are split
 
 
-def param_specs(abstract_params: Any, mesh: Mesh, layout: Layout = TRAINING) -> Any:
+def param_specs(abstract_params: Any, mesh: Mesh | AbstractMesh, layout: Layout = TRAINING) -> Any:
     """The NamedSharding of every parameter, as a tree like `abstract_params`.
 
     Works on any tree whose paths end like the parameters' (an optimizer state holds such trees); an array that the
@@ -44,6 +49,15 @@ def param_specs(abstract_params: Any, mesh: Mesh, layout: Layout = TRAINING) -> 
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: _param_spec(_name(path), leaf, mesh, layout), abstract_params
     )
+
+
+def divides(abstract_params: Any, sizes: Sequence[int]) -> bool:
+    """Whether a mesh of (data, fsdp, tensor) devices divides all that the parameters are split over."""
+    try:
+        param_specs(abstract_params, AbstractMesh(tuple(sizes), AXES))
+    except ValueError:
+        return False
+    return True
 
 
 def rollout_specs(abstract_params: Any, mesh: Mesh) -> Any:
@@ -79,17 +93,46 @@ def constrain_rows(x: jax.Array) -> jax.Array:
     return _constrain(x, ROWS, *[P.UNCONSTRAINED] * (x.ndim - 1))
 
 
-def constrain_table(x: jax.Array) -> jax.Array:
+def constrain_table(x: jax.Array, vocab_axis: int = 0) -> jax.Array:
     """Has an embedding table [V, D] gathered over fsdp, like any other parameter, before its rows are looked up.
 
-    Without it the partitioner looks up parts of rows for the whole batch, and then moves them.
+    Without it the partitioner looks up parts of rows for the whole batch, and then moves them. `vocab_axis` is 1 for
+    the output's table [D, V].
     """
-    return _constrain(x, "tensor", None)
+    return _constrain(x, *("tensor" if axis == vocab_axis else None for axis in range(2)))
 
 
 def constrain_stack(x: jax.Array) -> jax.Array:
     """Splits dimension 0 of independent things [n, ..] over all devices, whatever they are needed for later."""
     return _constrain(x, (*ROWS, "tensor"), *[None] * (x.ndim - 1))
+
+
+def row_shards() -> int:
+    """Over how many devices rows are split, inside jit under `jax.set_mesh`; outside of it 1."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in ROWS) if _is_automatic(mesh) else 1
+
+
+def on_each_device(function: Callable[..., Any], inputs: Sequence[Axes], output: Axes) -> Callable[..., Any]:
+    """`function` of each device's own part of the rows: for a kernel, which the partitioner can't cut.
+
+    `inputs`, `output`: the mesh axes of an array's dimensions after the rows. Axes over which a surrounding
+    `jax.shard_map` maps are cut already; where all are, or no mesh is set (`jax.set_mesh`), it is `function` itself.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    left = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}
+    if not left:
+        return function
+    rows = tuple(axis for axis in ROWS if axis in left)
+    spec = lambda axes: P(rows or None, *(axis if axis in left else None for axis in axes))  # noqa: E731
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=tuple(map(spec, inputs)),
+        out_specs=spec(output),
+        axis_names=left,
+        check_vma=False,
+    )
 
 
 def devices_of_stack() -> int:
@@ -104,7 +147,7 @@ def _constrain(x: jax.Array, *dimensions: Any) -> jax.Array:
     over which a surrounding `jax.shard_map` maps is out of its hands already.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if not isinstance(x, jax.core.Tracer) or mesh.empty or any(kind != AxisType.Auto for kind in mesh.axis_types):
+    if not isinstance(x, jax.core.Tracer) or not _is_automatic(mesh):
         return x
 
     def fits(size: int, axes: Any) -> bool:
@@ -115,7 +158,12 @@ def _constrain(x: jax.Array, *dimensions: Any) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
-def _param_spec(name: str, leaf: Any, mesh: Mesh, layout: Layout) -> NamedSharding:
+def _is_automatic(mesh: Any) -> bool:
+    """Whether there is a mesh, all in the partitioner's hands."""
+    return not mesh.empty and all(kind == AxisType.Auto for kind in mesh.axis_types)
+
+
+def _param_spec(name: str, leaf: Any, mesh: Mesh | AbstractMesh, layout: Layout) -> NamedSharding:
     logical = next((axes for pattern, axes in PARAMETERS if re.search(rf"(^|/){pattern}", name)), None)
     if logical is None or leaf.ndim < len(logical):
         if leaf.size <= MAX_REPLICATED:

@@ -5,10 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
-from asyncthink_jax.parallel.sharding import replicated, rollout_specs, row_spec
-from asyncthink_jax.rollout.engine import Engine
+from asyncthink_jax.parallel.sharding import ROWS, replicated, rollout_specs, row_spec
+from asyncthink_jax.rollout.engine import Engine, step_scope
 from asyncthink_jax.rollout.state import Queue
+
+NARROW_STEP = step_scope(1)  # the named scope of a step in which every row feeds one token
 
 
 def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_length: int = 0) -> jax.stages.Lowered:
@@ -39,3 +42,24 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
         jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
         read_length=limits.context,
     ).lower(lowering_platforms=(platform,))
+
+
+def lower_prefill(engine: Engine, params: Any, length: int) -> jax.stages.Lowered:
+    """What the loop does with one prompt of so many tokens on each device of the data axes, as a program of its own."""
+    mesh = engine.mesh
+    assert mesh is not None and engine.model.prefill is not None
+    read = jax.shard_map(
+        lambda params, tokens: engine.model.prefill(engine.model.prepare(params), tokens),
+        mesh=mesh,
+        in_specs=(P(), P(ROWS)),
+        out_specs=P(ROWS),
+        axis_names=set(ROWS),
+        check_vma=False,
+    )
+    params = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        params,
+        rollout_specs(params, mesh),
+    )
+    tokens = jax.ShapeDtypeStruct((engine.shards, length), jnp.int32, sharding=row_spec(mesh))
+    return jax.jit(read).trace(params, tokens).lower(lowering_platforms=(np.ravel(mesh.devices)[0].platform,))

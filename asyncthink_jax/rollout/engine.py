@@ -35,6 +35,11 @@ from asyncthink_jax.rollout.watch import View
 FOREVER = 1 << 30  # steps after which the loop returns to the host where nobody watches: more than any rollout has
 
 
+def step_scope(width: int) -> str:
+    """The name in a compiled program of a step in which a row feeds up to so many tokens."""
+    return f"step_{width}"
+
+
 class Engine:
     """A compiled rollout for one grammar, tokenizer, model and set of limits.
 
@@ -275,7 +280,8 @@ class Engine:
             return jnp.any(state.active) & fits & (state.engine_steps[0] < until)
 
         def step(width: int, state: State) -> State:
-            return self.step(params, state, queue.episodes, key, temperature, read_length, width)
+            with jax.named_scope(step_scope(width)):
+                return self.step(params, state, queue.episodes, key, temperature, read_length, width)
 
         def until_one_is_over(state: State) -> State:
             # Loops of their own: what begins and ends an episode need not run at every step, and a step is wide or

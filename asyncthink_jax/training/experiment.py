@@ -19,8 +19,8 @@ from asyncthink_jax.data.tokenizer import load as load_tokenizer
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
-from asyncthink_jax.parallel.mesh import make_mesh, use_cpu_devices
-from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
+from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
+from asyncthink_jax.parallel.sharding import divides, param_specs, rollout_specs
 from asyncthink_jax.protocol.cache import lifted
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
 from asyncthink_jax.protocol.prompts import TINY, Prompts
@@ -99,9 +99,16 @@ class Experiment:
 
     def abstract_params(self) -> Params:
         """Shapes, types and shardings of what is trained, in the training layout: what a checkpoint is restored to."""
-        trained, _ = lora.split(transformer.abstract_params(self.model))
-        layout = param_specs(trained, self.mesh)
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), trained, layout)
+        return self._abstract(lora.split(transformer.abstract_params(self.model))[0])
+
+    def abstract_frozen(self) -> Params:
+        """Shapes, types and shardings of `frozen`."""
+        frozen = lora.split(transformer.abstract_params(self.model))[1]
+        return self._abstract(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, self.model.dtype), frozen))
+
+    def _abstract(self, shapes: Params) -> Params:
+        layout = param_specs(shapes, self.mesh)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -112,18 +119,26 @@ class Experiment:
         """Parameters of `dense_model`, in the training layout: of all that is trained and frozen, adapters merged."""
         return jax.jit(lambda *parts: lora.merge(lora.join(*parts), self.model.lora))(params, self.frozen)
 
+    def to_rollout_layout(self, params: Params) -> Params:
+        """What is trained, in the training layout, to the parameters that the engine decodes with."""
+        return self.reshard(params, self.frozen)
+
     @functools.cached_property
-    def to_rollout_layout(self) -> Any:
-        """Jitted: parameters from the training layout to the rollout layout, adapters merged, in the compute type."""
+    def reshard(self) -> Any:
+        """Jitted: (trained, frozen) to the rollout layout: adapters merged, in the compute type, layer by layer.
+
+        Not as a stack: the decode loop would take the layers out of it, and hold all of them twice.
+        """
         dtype = jnp.dtype(self.model.dtype)
-        layout = rollout_specs(transformer.abstract_params(self.dense_model), self.mesh)
 
         def moved(trained: Params, frozen: Params) -> Params:
             whole = lora.merge(lora.join(trained, frozen), self.model.lora)
-            return jax.tree.map(lambda x: x.astype(dtype), whole)
+            return transformer.unstacked(self.dense_model, jax.tree.map(lambda x: x.astype(dtype), whole))
 
-        jitted = jax.jit(moved, out_shardings=layout)
-        return lambda params: jitted(params, self.frozen)
+        shapes = jax.eval_shape(
+            functools.partial(transformer.unstacked, self.dense_model), transformer.abstract_params(self.dense_model)
+        )
+        return jax.jit(moved, out_shardings=rollout_specs(shapes, self.mesh))
 
 
 def make_engine(
@@ -200,10 +215,6 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
         return transformer.logits(config, params, hidden), caches
 
-    def prefill(params: Params, tokens: Array) -> Any:
-        cache, positions = transformer.init_cache(config, *tokens.shape), jnp.arange(tokens.shape[1])[None]
-        return transformer.decode(config, params, (cache,), tokens, positions)[1][0]
-
     def adopt(caches: Any, prompts: Any, which: Array) -> Any:
         def copy(cache: Array, kept: Array) -> Array:
             rows = jnp.arange(which.shape[0]) * (cache.shape[0] // which.shape[0])  # of the organizers
@@ -218,7 +229,7 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
         logits,
         prepare=functools.partial(transformer.unstacked, config),
         prompt_cache=functools.partial(transformer.init_cache, config),
-        prefill=prefill,
+        prefill=functools.partial(transformer.prefill, config),
         adopt=adopt,
     )
 
@@ -262,7 +273,7 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
             check(weights, dataclasses.replace(model, lora=lora.LoRA()))
         except WeightsError as error:
             raise ConfigError(f"model: {error}") from error
-    _check_mesh(config, model, mesh)
+    check_mesh(config, model, mesh)
     return Experiment(
         config=config,
         mesh=mesh,
@@ -301,7 +312,7 @@ def _texts(
     return tokenizer, prompts
 
 
-def _check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:
+def check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:
     """Raises ConfigError where the mesh doesn't divide what is split over it: rows of batches, axes of weights."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     for name, rows in (
@@ -311,7 +322,9 @@ def _check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:
     ):
         if rows % shards:
             raise ConfigError(f"{name} is {rows}, but must be a multiple of mesh.data x mesh.fsdp, {shards}")
+    shapes = transformer.abstract_params(model)
     try:
-        param_specs(transformer.abstract_params(model), mesh)
+        param_specs(shapes, mesh)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        nearest = nearest_mesh(tuple(mesh.shape.values()), mesh.size, lambda sizes: divides(shapes, sizes))
+        raise ConfigError(f"{error}; {mesh_text(nearest)} would" if nearest else str(error)) from error

@@ -43,6 +43,7 @@ def make_optimizer(fields: OptimizerFields, steps: int) -> optax.GradientTransfo
             schedule(fields.learning_rate),
             b1=fields.b1,
             b2=fields.b2,
+            mu_dtype=fields.momentum_dtype,
             weight_decay=fields.weight_decay,
             mask=_is_matrix,
         )

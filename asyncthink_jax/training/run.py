@@ -20,11 +20,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.data.tokenizer import Tokenizer
-from asyncthink_jax.model import lora
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
@@ -33,9 +31,9 @@ from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
 from asyncthink_jax.training.evaluation import evaluate, play, summary
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.files import locked, replace_text
-from asyncthink_jax.training.logprobs import token_logprobs
+from asyncthink_jax.training.logprobs import OldLogprobs
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import Batch, TrainState, make_step, new_state
+from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState, new_state
 
 
 class InterruptedRunError(Exception):
@@ -87,7 +85,7 @@ class Run:
             first, state = self._restore(state)
             batches.set_state(self.saved["data"])
         loss = sft.make_loss(experiment.model, config)
-        step = make_step(loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen)
+        step = OptimizerStep(loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen)
         with self._timed("sft"):
             for number in range(first + 1, config.steps + 1):
                 started = time.monotonic()
@@ -139,6 +137,7 @@ class Run:
                 played = play(
                     experiment, rollout_params, chosen, config.group_size, key, config.temperature, merge=False
                 )
+                del rollout_params  # the update needs its memory
                 rolled_out = time.monotonic()
                 state, numbers = update(state, played.episodes, np.random.default_rng((self.config.seed, number)))
                 numbers |= means(summary(played.episodes, config.group_size, self.config.task.n_solutions))
@@ -291,21 +290,15 @@ class Update:
             self.config.recompute_logprobs or not experiment.config.rollout.from_whole_distribution
         )
         loss = rl.make_loss(experiment.model, self.config)
-        self.step = make_step(loss, optimizer, experiment.mesh, self.config.microbatches, experiment.frozen)
-
-        def logprobs(trained: Params, frozen: Params, batch: Batch) -> Array:
-            return token_logprobs(
-                experiment.model,
-                lora.join(trained, frozen),
-                batch["tokens"],
-                batch["positions"],
-                batch["segment_ids"],
-                temperature=self.config.temperature,
-                chunk=self.config.loss_chunk,
-            )[0]
-
-        jitted = jax.jit(logprobs)
-        self.logprobs = lambda params, batch: jitted(params, experiment.frozen, batch)
+        self.step = OptimizerStep(loss, optimizer, experiment.mesh, self.config.microbatches, experiment.frozen)
+        self.logprobs = OldLogprobs(
+            experiment.model,
+            self.config.temperature,
+            self.config.loss_chunk,
+            self.config.microbatches,
+            experiment.mesh,
+            experiment.frozen,
+        )
 
     def __call__(
         self, state: TrainState, episodes: list[Episode], rng: np.random.Generator

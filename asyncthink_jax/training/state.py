@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import lora
 from asyncthink_jax.model.transformer import Params
-from asyncthink_jax.parallel.sharding import param_specs, row_spec
+from asyncthink_jax.parallel.mesh import platform
+from asyncthink_jax.parallel.sharding import param_specs, replicated, row_spec
 
 Batch = dict[str, Array]  # packed rows, each [B, L]; see data/packing.py
 Loss = Callable[[Params, Batch], tuple[Float[Array, ""], dict[str, Array]]]
@@ -32,50 +33,85 @@ class TrainState:
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """A stage's first state, laid out by the table in parallel/sharding.py: moments are split like their parameters."""
-    state = lambda params: TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))  # noqa: E731
-    shardings = param_specs(jax.eval_shape(state, params), mesh)
-    return jax.jit(state, out_shardings=shardings)(params)
+    state = _first_state(optimizer)
+    return jax.jit(state, out_shardings=param_specs(jax.eval_shape(state, params), mesh))(params)
 
 
-def make_step(
-    loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh, microbatches: int, frozen: Params | None = None
-) -> Callable[[TrainState, Batch, int], tuple[TrainState, dict[str, Array]]]:
+def abstract_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The shapes, types and shardings of `new_state`."""
+    shapes = jax.eval_shape(_first_state(optimizer), params)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, param_specs(shapes, mesh)
+    )
+
+
+def _first_state(optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:
+    return lambda params: TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+class OptimizerStep:
     """The jitted optimizer step of a stage: gradients summed over microbatches, one update, the state donated.
 
-    `loss` returns a sum over its rows, weighted so that the sums of all microbatches add up to the loss of the step. A
-    step takes batches of a fixed number of rows, cut into `microbatches`, of which only the first `used` are computed:
-    how many rows the episodes of an iteration fill changes, and this way that needs no new compilation. The auxiliary
-    numbers of `loss` are summed likewise. `frozen`: what of the parameters is no part of the state.
+    Args:
+        loss: a sum over its rows, weighted so that the sums of all microbatches add up to the loss of the step, and
+            numbers that are summed likewise.
+        optimizer: of the trained parameters.
+        mesh: rows are split over its data and fsdp axes, gradients like their parameters.
+        microbatches: parts that the rows of a batch are cut into.
+        frozen: what of the parameters is no part of the state.
     """
 
-    def step(
-        state: TrainState, frozen: Params, batch: Batch, used: Int[Array, ""]
+    def __init__(
+        self,
+        loss: Loss,
+        optimizer: optax.GradientTransformation,
+        mesh: Mesh,
+        microbatches: int,
+        frozen: Params | None = None,
+    ):
+        self.loss, self.optimizer, self.mesh, self.microbatches = loss, optimizer, mesh, microbatches
+        self.frozen = frozen or {}
+        self._jitted = jax.jit(self._step, donate_argnums=0)
+
+    def __call__(self, state: TrainState, batch: Batch, used: int | None = None) -> tuple[TrainState, dict[str, Array]]:
+        """One step, on a batch of always the same number of rows, of whose microbatches the first `used` are computed.
+
+        How many rows the episodes of an iteration fill changes, and this way that needs no new compilation.
+        """
+        used = self.microbatches if used is None else used
+        with jax.set_mesh(self.mesh):
+            batch = jax.device_put(batch, row_spec(self.mesh))
+            return self._jitted(state, self.frozen, batch, jnp.asarray(used, jnp.int32))
+
+    def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """The program of a call, from shapes with shardings alone; `.compile()` compiles it for the mesh's devices."""
+        used = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self.mesh))
+        with jax.set_mesh(self.mesh):
+            traced = self._jitted.trace(state, self.frozen, batch, used)
+            return traced.lower(lowering_platforms=(platform(),))
+
+    def _step(
+        self, state: TrainState, frozen: Params, batch: Batch, used: Int[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
-        parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), batch)
-        parts = jax.lax.with_sharding_constraint(parts, row_spec(mesh, axis=1))
+        parts = jax.tree.map(lambda x: x.reshape(self.microbatches, -1, *x.shape[1:]), batch)
+        parts = jax.lax.with_sharding_constraint(parts, row_spec(self.mesh, axis=1))
+        layout = param_specs(state.params, self.mesh)
 
         def of_part(i: Array | int) -> Any:
             part = jax.tree.map(lambda x: x[i], parts)
-            whole = lambda params: loss(lora.join(params, frozen), part)  # noqa: E731
+            whole = lambda params: self.loss(lora.join(params, frozen), part)  # noqa: E731
             (value, numbers), gradient = jax.value_and_grad(whole, has_aux=True)(state.params)
-            return gradient, {"loss": value, **numbers}
+            return jax.lax.with_sharding_constraint(gradient, layout), {"loss": value, **numbers}
 
-        if microbatches == 1:  # on CPU a loop's body runs its elementwise operations on one core
+        if self.microbatches == 1:  # on CPU a loop's body runs its elementwise operations on one core
             gradient, numbers = of_part(0)
         else:
             nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, 0))
+            nothing = jax.lax.with_sharding_constraint(nothing[0], layout), nothing[1]
             gradient, numbers = jax.lax.fori_loop(
                 0, used, lambda i, total: jax.tree.map(jnp.add, total, of_part(i)), nothing
             )
-        updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+        updates, moments = self.optimizer.update(gradient, state.optimizer, state.params)
         numbers["gradient_norm"] = optax.tree.norm(gradient)
-        return TrainState(optax.apply_updates(state.params, updates), moments, state.step + 1), numbers
-
-    jitted = jax.jit(step, donate_argnums=0)
-
-    def run(state: TrainState, batch: Batch, used: int = microbatches) -> tuple[TrainState, dict[str, Array]]:
-        with jax.set_mesh(mesh):
-            batch = jax.device_put(batch, row_spec(mesh))
-            return jitted(state, frozen or {}, batch, jnp.asarray(used, jnp.int32))
-
-    return run
+        state = TrainState(optax.apply_updates(state.params, updates), moments, state.step + 1)
+        return jax.lax.with_sharding_constraint(state, param_specs(state, self.mesh)), numbers

@@ -15,7 +15,7 @@ from asyncthink_jax.parallel.sharding import rollout_specs
 from asyncthink_jax.rollout.state import Limits
 from asyncthink_jax.training import rl, sft
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import make_step, new_state
+from asyncthink_jax.training.state import OptimizerStep, new_state
 from experiments.benchmarks import peer
 from experiments.benchmarks.common import arguments, in_turn, rates, report, timed
 from experiments.benchmarks.ours import Ours, ending_after
@@ -57,7 +57,7 @@ class OurIteration:
         self.script = ending_after([new] * rows)
         optimizer = make_optimizer(self.config, 10_000)
         self.state = new_state(self.ours.params, optimizer, self.ours.mesh)
-        self.step = make_step(rl.make_loss(model, self.config), optimizer, self.ours.mesh, microbatches=1)
+        self.step = OptimizerStep(rl.make_loss(model, self.config), optimizer, self.ours.mesh, microbatches=1)
         self.rng = np.random.default_rng(0)
 
     def __call__(self) -> None:

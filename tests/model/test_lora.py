@@ -13,7 +13,7 @@ from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.lora import LoRA
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.training.logprobs import token_logprobs
-from asyncthink_jax.training.state import make_step, new_state
+from asyncthink_jax.training.state import OptimizerStep, new_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")  # asked for by qwix
 
@@ -87,7 +87,7 @@ def test_a_step_trains_adapters_alone(params: lora.Params, remat: str) -> None:
     before = jax.tree.map(np.array, trained)
     optimizer = optax.adam(1e-2)
     state = new_state(trained, optimizer, mesh)
-    step = make_step(loss, optimizer, mesh, microbatches=2, frozen=frozen)
+    step = OptimizerStep(loss, optimizer, mesh, microbatches=2, frozen=frozen)
     weights = (POSITIONS > 0) / 9
     batch = {"tokens": TOKENS, "positions": POSITIONS, "segment_ids": SEGMENTS, "weights": weights}
     losses = []

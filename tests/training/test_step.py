@@ -13,7 +13,7 @@ from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.training import sft
-from asyncthink_jax.training.state import make_step, new_state
+from asyncthink_jax.training.state import OptimizerStep, new_state
 
 MODEL = ModelConfig(11, layers=1, width=8, heads=2, kv_heads=1, head_dim=4, mlp_width=8)
 MESH = make_mesh(devices=jax.devices()[:1])
@@ -22,7 +22,7 @@ OPTIMIZER = optax.sgd(1.0)  # an update is the gradient itself
 
 @functools.cache
 def step_of(microbatches):
-    return make_step(sft.make_loss(MODEL, SFTConfig(loss_chunk=64)), OPTIMIZER, MESH, microbatches)
+    return OptimizerStep(sft.make_loss(MODEL, SFTConfig(loss_chunk=64)), OPTIMIZER, MESH, microbatches)
 
 
 @functools.cache

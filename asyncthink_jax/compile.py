@@ -1,0 +1,124 @@
+"""Compiles every step of a run for TPUs that needn't be here: does it fit, what limits it, which field would help?
+
+    python -m asyncthink_jax.compile --config experiments/countdown_qwen3.py --topology v5e:8x8
+    python -m asyncthink_jax.compile --config .. --topology v5p:4x4x4 --json report.json --config.mesh.fsdp=16
+    python -m asyncthink_jax.compile --config .. --topology v6e:4x4 --slices 2 --steps decode,rl_step
+
+Needs the TPU compiler (pip install 'asyncthink_jax[tpu]'), no TPU and no weights. All numbers are of one chip: memory
+as the compiler says, FLOPs and bytes by the formulas of training/costs.py, collectives as counted in the compiled
+program, time by the roofline of the three (peak rates, so a run takes longer). A rollout's are of one decoding step of
+the engine. Exit codes: 0 all steps fit, 1 one does not (the fields to change are named), 2 for bad input (one line).
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from asyncthink_jax.config import ConfigError, load, split_argv
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
+flags.DEFINE_string("topology", None, "Chip and shape of a slice, such as v5e:8x8, v6e:4x4 or v5p:4x4x4.")
+flags.DEFINE_integer("slices", 1, "So many slices; mesh.data is split over them.")
+flags.DEFINE_string("json", None, "File that the numbers are written to.")
+flags.DEFINE_list("steps", None, "Only these steps; default all.")
+flags.DEFINE_integer("prompt_length", None, "Tokens of a prompt; default what the context leaves beside the budget.")
+
+
+def main(argv: list[str], overrides: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
+        for name in ("config", "topology"):
+            if getattr(FLAGS, name) is None:
+                raise ConfigError(f"--{name} is missing; see --help")
+        report = Path(FLAGS.json) if FLAGS.json else None
+        if report and not report.resolve().parent.is_dir():
+            raise ConfigError(f"--json {report}: its folder does not exist")
+        return _compile(overrides, report)
+    except (ConfigError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _compile(overrides: list[str], report: Path | None) -> int:
+    config = load(FLAGS.config, overrides)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this machine has nothing to do but compile
+    # Imported late, so that a wrong config is reported sooner.
+    from asyncthink_jax.parallel.chips import TopologyError, topology
+    from asyncthink_jax.parallel.mesh import make_mesh
+    from asyncthink_jax.training.ahead import STEPS, compile_step, experiment_on, steps
+
+    unknown = [name for name in FLAGS.steps or () if name not in STEPS]
+    if unknown:
+        raise ConfigError(f"--steps {unknown[0]}: must be of {', '.join(STEPS)}")
+    try:
+        chip, devices = topology(FLAGS.topology, FLAGS.slices)
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
+    except (TopologyError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    experiment = experiment_on(config, mesh)
+    print(_header(len(devices), chip, mesh), flush=True)
+    done: list[Any] = []
+    for step in steps(experiment, FLAGS.prompt_length):
+        if not FLAGS.steps or step.name in FLAGS.steps:
+            done.append(compile_step(step, chip))
+            print(_line(done[-1], chip), flush=True)
+    fits = all(one.fits for one in done)
+    if report:
+        fields = ("hbm_bytes", "argument_bytes", "temporary_bytes", "output_bytes", "resident_bytes", "fits", "flops",
+                  "bytes", "collectives", "roofline_s", "bound", "compile_s")  # fmt: skip
+        numbers = {
+            "topology": FLAGS.topology,
+            "slices": FLAGS.slices,
+            "chips": len(devices),
+            "mesh": dict(mesh.shape),
+            "hbm_capacity_bytes": chip.hbm,
+            "fits": fits,
+            "steps": {one.name: {k: v for k, v in dataclasses.asdict(one).items() if k in fields} for one in done},
+        }
+        report.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    for one in done:
+        if not one.fits:
+            print(f"{one.name} doesn't fit: {_gib(one.hbm_bytes)} of {_gib(chip.hbm)} GiB; try {one.remedy}")
+    return 0 if fits else 1
+
+
+def _header(chips: int, chip: Any, mesh: Any) -> str:
+    axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    columns = f"{'step':<10}{'HBM GiB':>9}{'args':>8}{'temp':>8}{'other':>8}  {'TFLOP':>9}{'GB':>9}{'sent GB':>9}"
+    return (
+        f"{FLAGS.topology}: {chips} chips of {_gib(chip.hbm)} GiB, mesh {axes}\n"
+        f"{columns}{'roofline':>12}  {'bound':<13}{'compiled in':>11}"
+    )
+
+
+def _line(one: Any, chip: Any) -> str:
+    sent = sum(kind["bytes"] for kind in one.collectives.values())
+    other = one.output_bytes + one.resident_bytes
+    line = (
+        f"{one.name:<10}{_gib(one.hbm_bytes):>9}{_gib(one.argument_bytes):>8}{_gib(one.temporary_bytes):>8}"
+        f"{_gib(other):>8}  {one.flops / 1e12:>9.3g}{one.bytes / 1e9:>9.3g}{sent / 1e9:>9.3g}"
+        f"{1e3 * one.roofline_s:>9.3g} ms  {one.bound:<13}{one.compile_s:>9.0f} s"
+    )
+    kinds = ", ".join(f"{round(k['count'])} {kind} {k['bytes'] / 1e9:.3g} GB" for kind, k in one.collectives.items())
+    note = "" if one.fits else f"  DOES NOT FIT {_gib(chip.hbm)} GiB"
+    return line + note + (f"\n{'':<10}{kinds}" if kinds else "")
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f}"
+
+
+if __name__ == "__main__":
+    others, config_overrides = split_argv(sys.argv)
+    app.run(lambda argv: sys.exit(main(argv, config_overrides)), argv=others)
