@@ -11,6 +11,7 @@
 #     DEVICES   devices of each process (2)
 #     PYTHON    the interpreter (that of `make setup`, else python3)
 #     PORT      where the processes find each other (a free one)
+#     GRACE     seconds that the others have to save and end, once a process is gone (30)
 #
 # What it costs: nothing but this machine's time. How to stop it: Ctrl-C, or SIGTERM to this script; every process then
 # saves, and the same command goes on. A second Ctrl-C stops at once.
@@ -18,7 +19,6 @@ set -euo pipefail
 set -m # a process group for each process, so that Ctrl-C reaches them once: through `pass_on`
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-grace=30 # seconds that processes have to save and end, once one is gone
 
 main() {
   read_arguments "$@"
@@ -50,6 +50,8 @@ read_arguments() {
   esac
   flags=(${@+"$@"})
   devices=${DEVICES:-2}
+  grace=${GRACE:-30}
+  [[ $grace =~ ^[0-9]+$ ]] || fail "GRACE '$grace' is no number of seconds"
   [[ $devices =~ ^[1-9][0-9]*$ ]] || fail "DEVICES '$devices' is no positive number"
   local parent
   parent=$(dirname "$workdir")
