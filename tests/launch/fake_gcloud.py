@@ -3,7 +3,8 @@
 Put on PATH as `gcloud` by `conftest.py`. In the folder `FAKE_GCLOUD`:
 
     calls.jsonl   the arguments of every call, a JSON list a line
-    state.json    {"vms": {name: [state, type]}, "queues": {name: state}, "nodes": {queue: [name, ..]}, "account", "project"}
+    state.json    {"vms": {name: [state, type]}, "queues": {name: state}, "nodes": {queue: [name, ..]},
+                  "account": .., "project": ..}
     rules.json    calls that go otherwise: the first rule whose `match` is in the call's words, joined by blanks. `skip`
                   lets so many pass, `times` is how often it holds. What it does: print `out` and `err` and exit with
                   `code`, `hang`, or `preempt` (the VMs die, then the call goes on as usual).
@@ -93,7 +94,9 @@ def resource(group: str, verb: str, name: str, flags: dict, state: dict) -> int:
                 (FOLDER / "vms" / node / str(worker)).mkdir(parents=True)
         return 0
     if name not in state[kind]:
-        print(f"ERROR: (gcloud.compute.tpus.{group}.{verb}) NOT_FOUND: Resource '{name}' was not found", file=sys.stderr)
+        print(
+            f"ERROR: (gcloud.compute.tpus.{group}.{verb}) NOT_FOUND: Resource '{name}' was not found", file=sys.stderr
+        )
         return 1
     if verb == "describe":
         print("\t".join(state["vms"][name]) if kind == "vms" else state["queues"][name])
@@ -116,7 +119,9 @@ def ssh(name: str, flags: dict) -> int:
         shell = ["bash", "-c", flags["--command"]]
         codes.append(subprocess.run(shell, cwd=home, env=environment, check=False).returncode)
         if codes[-1]:
-            print(f"##### Command execution on worker {home.name} failed with exit status {codes[-1]}.", file=sys.stderr)
+            print(
+                f"##### Command execution on worker {home.name} failed with exit status {codes[-1]}.", file=sys.stderr
+            )
     return next((code for code in codes if code), 0)
 
 

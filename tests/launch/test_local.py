@@ -113,7 +113,7 @@ def test_a_process_has_two_devices_if_nobody_says_otherwise(local):
 
 
 def test_flags_reach_training_as_they_were_given(local):
-    flags = ["--config.name=it's a \"name\"", "--noevaluate"]
+    flags = ['--config.name=it\'s a "name"', "--noevaluate"]
     local.run("2", "tiny.py", "my run", *flags)
     for i in range(2):
         assert local.record(i)["arguments"] == (
