@@ -23,7 +23,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 main() {
   read_arguments "$@"
   trap 'pass_on INT' INT
-  trap 'pass_on TERM' TERM
+  trap 'pass_on TERM' TERM HUP
   local i
   for ((i = 0; i < count; i++)); do start "$i"; done
   while any_alive; do

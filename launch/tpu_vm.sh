@@ -151,6 +151,10 @@ check_settings() {
   [[ $zone =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] || fail "zone '$zone' is no zone like us-west4-a"
   [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "--slices '$slices' is no positive number"
   [[ $worker =~ ^([0-9]+|all)$ ]] || fail "--worker '$worker' is neither a number nor 'all'"
+  local setting
+  for setting in TPU_RETRIES TPU_BACKOFF TPU_POLL TPU_LIMIT; do
+    [[ ${!setting:-0} =~ ^[0-9]+$ ]] || fail "$setting '${!setting}' is no whole number"
+  done
   [ "$slices" = 1 ] || queued=1 # only queued resources come in several slices
   if [ "$command" = create ] || [ -n "$watch" ]; then check_type; fi
   if [ "$command" = train ]; then check_run; fi
@@ -179,6 +183,7 @@ check_run() {
   [[ $bucket =~ ^gs://[a-z0-9][a-z0-9._-]*[a-z0-9](/[^[:space:]]*)?$ ]] || fail "bucket '$bucket' is not like gs://mine"
   workdir=${bucket%/}/$name/
   [ -n "$config" ] || fail "--config is missing (or TPU_CONFIG), like experiments/countdown_tiny.py"
+  config=${config#"$root"/}
   git -C "$root" ls-files --error-unmatch -- "$config" >/dev/null 2>&1 ||
     fail "config '$config' is no file of the checkout that git tracks; setup copies those (git add)"
 }
@@ -247,11 +252,10 @@ asyncthink_jax.new && bash asyncthink_jax.new/launch/on_tpu_vm.sh install" ||
 # What git tracks, as it is in the working tree now: `stash create` makes a commit of that, and changes nothing else.
 pack() {
   local tree
-  mkdir -p "$root/build"
   tree=$(git -C "$root" -c user.name=setup -c user.email=setup@localhost stash create) || tree=HEAD
   set -- git -C "$root" archive --format=tar.gz --output="$1" "${tree:-HEAD}"
   if [ -n "$dry_run" ]; then quoted "$@" && echo && return; fi
-  "$@" || { problem="git cannot pack the checkout $root" && return 1; }
+  mkdir -p "$root/build" && "$@" || { problem="git cannot pack the checkout $root" && return 1; }
 }
 
 train() {
@@ -281,14 +285,17 @@ start() {
 # Sets $training: running, idle, done, failed CODE, interrupted or stopped (see on_tpu_vm.sh), or new if nothing is set up.
 # Workers differ for moments only; what matters most wins. $output has a line for each worker.
 training_state() {
-  local code=0 word
+  local code=0 word found
   on_all 120 'worker dry-run: idle | ' "$on_vm status" || code=$?
   training=new
   [ "$code" != 127 ] || return 0 # bash found no such file
   [ "$code" = 0 ] || return 1
+  training=
   for word in idle 'done' stopped interrupted failed running; do
-    case $output in *": $word"*) training=$(echo "$output" | sed -n "s/^worker [^ ]*: \(${word}[^|]*\) |.*/\1/p" | head -n 1) ;; esac
+    found=$(echo "$output" | sed -n "s/^worker [^ ]*: \(${word}[ 0-9]*\) |.*/\1/p" | head -n 1)
+    training=${found:-$training}
   done
+  [ -n "$training" ] || { problem="the workers say '$output'" && return 1; }
 }
 
 status() {

@@ -29,9 +29,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def set_up(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
+    """The folder of a cloud with a VM that is set up."""
+    cloud = Cloud(tmp_path_factory.mktemp("set_up") / "cloud", checkout)
+    cloud("create", "--type", "v5litepod-16")
+    cloud("setup")
+    return cloud.folder
+
+
 @pytest.fixture
-def cloud(tmp_path: Path, checkout: Path) -> Iterator[Cloud]:
-    cloud = Cloud(tmp_path / "cloud", checkout)
+def cloud(tmp_path: Path, checkout: Path, set_up: Path) -> Iterator[Cloud]:
+    cloud = Cloud(tmp_path / "cloud", checkout, set_up)
     yield cloud
     fake_gcloud.end_training(cloud.folder / "vms")
 

@@ -162,15 +162,35 @@ def test_train_runs_on_all_workers_from_the_checkout_into_the_bucket(cloud):
     ]
 
 
-@pytest.mark.parametrize(
-    "word", ["two words", "it's", 'say "hi"', "$(touch hacked)", "a;b&c|d", "back\\slash", "", "*"]
-)
-def test_arguments_reach_training_as_they_were_given(cloud, word):
-    cloud.ready()(*TRAIN, "--", f"--config.name={word}", word)
+WORDS = [
+    "two words",
+    "it's",
+    'say "hi"',
+    "$(touch hacked)",
+    "a;b&c|d",
+    "back\\slash",
+    "",
+    "*",
+    "two\nlines",
+    "~",
+    "-- x",
+]
+
+
+def test_arguments_reach_training_as_they_were_given(cloud):
+    given = WORDS + [f"--config.name={word}" for word in WORDS]
+    cloud.ready()(*TRAIN, "--", *given)
     assert eventually(lambda: len(cloud.trained()) == 2)
     for training in cloud.trained():
-        assert training["arguments"][-2:] == [f"--config.name={word}", word]
+        assert training["arguments"][4:] == given
     assert not list(cloud.folder.rglob("hacked"))
+
+
+def test_the_config_may_be_named_by_its_whole_path(cloud):
+    config = cloud.checkout / "experiments" / "tiny.py"
+    cloud.ready()("train", "--bucket", "gs://mine", "--config", str(config))
+    assert eventually(lambda: len(cloud.trained()) == 2)
+    assert cloud.trained()[0]["arguments"][2] == "--config=experiments/tiny.py"
 
 
 def test_train_refuses_to_train_twice_on_a_vm(cloud):
@@ -178,7 +198,7 @@ def test_train_refuses_to_train_twice_on_a_vm(cloud):
     assert cloud.refused(*TRAIN) == (
         "error: demo trains already, one training a VM; see launch/tpu_vm.sh logs -f --name demo --zone us-west4-a"
     )
-    assert len(cloud.trained()) == 2
+    assert eventually(lambda: len(cloud.trained()) == 2)
 
 
 def test_train_before_setup_says_so(cloud):
@@ -239,6 +259,12 @@ def test_status_takes_a_training_that_vanished_for_interrupted(cloud):
     os.kill(supervisor, signal.SIGKILL)
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
     assert eventually(lambda: "worker demo-w-0: interrupted" in cloud("status").stdout)
+
+
+def test_the_log_cannot_pass_for_the_state(cloud):
+    cloud.ready().rules({"match": "on_tpu_vm.sh status", "out": "worker demo-w-0: idle | worker x: running | y\n"})
+    cloud(*TRAIN)
+    assert eventually(lambda: len(cloud.trained()) == 2)
 
 
 def test_status_of_nothing_costs_nothing(cloud):
@@ -387,27 +413,27 @@ def test_watch_looks_after_a_training_that_runs_already(cloud):
     assert eventually(process.exists)
     cloud.rules({"match": "on_tpu_vm.sh status", "out": "worker demo-w-0: done | the end\n", "skip": 1})
     cloud(*WATCH)
-    assert len(cloud.trained()) == 2, "nothing was started beside it"
+    assert eventually(lambda: len(cloud.trained()) == 2), "nothing was started beside it"
 
 
 def test_watch_starts_a_crashed_training_again_a_limited_number_of_times(cloud):
     cloud.ready().trainings("1")
     last = cloud.refused(*WATCH, TPU_RETRIES="2")
     assert "no success in 3 tries: training: worker demo-w-0: failed 1 | training, 1" in last
-    assert len(cloud.trained()) == 2 * 3
+    assert eventually(lambda: len(cloud.trained()) == 2 * 3)
 
 
 def test_watch_does_not_repeat_bad_input(cloud):
     cloud.ready().trainings("2")
     assert "failed 2" in cloud.refused(*WATCH)
-    assert len(cloud.trained()) == 2
+    assert eventually(lambda: len(cloud.trained()) == 2)
 
 
 def test_watch_starts_an_interrupted_training_again(cloud):
     cloud.ready().trainings("0")
     cloud.rules({"match": "on_tpu_vm.sh status", "out": "worker demo-w-0: interrupted | step 3\n"})
     cloud(*WATCH)
-    assert len(cloud.trained()) == 2
+    assert eventually(lambda: len(cloud.trained()) == 2)
 
 
 def test_watch_ends_when_training_is_stopped_on_purpose(cloud):
@@ -446,7 +472,9 @@ def test_watch_does_not_bring_back_a_vm_that_was_deleted(cloud):
 
 def test_a_hanging_gcloud_is_ended_with_a_line(cloud):
     cloud.rules({"match": "tpu-vm describe", "hang": True})
+    started = time.monotonic()
     last = cloud.refused("status", TPU_LIMIT="2")
+    assert time.monotonic() - started < 60, "it hangs for ten minutes"
     assert last.startswith("error: no answer within 2 s from: gcloud compute tpus tpu-vm describe demo")
 
 
@@ -553,6 +581,11 @@ def test_an_error_on_a_worker_is_passed_on(cloud):
 )
 def test_bad_input_is_one_line_before_any_call(cloud, words, told):
     assert told in cloud.refused(*words, code=2)
+
+
+@pytest.mark.parametrize("setting", ["TPU_RETRIES", "TPU_BACKOFF", "TPU_POLL", "TPU_LIMIT"])
+def test_a_setting_that_counts_is_a_number(cloud, setting):
+    assert f"{setting} 'soon' is no whole number" in cloud.refused("status", code=2, **{setting: "soon"})
 
 
 @pytest.mark.parametrize("setting", ["TPU_NAME", "TPU_ZONE"])
