@@ -255,7 +255,8 @@ pack() {
   tree=$(git -C "$root" -c user.name=setup -c user.email=setup@localhost stash create) || tree=HEAD
   set -- git -C "$root" archive --format=tar.gz --output="$1" "${tree:-HEAD}"
   if [ -n "$dry_run" ]; then quoted "$@" && echo && return; fi
-  mkdir -p "$root/build" && "$@" || { problem="git cannot pack the checkout $root" && return 1; }
+  mkdir -p "$root/build"
+  "$@" || { problem="git cannot pack the checkout $root" && return 1; }
 }
 
 train() {

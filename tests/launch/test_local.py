@@ -34,6 +34,8 @@ os.rename("record" + index + ".new", "record" + index)
 print("process", index, "trains", flush=True)
 while what != "exit" and not signals:
     time.sleep(0.02)
+while code == "7" and len(list(pathlib.Path().glob("record?"))) < int(os.environ["JAX_NUM_PROCESSES"]):
+    time.sleep(0.02)  # dies when all train
 if what == "wait":
     time.sleep(0.3)  # saves; a signal that comes twice is noted twice
 print("signals", *signals, flush=True)
