@@ -3,7 +3,7 @@
 # make table       the tables of the two READMEs, from the committed results of runs and benchmarks
 # make test        set up, then the tests (under 10 minutes on 2 cores)
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, large random searches
-# make lint        format, lint and types, as the continuous integration checks them
+# make lint        format, lint, types and shell scripts, as the continuous integration checks them
 # make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
 # make bench-tpu   the one of them that compiles for TPUs; needs none
 # make bench-peers what they are compared with, in a virtual environment of its own
@@ -62,6 +62,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck -x launch/*.sh launch/gke/*.sh .ci/run
 
 # `make bench BENCH='--platform gpu'` passes flags on.
 BENCHMARKS := plain_sampling ragged_sampling fork_join steps_per_token async_wall_clock roofline scaling rl_iteration

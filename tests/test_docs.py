@@ -17,7 +17,15 @@ from experiments import table
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "asyncthink_jax"
-DOCS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md")
+DOCS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "experiments/README.md",
+    "launch/README.md",
+    "launch/gke/README.md",
+)
 SECTIONS = ("task", "pool", "model", "mesh", "rollout", "sft", "rl", "eval", "checkpoint")
 
 each_document = pytest.mark.parametrize("document", DOCS)

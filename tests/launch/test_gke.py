@@ -1,0 +1,113 @@
+"""launch/gke: the manifest has the shape of a slice, its command training's flags, its script the exit codes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+GKE = ROOT / "launch" / "gke"
+
+
+def jobset() -> dict:
+    [document] = yaml.safe_load_all((GKE / "jobset.yaml").read_text())
+    return document
+
+
+def pod() -> dict:
+    return job()["template"]["spec"]
+
+
+def job() -> dict:
+    return jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]
+
+
+def flags_of_training() -> set[str]:
+    source = (ROOT / "asyncthink_jax" / "train.py").read_text()
+    return {f"--{name}" for name in re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source)}
+
+
+def test_there_is_a_pod_for_each_vm_of_the_slice():
+    topology = pod()["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    rows, columns = map(int, topology.split("x"))
+    chips = pod()["containers"][0]["resources"]["limits"]["google.com/tpu"]
+    assert job()["parallelism"] == job()["completions"] == rows * columns // chips
+
+
+def test_the_jobset_restarts_all_pods_but_not_for_bad_input():
+    assert jobset()["kind"] == "JobSet" and jobset()["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+    assert pod()["restartPolicy"] == "Never" and job()["backoffLimit"] == 0
+    policy = jobset()["spec"]["failurePolicy"]
+    assert policy["maxRestarts"] > 10
+    assert policy["rules"][0]["action"] == "FailJobSet"
+    assert job()["podFailurePolicy"]["rules"][0]["onExitCodes"] == (
+        {"containerName": pod()["containers"][0]["name"], "operator": "In", "values": [2]}
+    )
+
+
+def test_training_has_half_a_minute_to_save():
+    assert pod()["terminationGracePeriodSeconds"] >= 30
+
+
+def test_the_command_has_flags_of_training_and_files_of_the_checkout():
+    [container] = pod()["containers"]
+    [script] = container["command"]
+    assert os.access(ROOT / script, os.X_OK)
+    given = dict(word.split("=") for word in container["args"])
+    assert given.keys() == {"--config", "--workdir"} <= flags_of_training()
+    assert (ROOT / given["--config"]).is_file()
+    assert given["--workdir"].startswith("gs://BUCKET/")
+
+
+def test_the_xpk_line_has_flags_of_training_and_files_of_the_checkout():
+    command = re.search(r'--command="(\S+) (.*?)"', (GKE / "README.md").read_text())
+    assert os.access(ROOT / command[1], os.X_OK)
+    given = dict(word.split("=") for word in command[2].split())
+    assert given.keys() <= flags_of_training()
+    assert (ROOT / given["--config"]).is_file()
+
+
+def test_the_image_installs_the_extra_for_tpus():
+    [extra] = re.findall(r"'\.\[(\w+)\]'", (GKE / "Dockerfile").read_text())
+    assert f'"{extra}": [' in (ROOT / "setup.py").read_text()
+
+
+# Stands for python: waits for the order to end, or ends with the code in its flag --exit=CODE.
+TRAINING = f"""#!{sys.executable} -S
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(0)))
+print(*sys.argv[1:], flush=True)
+if sys.argv[-1].startswith("--exit="):
+    sys.exit(int(sys.argv[-1][7:]))
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    python = tmp_path / "python"
+    python.write_text(TRAINING)
+    python.chmod(0o755)
+    return {"PATH": "/usr/bin:/bin", "PYTHON": str(python)}
+
+
+@pytest.mark.parametrize("code", [0, 2, 7])
+def test_the_script_ends_as_training_does(environment, code):
+    command = [GKE / "train.sh", "--workdir=a b", f"--exit={code}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    assert done.stdout == f"-m asyncthink_jax.train --workdir=a b --exit={code}\n"
+
+
+def test_a_training_that_was_asked_to_end_is_not_taken_for_finished(environment):
+    with subprocess.Popen([GKE / "train.sh"], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "-m asyncthink_jax.train\n"
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert said == "saved\n", "once, since a second signal would end it unsaved"
+    assert process.returncode == 143
