@@ -52,18 +52,14 @@ def test_gradients_too(chunk):
     def in_chunks(params):
         return jnp.sum(weights * token_logprobs(MODEL, params, *BATCH.values(), TEMPERATURE, chunk)[0][:, 1:])
 
-    expected = jax.grad(lambda params: jnp.sum(weights * whole(MODEL, params)[0]))(params)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), jax.grad(in_chunks)(params), expected
-    )
+    expected = jax.jit(jax.grad(lambda params: jnp.sum(weights * whole(MODEL, params)[0])))(params)
+    got = jax.jit(jax.grad(in_chunks))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
 
 
 def test_logits_never_exist_for_more_than_a_chunk():
-    text = (
-        jax.jit(lambda p: token_logprobs(MODEL, p, *BATCH.values(), chunk=12)[0].sum())
-        .lower(params_of(MODEL))
-        .as_text()
-    )
+    logprobs = jax.jit(lambda params: token_logprobs(MODEL, params, *BATCH.values(), chunk=12)[0])
+    text = logprobs.lower(params_of(MODEL)).as_text()
     assert "4x3x50x" in text  # 3 places of 4 rows
     assert "4x10x50x" not in text and "40x50x" not in text
 
