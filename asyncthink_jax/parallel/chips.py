@@ -11,8 +11,14 @@ from typing import Any
 from jax.experimental import topologies
 
 GIB = 2**30
-# The TPU runtime asks a metadata server what machine it is on; without a TPU nobody answers. These say it in advance.
-_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+# The TPU runtime asks a metadata server what machine it is on; without a TPU nobody answers. The first three say it in
+# advance; the last lets several processes compile, which is safe where none of them has a TPU.
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -161,8 +161,9 @@ def collectives(program: Program, computation: str, unknown_trips: int = 1) -> d
 
 
 def memory_refused(message: str) -> float | None:
-    """Bytes that a program needs, from the compiler's refusal for lack of memory; None for another refusal."""
+    """Bytes that a program needs at least, from the compiler's refusal for lack of memory; None for another refusal."""
     used = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+    used = used or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", message)
     return float(used[1]) * 1024 ** " KMGT".index(used[2] or " ") if used else None
 
 

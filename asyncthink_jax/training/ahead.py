@@ -166,7 +166,7 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
 
 
 def compile_step(step: Step, chip: Chip) -> Compiled:
-    """Compiles a step. One that its compiler refuses for lack of memory has the size that the refusal names."""
+    """Compiles a step. Of one that its compiler refuses for lack of memory there is the least size alone."""
     started = time.monotonic()
     argument = temporary = output = 0.0
     collectives: dict[str, dict[str, float]] = {}

@@ -101,3 +101,80 @@ def test_a_compiled_loop_reads_its_weights_once_a_step():
     moved = hlo.traffic(program, hlo.innermost_loop(program))
     weights, x = size * size * 4, rows * size * 4
     assert weights <= moved.total <= weights + 8 * x
+
+
+# A loop as `jax.lax.scan` counts it: it gathers its weights in an asynchronous fusion, whose three parts name the same
+# channel, and scatters a sum. The kernel's attributes go on over several lines.
+SCAN = """HloModule scan
+
+%gather-start (p.0: bf16[8,64]) -> (bf16[8,64], bf16[16,64]) {
+  %p.0 = bf16[8,64]{1,0} parameter(0)
+  %all-gather.1 = bf16[16,64]{1,0} all-gather(%p.0), channel_id=7, replica_groups={{0,1}}, dimensions={0}
+  ROOT %start = (bf16[8,64]{1,0}, bf16[16,64]{1,0}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%gather-done (p.1: bf16[16,64]) -> bf16[16,64] {
+  %p.1 = bf16[16,64]{1,0} parameter(0)
+  %all-gather.2 = bf16[16,64]{1,0} all-gather(%p.1), channel_id=7, replica_groups={{0,1}}, dimensions={0}
+  ROOT %done = bf16[16,64]{1,0} custom-call(%p.1, %all-gather.2), custom_call_target="AsyncCollectiveDone"
+}
+
+%all-reduce-scatter.3 (p.2: f32[16,64]) -> f32[8,64] {
+  %p.2 = f32[16,64]{1,0} parameter(0)
+  %all-reduce.3 = f32[16,64]{1,0} all-reduce(%p.2), channel_id=9, replica_groups={{0,1}}, to_apply=%add
+  ROOT %slice = f32[8,64]{1,0} dynamic-slice(%all-reduce.3), dynamic_slice_sizes={8,64}
+}
+
+%body (state: (s32[], bf16[8,64], f32[16,64])) -> (s32[], bf16[8,64], f32[16,64]) {
+  %state = (s32[], bf16[8,64]{1,0}, f32[16,64]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %w = bf16[8,64]{1,0} get-tuple-element(%state), index=1
+  %g = f32[16,64]{1,0} get-tuple-element(%state), index=2
+  %a = (bf16[8,64]{1,0}, bf16[16,64]{1,0}) fusion(%w), kind=kCustom, calls=%gather-start
+  %b = bf16[16,64]{1,0} get-tuple-element(%a), index=1
+  %kernel = f32[16,64]{1,0} custom-call(%g), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+}}, metadata={op_name="jit(f)/step_1/kernel"}
+  %c = bf16[16,64]{1,0} fusion(%b), kind=kCustom, calls=%gather-done, metadata={op_name="jit(f)/step_1/dot"}
+  %d = f32[8,64]{1,0} fusion(%kernel), kind=kCustom, calls=%all-reduce-scatter.3
+  ROOT %tuple = (s32[], bf16[8,64]{1,0}, f32[16,64]{1,0}) tuple(%i, %w, %kernel)
+}
+
+%condition (state: (s32[], bf16[8,64], f32[16,64])) -> pred[] {
+  %state.1 = (s32[], bf16[8,64]{1,0}, f32[16,64]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  %limit = s32[] constant(36)
+  ROOT %lt = pred[] compare(%i.1, %limit), direction=LT
+}
+
+ENTRY %main (a: (s32[], bf16[8,64], f32[16,64])) -> (s32[], bf16[8,64], f32[16,64]) {
+  %a = (s32[], bf16[8,64]{1,0}, f32[16,64]{1,0}) parameter(0)
+  ROOT %loop = (s32[], bf16[8,64]{1,0}, f32[16,64]{1,0}) while(%a), condition=%condition, body=%body
+}
+"""
+
+
+def test_collectives_are_counted_once_and_as_often_as_their_loop_runs():
+    program = hlo.parse(SCAN)
+    assert hlo.entry(program) == "main"
+    found = hlo.collectives(program, hlo.entry(program))
+    assert found == {"all-gather": (36, 36 * 16 * 64 * 2), "reduce-scatter": (36, 36 * 8 * 64 * 4)}
+    assert hlo.loop_of_scope(program, "step_1") == "body"
+    with pytest.raises(ValueError, match="no loop in the scope step_2"):
+        hlo.loop_of_scope(program, "step_2")
+
+
+def test_a_loop_whose_count_only_a_run_knows_counts_as_often_as_it_is_told():
+    program = hlo.parse(SCAN.replace("compare(%i.1, %limit)", "compare(%i.1, %i.1)"))
+    assert hlo.collectives(program, "main", unknown_trips=4)["all-gather"] == (4, 4 * 16 * 64 * 2)
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded", 20.5 * 2**30),
+        ("required for HLO temporaries (512.00M) exceeds available HBM (15.75G).", 512 * 2**20),
+        ("Mosaic failed to compile", None),
+    ],
+)
+def test_a_refusal_for_lack_of_memory_names_the_size(message, size):
+    assert hlo.memory_refused(message) == size
