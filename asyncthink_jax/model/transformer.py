@@ -21,10 +21,11 @@ from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import attention
 from asyncthink_jax.model.lora import LoRA, adapted, cast
+from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
 
 Params = dict[str, Any]
-Cache = dict[str, tuple[Float[Array, "R K C H"], ...]]  # "k" and "v", an array for each layer
+Cache = dict[str, tuple[Float[Array, "R K C H"], ...]]  # "k" and "v", an array for each layer; on TPUs [R, C, K, H]
 Rope = tuple[Float[Array, "B L 1 H/2"], Float[Array, "B L 1 H/2"]]  # cosines and sines
 
 
@@ -109,7 +110,9 @@ def gathered_head(config: ModelConfig, params: Params) -> Params:
 
 def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
     """An empty cache. It need not be cleared when a row is reused: no query sees past its own position."""
-    shape = (rows, config.kv_heads, length, config.head_dim)
+    heads_and_places = (config.kv_heads, length)
+    # As a TPU's compiler lays out what single places are written to: from another order it would copy all of it.
+    shape = (rows, *(heads_and_places[::-1] if platform() == "tpu" else heads_and_places), config.head_dim)
     return {name: tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)) for name in ("k", "v")}
 
 
@@ -133,17 +136,7 @@ def decode(
     read_lengths = read_lengths or (None,) * len(caches)
     # A TPU reads all caches before it writes any: of a cache that is written and then read, its compiler moves all to
     # fast memory and all of it back (1.55 times the bytes of a step of Qwen3-4B). A CPU's would copy a cache for that.
-    return jax.lax.platform_dependent(
-        params,
-        caches,
-        tokens,
-        positions,
-        tpu=partial(_decode, config, groups, read_lengths, False),
-        default=partial(_decode, config, groups, read_lengths, True),
-    )
-
-
-def _decode(config, groups, read_lengths, write_first, params, caches, tokens, positions):
+    on_tpu = platform() == "tpu"
     x = embed(config, params["embed"], tokens)
     rope = rope_table(config, positions)
     sizes = [cache["k"][0].shape[0] for cache in caches]
@@ -158,12 +151,13 @@ def _decode(config, groups, read_lengths, write_first, params, caches, tokens, p
             zip(*(split_rows(y, sizes, groups) for y in block(x, rope, method="qkv")), strict=True)
         ):
             q, new = rows[0], rows[1:]
-            if write_first:
-                layers[part][n] = write_both(layers[part][n], places[part], new)
-            else:
+            if on_tpu:
                 unwritten.append((part, n, new))
-            read = [array[:, :, : read_lengths[part]] for array in layers[part][n]]
-            mixed.append(attention.cached(q, *read, places[part], None if write_first else new))
+                read = [array[:, : read_lengths[part]].swapaxes(1, 2) for array in layers[part][n]]
+            else:
+                layers[part][n] = write_both(layers[part][n], places[part], new)
+                read = [array[:, :, : read_lengths[part]] for array in layers[part][n]]
+            mixed.append(attention.cached(q, *read, places[part], new if on_tpu else None))
         x = block(x, merge_rows(mixed, groups), method="finish")
     for part, n, new in unwritten:
         layers[part][n] = write_both(layers[part][n], places[part], new)
@@ -179,8 +173,8 @@ def prefill(config: ModelConfig, params: Params, tokens: Int[Array, "R L"]) -> C
     for weights in unstacked(config, params)["layers"]:
         block = partial(Block(config).apply, {"params": weights})
         q, k, v = block(x, rope, method="qkv")
-        keys.append(k.swapaxes(1, 2))
-        values.append(v.swapaxes(1, 2))
+        keys.append(k if platform() == "tpu" else k.swapaxes(1, 2))
+        values.append(v if platform() == "tpu" else v.swapaxes(1, 2))
         x = block(x, attention.packed(q, k, v, segments), method="finish")
     return {"k": tuple(keys), "v": tuple(values)}
 
@@ -339,10 +333,16 @@ def write_both(cache: Sequence[Array], positions: Array, new: Sequence[Array]) -
 def write(
     cache: Float[Array, "R K C H"], positions: Int[Array, "R W"], new: Float[Array, "R W K H"]
 ) -> Float[Array, "R K C H"]:
-    """Puts `new` at `positions` of each row's cache; positions < 0 are dropped."""
-    places = jnp.where(positions < 0, cache.shape[2], positions)  # past the end, since a negative index would wrap
+    """Puts `new` at `positions` of each row's cache (on TPUs [R, C, K, H]); positions < 0 are dropped."""
+    on_tpu = platform() == "tpu"
+    length = cache.shape[1 if on_tpu else 2]
+    places = jnp.where(positions < 0, length, positions)  # past the end, since a negative index would wrap
+
+    def of_row(row: Array, at: Array, n: Array) -> Array:
+        return row.at[at].set(n, mode="drop") if on_tpu else row.at[:, at].set(n.swapaxes(0, 1), mode="drop")
+
     # A map over rows: it tells the partitioner that a row writes to itself alone.
-    return jax.vmap(lambda row, at, n: row.at[:, at].set(n.swapaxes(0, 1), mode="drop"))(cache, places, new)
+    return jax.vmap(of_row)(cache, places, new)
 
 
 def _remat(block: type[nn.Module], policy: str) -> type[nn.Module]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -71,8 +72,9 @@ def row_spec(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def cache_spec(mesh: Mesh) -> NamedSharding:
-    """A layer's key or value cache [R, K, C, H]: rows over data and fsdp, heads over tensor."""
-    return NamedSharding(mesh, P(ROWS, "tensor"))
+    """A layer's key or value cache [R, K, C, H], on TPUs [R, C, K, H]: rows over data and fsdp, heads over tensor."""
+    on_tpu = np.ravel(mesh.devices)[0].platform == "tpu"
+    return NamedSharding(mesh, P(ROWS, None, "tensor") if on_tpu else P(ROWS, "tensor"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -27,11 +27,12 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
     assert mesh is not None, "an engine without a mesh runs on this machine's first device; give it one"
     laid_out = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     per_prompt = jax.ShapeDtypeStruct((limits.slots, rounds), jnp.int32, sharding=row_spec(mesh))
-    state = jax.eval_shape(
-        lambda prompts, lengths: engine._initial(prompts, lengths, rounds=rounds, prompt_length=prompt_length),
-        jax.ShapeDtypeStruct((limits.slots, rounds, limits.context), jnp.int32),
-        per_prompt,
-    )
+    with jax.set_mesh(mesh):  # the cache's order is that of its devices
+        state = jax.eval_shape(
+            lambda prompts, lengths: engine._initial(prompts, lengths, rounds=rounds, prompt_length=prompt_length),
+            jax.ShapeDtypeStruct((limits.slots, rounds, limits.context), jnp.int32),
+            per_prompt,
+        )
     platform = np.ravel(mesh.devices)[0].platform
     return engine._advance.trace(
         jax.tree.map(laid_out, params, rollout_specs(params, mesh)),

@@ -70,7 +70,15 @@ def begin(
         kept = jax.lax.cond(jnp.any(unread), read, lambda kept, _: kept, kept, jnp.argmax(unread))
         here = held(kept)
         found = missing & jnp.any(here, axis=1)
-        cache = model.adopt(cache, kept.cache, jnp.where(found, jnp.argmax(here, axis=1), -1))
+
+        def adopt_one(carry: tuple[Any, Array]) -> tuple[Any, Array]:
+            cache, found = carry
+            slot = jnp.argmax(found)
+            cache = model.adopt(cache, kept.cache, jnp.argmax(here[slot]), slot, len(found))
+            return cache, found.at[slot].set(False)
+
+        # One after the other, in place: of all slots at once the prompts' keys and values would be there a second time.
+        cache, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), adopt_one, (cache, found))
         return kept, cache, missing & ~found
 
     kept, cache, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[2]), some, (kept, cache, begins))

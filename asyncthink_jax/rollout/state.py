@@ -28,8 +28,8 @@ class DecodingModel(NamedTuple):
     them.
 
     A model that can read a prompt at once has three more (rollout/prefill.py): `prompt_cache(entries, length)` gives an
-    empty cache of prompts; `prefill(params, tokens[1,P])` one of a single prompt; `adopt(cache, prompts, which[S])`
-    copies an entry of a cache of prompts, -1 = none, to the row of each slot's organizer.
+    empty cache of prompts; `prefill(params, tokens[1,P])` one of a single prompt; `adopt(cache, prompts, entry, slot,
+    slots)` copies an entry of a cache of prompts to the row of the organizer in one of so many slots.
     """
 
     init_cache: Callable[[int, int], Any]
@@ -37,7 +37,7 @@ class DecodingModel(NamedTuple):
     prepare: Callable[[Any], Any] = lambda params: params
     prompt_cache: Callable[[int, int], Any] | None = None
     prefill: Callable[[Any, Int[Array, "1 P"]], Any] | None = None
-    adopt: Callable[[Any, Any, Int[Array, "S"]], Any] | None = None
+    adopt: Callable[[Any, Any, Int[Array, ""], Int[Array, ""], int], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -215,12 +215,10 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
         return transformer.logits(config, params, hidden), caches
 
-    def adopt(caches: Any, prompts: Any, which: Array) -> Any:
+    def adopt(caches: Any, prompts: Any, entry: Array, slot: Array, slots: int) -> Any:
         def copy(cache: Array, kept: Array) -> Array:
-            rows = jnp.arange(which.shape[0]) * (cache.shape[0] // which.shape[0])  # of the organizers
-            old = cache[rows, :, : kept.shape[2]]
-            new = jnp.where(which[:, None, None, None] < 0, old, kept[jnp.maximum(which, 0)])
-            return cache.at[rows, :, : kept.shape[2]].set(new)
+            one = jax.lax.dynamic_slice_in_dim(kept, entry, 1)
+            return jax.lax.dynamic_update_slice_in_dim(cache, one, slot * (cache.shape[0] // slots), 0)
 
         return (jax.tree.map(copy, caches[0], prompts), *caches[1:])
 

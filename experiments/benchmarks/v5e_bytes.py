@@ -7,24 +7,23 @@ moved twice, nothing else at all.
 """
 
 import dataclasses
-import os
+import functools
 import time
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.parallel import hlo
+from asyncthink_jax.parallel.chips import topology
 from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.rollout.ahead import lower_decode_loop
+from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop
 from asyncthink_jax.rollout.state import Limits
 from experiments.benchmarks.common import arguments, report
 from experiments.benchmarks.ours import Ours
 
 TOPOLOGY, TENSOR, SLOTS, AGENTS, CONTEXT = "v5e:2x2", 4, 8, 4, 2048
-NO_TPU = {"SKIP_MDS_QUERY": "1", "ACCELERATOR_TYPE": "v5litepod-4", "WORKER_HOSTNAMES": "localhost"}  # to ask about
 
 
 def main() -> None:
@@ -32,18 +31,17 @@ def main() -> None:
     flags.model = dataclasses.replace(PRESETS["Qwen3-4B"], dtype="bfloat16")
     if flags.quick:
         flags.model = dataclasses.replace(flags.model, layers=2, vocab_size=8192)
-    for name, value in NO_TPU.items():
-        os.environ.setdefault(f"TPU_{name}", value)
-    mesh = make_mesh(tensor=TENSOR, devices=topologies.get_topology_desc(TOPOLOGY, "tpu").devices)
+    mesh = make_mesh(tensor=TENSOR, devices=topology(TOPOLOGY)[1])
     ours = Ours(flags.model, Limits(SLOTS, CONTEXT, CONTEXT, CONTEXT), AGENTS, mesh=mesh, scripted=False)
     params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), transformer.abstract_params(flags.model)
     )
+    layers = jax.eval_shape(functools.partial(transformer.unstacked, flags.model), params)  # as of a rollout
     started = time.monotonic()
-    compiled = lower_decode_loop(ours.engine, params).compile()
+    compiled = lower_decode_loop(ours.engine, layers).compile()
     seconds = time.monotonic() - started
     program = hlo.parse(compiled.as_text())
-    moved = hlo.traffic(program, hlo.innermost_loop(program))
+    moved = hlo.traffic(program, hlo.loop_of_scope(program, NARROW_STEP))
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / TENSOR  # noqa: E731
     weights = size(params)
     cache = size(jax.eval_shape(lambda: transformer.init_cache(flags.model, SLOTS * AGENTS, CONTEXT)))

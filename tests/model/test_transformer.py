@@ -165,29 +165,31 @@ def test_rows_of_a_group_can_live_in_caches_of_different_lengths(model):
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_reading_before_writing_gives_the_same_as_writing_before_reading(model, width):
+def test_a_tpu_decodes_the_same_although_it_reads_before_it_writes(model, width, monkeypatch):
     config, params = model
-    cache = tuple(transformer.init_cache(config, rows, length) for rows, length in ((2, 16), (4, 9)))
-    both = [jax.jit(partial(transformer._decode, config, 2, (16, 8), first)) for first in (True, False)]
-    start = np.array([0, 0, 0, 0, 0, 0])
-    caches = [cache, cache]
+    caches, functions = {}, {}
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(transformer, "platform", lambda platform=platform: platform)
+        caches[platform] = tuple(transformer.init_cache(config, rows, length) for rows, length in ((2, 16), (4, 9)))
+        arguments = (config, params, caches[platform], *[jnp.zeros((6, width), jnp.int32)] * 2)
+        lowered = jax.jit(partial(transformer.decode, groups=2, read_lengths=(16, 8)), static_argnums=0).lower(
+            *arguments
+        )
+        text = lowered.as_text()
+        assert (text.index("stablehlo.scatter") > text.rindex("stablehlo.dot_general")) == (platform == "tpu")
+        functions[platform] = lowered.compile()
+    start = np.zeros(6, int)
     for call in range(8 // width):
         tokens = random_tokens((6, width), seed=call)
         fed = np.random.default_rng(call).random((6, width)) < 0.8
-        positions = np.where(fed, start[:, None] + np.cumsum(fed, axis=1) - 1, -1)
+        positions = np.where(fed, start[:, None] + np.cumsum(fed, axis=1) - 1, -1).astype(np.int32)
         start += fed.sum(axis=1)
-        hidden = [None, None]
-        for n, function in enumerate(both):
-            hidden[n], caches[n] = function(params, caches[n], tokens, positions)
-        np.testing.assert_allclose(hidden[0][fed], hidden[1][fed], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *caches)
-
-
-@pytest.mark.parametrize(("platform", "writes_last"), [("tpu", True), ("cpu", False)])
-def test_on_tpu_all_layers_read_their_caches_before_any_is_written(platform, writes_last):
-    arguments = random_params(QWEN), (transformer.init_cache(QWEN, 2, 16),), *[jnp.zeros((2, 1), jnp.int32)] * 2
-    lowered = decode.trace(QWEN, *arguments).lower(lowering_platforms=(platform,)).as_text()
-    assert (lowered.index("stablehlo.scatter") > lowered.rindex("stablehlo.dot_general")) == writes_last
+        hidden = {}
+        for platform, function in functions.items():
+            hidden[platform], caches[platform] = function(params, caches[platform], tokens, positions)
+        np.testing.assert_allclose(hidden["cpu"][fed], hidden["tpu"][fed], atol=1e-5)
+    turned = jax.tree.map(lambda x: x.swapaxes(1, 2), caches["tpu"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), caches["cpu"], turned)
 
 
 def test_padding_positions_write_nothing(model):
