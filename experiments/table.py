@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncthink_jax.report.metrics import markdown_table, minutes
+from experiments import smallest_slices
 from experiments.benchmarks import table as performance
 
 HERE = Path(__file__).resolve().parent
@@ -203,6 +204,7 @@ def blocks() -> list[tuple[Path, str, str]]:
             "results",
             "\n\n".join([goals_table(results), summary_table(results, ("_t1",)), runs_table(results)]),
         ),
+        (EXPERIMENTS, "slices", smallest_slices.markdown()),
     ]
     return [(path, name, f"{marker(name, 'begin')}\n{text}\n{marker(name, 'end')}") for path, name, text in parts]
 
