@@ -6,8 +6,8 @@
 For each model and chip, slices are tried from the smallest up whose parts can fit by their sizes alone, with the config
 experiments/countdown_qwen3.py and the fewest changes: as many microbatches as it takes to have one row on each chip,
 `mesh.tensor` 4, or 8 where a quarter of the weights doesn't leave half of a chip's memory, and the largest number of
-episodes in flight, up to 512, whose cache takes at most half of it. What has been compiled is kept in the JSON file, so a
-run that is stopped goes on. Hours on two cores; minutes on many.
+episodes in flight, up to 512, whose cache takes at most half of it. What has been compiled is kept in the JSON file, so
+a run that is stopped goes on. Hours on two cores.
 """
 
 import argparse
