@@ -5,7 +5,8 @@
         --problems 100 --samples 4 --temperature 1.0
 
 Prints mean and standard error, and writes `eval/<name>/episodes.jsonl` and `scores.json` into the run's folder, where
-<name> says what was scored. Exit codes: 0 done, 2 for bad input (one line on stderr).
+<name> says what was scored. Several processes score together, as they train. Exit codes: 0 done, 1 if a process of
+several is lost, 2 for bad input (one line on stderr), 130 when interrupted or asked to stop.
 """
 
 import json
@@ -16,6 +17,9 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, load, split_argv
+from asyncthink_jax.parallel import multihost
+from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together
+from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 
 FLAGS = flags.FLAGS
 SPLITS = ("test", "validation", "train")
@@ -32,21 +36,28 @@ def main(argv: list[str], overrides: list[str]) -> int:
     """Runs the command; returns its exit code."""
     logging.set_verbosity(logging.WARNING)
     try:
-        if len(argv) > 1:
-            raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
-        if FLAGS.workdir is None:
-            raise ConfigError("--workdir is missing; see --help")
-        workdir = Path(FLAGS.workdir)
-        if not (workdir / "config.json").is_file():
-            raise ConfigError(f"--workdir {workdir} holds no run (no config.json in it)")
-        for name, choices in (("checkpoint", CHECKPOINTS), ("split", SPLITS)):
-            if getattr(FLAGS, name) not in choices:
-                raise ConfigError(f"--{name} {getattr(FLAGS, name)!r} is not one of {', '.join(choices)}")
-        changes = [f"paradigm={FLAGS.paradigm}"] if FLAGS.paradigm else []
-        return _evaluate(load(workdir / "config.json", [*changes, *overrides]), workdir, overrides)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        multihost.start()
+        config = first_goes_first(lambda: _config(argv, overrides))
+        return _evaluate(config, Path(FLAGS.workdir), overrides)
+    except (ConfigError, ProcessError) as error:
+        if is_first():
+            print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _config(argv: list[str], overrides: list[str]) -> Config:
+    if len(argv) > 1:
+        raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
+    if FLAGS.workdir is None:
+        raise ConfigError("--workdir is missing; see --help")
+    saved = Path(FLAGS.workdir) / "config.json"
+    if not saved.is_file():
+        raise ConfigError(f"--workdir {FLAGS.workdir} holds no run (no config.json in it)")
+    for name, choices in (("checkpoint", CHECKPOINTS), ("split", SPLITS)):
+        if getattr(FLAGS, name) not in choices:
+            raise ConfigError(f"--{name} {getattr(FLAGS, name)!r} is not one of {', '.join(choices)}")
+    changes = [f"paradigm={FLAGS.paradigm}"] if FLAGS.paradigm else []
+    return load(saved, [*changes, *overrides])
 
 
 def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
@@ -58,25 +69,36 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
     from asyncthink_jax.training.run import provenance, restore_params, write_episodes
 
     temperature = config.rl.temperature if FLAGS.temperature is None else FLAGS.temperature
-    built = experiment.build(config, workdir)
-    try:
-        params = restore_params(built, workdir, FLAGS.checkpoint)
-    except CheckpointError as error:
-        raise ConfigError(str(error)) from error
+    mesh = experiment.mesh_of(config)
+    built = first_goes_first(lambda: experiment.build(config, workdir, mesh))
     problems = len(built.splits[FLAGS.split][: FLAGS.problems or None])
     traces = config.pool.parallel_traces if config.paradigm == "parallel" else 1
     total = problems * traces * (FLAGS.samples if temperature > 0 else 1)
     started = time.monotonic()
-    with Progress({"eval": total}) as progress:
-        scores, episodes = evaluate(
-            built,
-            params,
-            FLAGS.split,
-            temperature,
-            FLAGS.problems,
-            FLAGS.samples,
-            progress=lambda done: progress.update("eval", done, {}),
-        )
+    preemption = Preemption()
+    preemption.listen()
+    try:
+        with leaving_together(InterruptedRunError, refusals=(CheckpointError,)):
+            params = restore_params(built, workdir, FLAGS.checkpoint)
+            with Progress({"eval": total}, quiet=not is_first()) as progress:
+                scores, episodes = evaluate(
+                    built,
+                    params,
+                    FLAGS.split,
+                    temperature,
+                    FLAGS.problems,
+                    FLAGS.samples,
+                    progress=lambda done: progress.update("eval", done, {}),
+                    poll=preemption.poll,
+                )
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    except InterruptedRunError:
+        if is_first():
+            print("interrupted; nothing has been written", file=sys.stderr)
+        return 130
+    if not is_first():
+        return 0
     about = [config.paradigm, FLAGS.checkpoint, FLAGS.split, f"t{temperature:g}", *sorted(overrides)]
     folder = workdir / "eval" / "_".join(about).replace("/", "-")
     write_episodes(folder, episodes, built.tokenizer)

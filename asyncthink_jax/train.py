@@ -3,12 +3,13 @@
     python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir runs/countdown_tiny
     python -m asyncthink_jax.train --config .. --workdir .. --config.rl.learning_rate=1e-4 --config.seed=1
 
-Every field of the config can be overridden as in the second line; the resolved config is saved with the run. Exit
-codes: 0 done, 2 for what can be told before anything expensive starts (one line on stderr), 130 when interrupted.
+Every field of the config can be overridden as in the second line; the resolved config is saved with the run. Several
+processes that run the same command train together, see parallel/multihost.py; the workdir is a folder that they share.
+Exit codes: 0 done, or stopped by SIGTERM with all saved; 1 if a process of several is lost; 2 for what can be told
+before anything expensive starts (one line on stderr); 130 when interrupted.
 """
 
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from typing import Any
 from absl import app, flags, logging
 
 from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, split_argv, to_json
+from asyncthink_jax.parallel import multihost
+from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
+from asyncthink_jax.parallel.preemption import InterruptedRunError
 from asyncthink_jax.training.files import locked, replace_text
 
 FLAGS = flags.FLAGS
@@ -34,21 +38,31 @@ def main(argv: list[str], overrides: list[str]) -> int:
     started = time.monotonic()
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     try:
-        if len(argv) > 1:
-            raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
-        for name in ("config", "workdir"):
-            if getattr(FLAGS, name) is None:
-                raise ConfigError(f"--{name} is missing; see --help")
-        config = load(FLAGS.config, overrides)
-        workdir = _prepare_workdir(Path(FLAGS.workdir), config)
-        name = FLAGS.name or config.paradigm
-        with _no_other_process(workdir):
+        multihost.start()
+        config = first_goes_first(lambda: _config(argv, overrides))
+        workdir, name = Path(FLAGS.workdir), FLAGS.name or config.paradigm
+        with contextlib.ExitStack() as held:
+
+            def take() -> None:
+                _prepare_workdir(workdir, config)
+                held.enter_context(_no_other_command(workdir))
+
+            on_first(take)
             return _train(config, workdir, name, started)
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, FileNotFoundError, ProcessError) as error:
         return _refuse(error)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def _config(argv: list[str], overrides: list[str]) -> Config:
+    if len(argv) > 1:
+        raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
+    for name in ("config", "workdir"):
+        if getattr(FLAGS, name) is None:
+            raise ConfigError(f"--{name} is missing; see --help")
+    return load(FLAGS.config, overrides)
 
 
 def _train(config: Config, workdir: Path, name: str, started: float) -> int:
@@ -59,24 +73,31 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
-    from asyncthink_jax.training.run import InterruptedRunError, Run, evaluation_rows, read_results
+    from asyncthink_jax.training.run import Run, evaluation_rows, read_results
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
-    if not table.is_dir():
-        raise ConfigError(f"--results {table} is no folder; name that of the run whose table the row goes into")
     stages = ["after_sft", "after_rl"] if config.rl.iterations else ["after_sft"]
     wanted = {row for stage in stages for row in evaluation_rows(stage, config.eval.temperatures)}
-    if FLAGS.evaluate and wanted <= read_results(table)["paradigms"].get(name, {}).keys():
-        print_results(read_results(table))
+
+    def all_done() -> bool:
+        if not table.is_dir():
+            raise ConfigError(f"--results {table} is no folder; name that of the run whose table the row goes into")
+        return FLAGS.evaluate and wanted <= read_results(table)["paradigms"].get(name, {}).keys()
+
+    if on_first(all_done):
+        if is_first():
+            print_results(read_results(table))
         return 0
     jax.config.update("jax_threefry_partitionable", True)
-    with Progress({"sft": config.sft.steps, "rl": config.rl.iterations}) as progress:
+    with Progress({"sft": config.sft.steps, "rl": config.rl.iterations}, quiet=not is_first()) as progress:
         try:
-            built = experiment.build(config, workdir)
-            if not (workdir / "config.json").exists():  # not before: a refused command leaves the folder free
-                replace_text(workdir / "config.json", to_json(config))
-            with Run(built, workdir, progress, name, table) as run:
-                _stop_on_signal(run)
+            mesh = experiment.mesh_of(config)
+            built = first_goes_first(lambda: _build(config, workdir, mesh))
+            with (
+                leaving_together(InterruptedRunError, refusals=(CheckpointError, ConfigError, FileNotFoundError)),
+                Run(built, workdir, progress, name, table) as run,
+            ):
+                run.preemption.listen()
                 run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
                 if FLAGS.cold_start:
                     run.adopt_cold_start(Path(FLAGS.cold_start))
@@ -90,9 +111,10 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
         except CheckpointError as error:
             return _refuse(error)
         except InterruptedRunError:
-            print("stopped after the step it was in; the same command goes on from here", file=sys.stderr)
-            return 130
-    if FLAGS.evaluate:
+            if is_first():
+                print("stopped as it was asked to; the same command goes on from here", file=sys.stderr)
+            return run.preemption.exit_code
+    if FLAGS.evaluate and is_first():
         draw_run(workdir, name, read_results(table))
         if table != workdir:
             draw_run(table, config.paradigm, read_results(table))
@@ -100,16 +122,16 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     return 0
 
 
-def _stop_on_signal(run: Any) -> None:
-    """Ctrl-C or SIGTERM lets the step end, saves and stops; a second Ctrl-C stops at once."""
+def _build(config: Config, workdir: Path, mesh: Any) -> Any:
+    from asyncthink_jax.training import experiment
 
-    def request(number: int, frame: object) -> None:
-        if run.stop_requested:
-            raise KeyboardInterrupt
-        run.stop_requested = True
-
-    signal.signal(signal.SIGINT, request)
-    signal.signal(signal.SIGTERM, request)
+    saved = workdir / "config.json"
+    if not is_first() and not saved.exists():
+        raise ConfigError(f"workdir {workdir} is not the same folder for all processes; name one that they share")
+    built = experiment.build(config, workdir, mesh)
+    if not saved.exists():  # not before: a refused command leaves the folder free
+        replace_text(saved, to_json(config))
+    return built
 
 
 def _prepare_workdir(workdir: Path, config: Config) -> Path:
@@ -133,7 +155,7 @@ def _prepare_workdir(workdir: Path, config: Config) -> Path:
 
 
 @contextlib.contextmanager
-def _no_other_process(workdir: Path) -> Iterator[None]:
+def _no_other_command(workdir: Path) -> Iterator[None]:
     """Keeps a second command out of the folder, where both would write the same files; a kill lets it in again."""
     with locked(workdir, wait=False) as alone:
         if not alone:
@@ -142,7 +164,8 @@ def _no_other_process(workdir: Path) -> Iterator[None]:
 
 
 def _refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    if is_first():  # it knows of what another process refuses
+        print(f"error: {error}", file=sys.stderr)
     return 2
 
 

@@ -11,19 +11,17 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from runs import wait_for_lines, what_is_left
 
 from asyncthink_jax import train
 from asyncthink_jax.config import load, split_argv, to_json
 from asyncthink_jax.report.metrics import read_metrics
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.checkpoint import Checkpoints
-from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.run import cold_start_checkpoints, restore_params
-from asyncthink_jax.training.state import TrainState
+from asyncthink_jax.training.run import cold_start_checkpoints
 
 SHORTENED = '''"""The demo at a size that trains in seconds."""
 
@@ -279,29 +277,6 @@ def start(shortened, tmp_path_factory):
     return run
 
 
-def wait_for_lines(process, path, lines):
-    """Returns when the metrics have so many lines."""
-    while not path.exists() or path.read_bytes().count(b"\n") < lines:
-        assert process.poll() is None, f"ended with {process.returncode} before line {lines} of {path}"
-        time.sleep(0.005)
-
-
-def what_is_left(config, workdir):
-    """Everything that a run leaves and that doesn't tell the time."""
-    built = experiment_lib.build(config, workdir)
-    wanted = built.abstract_params()
-    optimizer = make_optimizer(config.rl, config.rl.iterations * config.rl.optimizer_steps)
-    state = jax.eval_shape(lambda p: TrainState(p, optimizer.init(p), jnp.zeros((), jnp.int32)), wanted)
-    latest = Checkpoints(workdir / "checkpoints").restore(state)
-    metadata = {name: value for name, value in latest.metadata.items() if name not in ("seconds", "position")}
-    metrics = [
-        {name: value for name, value in line.items() if not name.endswith(("_seconds", "_per_second"))}
-        for line in read_metrics(workdir / "metrics.jsonl")
-    ]
-    params = {which: restore_params(built, workdir, which) for which in ("cold_start", "best")}
-    return {"state": latest.state, **params}, {"step": latest.step, "metadata": metadata, "metrics": metrics}
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one(shortened, start, tmp_path):
     config, seed = load(shortened), time.time_ns() % 10**6
@@ -332,14 +307,67 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturb
     assert np.any(arrays["state"].params["embed"] != arrays["cold_start"]["embed"])
 
 
+# A cold start of some more steps, and rollouts that take a while: 64 episodes, of which none ends with a format error.
+LONG = [
+    "--config.sft.steps=100",
+    "--config.rollout.constrain=true",
+    "--config.rollout.organizer_budget=100",
+    "--config.rollout.context=128",
+    "--config.rl.row_length=128",
+    "--config.rl.prompts=16",
+    "--config.rl.iterations=12",
+]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_by_sigterm_ten_times_ends_with_the_bits_of_an_undisturbed_one(
+    shortened, start, tmp_path
+):
+    config, seed = load(shortened, [flag.removeprefix("--config.") for flag in LONG]), time.time_ns() % 10**6
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    assert start(undisturbed, NO_TABLE, *LONG).wait() == 0, undisturbed.with_suffix(".stderr").read_text()
+    lines = read_metrics(undisturbed / "metrics.jsonl")
+    rollout = min(line["rollout_seconds"] for line in lines if line["stage"] == "rl")
+
+    rng, metrics = random.Random(seed), disturbed / "metrics.jsonl"
+
+    def stopped(lines, seconds):
+        """Asks the run to stop so long after so many lines of metrics; returns how many there are then."""
+        process = start(disturbed, NO_TABLE, *LONG)
+        wait_for_lines(process, metrics, lines)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        assert process.wait() == 0, f"seed {seed}: {disturbed.with_suffix('.stderr').read_text()}"
+        assert time.monotonic() - asked < 30, f"seed {seed}"
+        assert "the same command goes on from here" in disturbed.with_suffix(".stderr").read_text()
+        return metrics.read_bytes().count(b"\n")
+
+    there, in_rollouts = 0, 0
+    for _ in range(5):
+        there = stopped(there + rng.randint(1, 10), rng.uniform(0, 0.02))
+        assert there < config.sft.steps
+    there = config.sft.steps
+    for _ in range(5):
+        before, there = there, stopped(there + 1, rng.uniform(0, 0.8 * rollout))
+        in_rollouts += there == before + 1  # the next iteration, or a validation, was given up
+    assert in_rollouts >= 3, f"seed {seed}: all but {in_rollouts} rollouts had ended"
+    assert start(disturbed, NO_TABLE, *LONG).wait() == 0
+
+    arrays, facts = what_is_left(config, undisturbed)
+    arrays_after_stops, facts_after_stops = what_is_left(config, disturbed)
+    assert facts_after_stops == facts, f"seed {seed}"
+    jax.tree.map(np.testing.assert_array_equal, arrays_after_stops, arrays)
+
+
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_what_it_has_done(shortened, start, tmp_path):
     folder = tmp_path / "run"
-    for number, moment, stage in ((signal.SIGTERM, 10, "sft"), (signal.SIGINT, 45, "rl")):
+    for number, code, moment, stage in ((signal.SIGTERM, 0, 10, "sft"), (signal.SIGINT, 130, 45, "rl")):
         process = start(folder, NO_TABLE)
         wait_for_lines(process, folder / "metrics.jsonl", moment)
         process.send_signal(number)
-        assert process.wait() == 130
+        assert process.wait() == code
         metadata = Checkpoints(folder / "checkpoints").latest_metadata()
         last = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["stage"] == stage][-1]
         assert (metadata["stage"], metadata["step"]) == (stage, last)

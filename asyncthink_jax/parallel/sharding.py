@@ -83,8 +83,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def shard(tree: Any, shardings: Any) -> Any:
-    """`tree` laid out by `shardings` (one for all, or a tree of them)."""
-    return jax.device_put(tree, shardings)
+    """`tree` laid out by `shardings` (one for all, or a tree of them).
+
+    With several processes each has all of `tree`, the same in each, and hands out what its own devices hold: nothing is
+    communicated. (`jax.device_put` would first compare what they have, all of it, over the network.)
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, tree, shardings)
+
+
+def own_rows(tree: Any) -> Any:
+    """What this process has of arrays that are split by rows, as NumPy arrays, in order.
+
+    Every row belongs to one process: where copies of it are on devices of several, to that of the first copy.
+    """
+    if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+
+    def of_array(x: jax.Array) -> np.ndarray:
+        parts = {part.index[0].start or 0: part.data for part in x.addressable_shards if part.replica_id == 0}
+        own = [np.asarray(parts[start]) for start in sorted(parts)]
+        return np.concatenate(own) if own else np.zeros((0, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(of_array, tree)
 
 
 def constrain_rows(x: jax.Array) -> jax.Array:
@@ -107,6 +136,18 @@ def constrain_table(x: jax.Array, vocab_axis: int = 0) -> jax.Array:
 def constrain_stack(x: jax.Array) -> jax.Array:
     """Splits dimension 0 of independent things [n, ..] over all devices, whatever they are needed for later."""
     return _constrain(x, (*ROWS, "tensor"), *[None] * (x.ndim - 1))
+
+
+def whole_rows(x: jax.Array) -> jax.Array:
+    """Has each device hold its rows [R, ..] whole, inside a `jax.shard_map` over the rows' axes; elsewhere `x`.
+
+    Cutting and padding what is split over `tensor` permutes it among all devices, and in a loop that each device ends
+    for itself those that go on would wait for those that have ended. Gathering concerns the devices of `tensor` alone.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or _is_automatic(mesh) or "tensor" in mesh.manual_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*[None] * x.ndim)))
 
 
 def row_shards() -> int:

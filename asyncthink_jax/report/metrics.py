@@ -131,6 +131,7 @@ class Progress:
     Args:
       steps: steps of each stage, in order.
       interval_s: least time between two plain lines; the first and the last of a stage are always printed.
+      quiet: shows nothing.
     """
 
     def __init__(
@@ -140,9 +141,10 @@ class Progress:
         console: Console | None = None,
         interval_s: float = 5.0,
         now: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
     ):
         self._steps = dict(steps)
-        self._console = console or Console()
+        self._console = console or Console(quiet=quiet, force_terminal=False if quiet else None)
         self._interval_s = interval_s
         self._now = now
         self._start: dict[str, tuple[int, float]] = {}  # stage -> step and time of its first update

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from asyncthink_jax.parallel.sharding import ROWS, cache_spec, replicated, row_spec
+from asyncthink_jax.parallel.sharding import ROWS, cache_spec, own_rows, replicated, row_spec, shard
 from asyncthink_jax.protocol.automaton import TokenAutomaton
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.rollout import prefill
@@ -33,6 +33,8 @@ from asyncthink_jax.rollout.step import Step
 from asyncthink_jax.rollout.watch import View
 
 FOREVER = 1 << 30  # steps after which the loop returns to the host where nobody watches: more than any rollout has
+# Steps after which it returns where somebody polls. Returning costs about a millisecond, a step on a TPU ten of them.
+POLL_EVERY = 64
 
 
 def step_scope(width: int) -> str:
@@ -95,6 +97,10 @@ class Engine:
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
         self._advance = jax.jit(self._on_each_device, static_argnames="read_length", donate_argnums=1)
         self._start = jax.jit(self._initial, static_argnames=("rounds", "prompt_length"))
+        # What the host asks of all slots; with several processes it sees the slots of its own devices alone.
+        whole = None if mesh is None else replicated(mesh)
+        self._seen = jax.jit(_seen, out_shardings=whole)
+        self._counted = jax.jit(partial(_counted, self.shards), out_shardings=whole)
 
     # The host's side: fill the queues, run until every queue is empty.
 
@@ -108,6 +114,7 @@ class Engine:
         rounds: int | None = None,
         watch: Callable[[Rollout], None] | None = None,
         every: int = 8,
+        poll: Callable[[], None] | None = None,
     ) -> Rollout:
         """Decodes one episode for each prompt.
 
@@ -121,9 +128,12 @@ class Engine:
             watch: called every so many engine steps with all episodes as far as they have come. It changes nothing in
                 them. What it is given must not be written to, and is good for as long as it likes.
             every: those steps, at least 1; another number needs no compilation.
+            poll: called now and then while episodes go on, by all processes alike. What it raises gives the rollout up.
         """
         if every < 1:
             raise ValueError(f"every is {every}, but it must be at least one step")
+        if watch and jax.process_count() > 1:
+            raise ValueError("a rollout can be watched by a single process only")
         slots, length = self.limits.slots, self.limits.context
         longest = max(map(len, prompts), default=0)
         if longest > length or min(map(len, prompts), default=1) == 0:
@@ -149,24 +159,33 @@ class Engine:
         queue = Queue(*(self._place(x) for x in queue))
         temperature = jnp.asarray(temperature, jnp.float32)
         view = View(self, prompts, rounds) if watch else None
-        most = every if watch else FOREVER
-        read_length, steps = None, np.zeros(slots, int)
-        while bool(jnp.any(state.active)):
+        most = every if watch else POLL_EVERY if poll else FOREVER
+        active, longest, steps = self._look(state)
+        read_length = None
+        while active:
             if read_length is None:
-                longest = int(jnp.max(jnp.where(state.active[:, None], state.current.known, 0)))
                 read_length = self._bucket(longest)
             arguments = (params, state, queue, key, temperature, jnp.asarray(most, jnp.int32))
             state = self._advance(*arguments, read_length=read_length)
-            before, steps = steps, np.array(state.engine_steps)  # a copy: the state's own memory is used again
+            before = steps
+            active, longest, steps = self._look(state)
             if np.max(steps - before) < most:  # no device goes on as far as this; else the watched would differ
                 read_length = None
-            if watch and view:
+            if view and watch:
                 watch(view.look(state))
-        prefilled = 0 if state.kept is None else int(jnp.sum(jnp.max(state.kept.read.reshape(self.shards, -1), axis=1)))
-        return Rollout.from_state(self, jax.device_get(state.replace(cache=None, kept=None)), prompts, prefilled)
+            if poll and active:
+                poll()
+        own_slots = own_rows(self._place(np.arange(slots)))
+        counted = tuple(int(number) for number in jax.device_get(self._counted(state)))
+        return Rollout.from_state(self, own_rows(state.replace(cache=None, kept=None)), own_slots, prompts, counted)
 
     def _place(self, x: np.ndarray) -> Array:
-        return jnp.asarray(x) if self.mesh is None else jax.device_put(x, row_spec(self.mesh))
+        return jnp.asarray(x) if self.mesh is None else shard(x, row_spec(self.mesh))
+
+    def _look(self, state: State) -> tuple[bool, int, np.ndarray]:
+        """Whether an episode goes on, the most known tokens of one that does, and every slot's engine steps."""
+        active, longest, steps = jax.device_get(self._seen(state))
+        return bool(active), int(longest), np.array(steps)  # a copy: the state's own memory is used again
 
     def _bucket(self, longest: int) -> int:
         """How many cache positions attention reads while no row is longer: half or all, each compiled once.
@@ -324,3 +343,14 @@ class Engine:
         keep = lambda new, old: jnp.where(here.reshape(*here.shape, *[1] * (old.ndim - 2)), new[:, None], old)  # noqa: E731
         state = state.replace(finished=jax.tree.map(keep, state.current, state.finished), turn=state.turn + over)
         return self._begin(state, over, lengths)
+
+
+def _seen(state: State) -> tuple[Bool[Array, ""], Int[Array, ""], Int[Array, "S"]]:
+    longest = jnp.max(jnp.where(state.active[:, None], state.current.known, 0))
+    return jnp.any(state.active), longest, state.engine_steps
+
+
+def _counted(shards: int, state: State) -> tuple[Array, Array, Array]:
+    """Engine steps, sampled tokens, and prompts read at once, on all devices together."""
+    read = jnp.zeros((1,), jnp.int32) if state.kept is None else jnp.max(state.kept.read.reshape(shards, -1), axis=1)
+    return jnp.max(state.engine_steps), jnp.sum(state.sampled_tokens), jnp.sum(read)

@@ -26,9 +26,12 @@ class Rollout:
     organizer is RUNNING too has more to come.
 
     `tokens`, `sampled`, `logprobs`, `model_logprobs` and `steps` are [n, T, L], as in the engine's State; `record` has
-    the fields of the engine's Episodes as NumPy arrays [n, T] or [n]; `prompt_lengths` is [n].
+    the fields of the engine's Episodes as NumPy arrays [n, T] or [n]; `prompt_lengths` is [n], and so is `numbers`:
+    which of the prompts each episode belongs to. With one process these are all, in order, with several those that ran
+    on devices of this one; what is counted (`engine_steps`, `occupancy`, `prefills`) is of all devices.
     """
 
+    numbers: np.ndarray
     tokens: np.ndarray
     sampled: np.ndarray
     logprobs: np.ndarray
@@ -44,29 +47,39 @@ class Rollout:
     prefills: int  # prompts that were read at once
 
     @staticmethod
-    def from_state(engine: "Engine", state: "State", prompts: list[list[int]], prefills: int) -> "Rollout":
-        """Puts the episodes back into the order of their prompts."""
-        slots, rounds = state.finished.used.shape[:2]
-        n = np.arange(len(prompts))
-        slot, turn = n % slots, n // slots
+    def from_state(
+        engine: "Engine", state: "State", own_slots: np.ndarray, prompts: list[list[int]], counted: tuple[int, int, int]
+    ) -> "Rollout":
+        """Puts the episodes back into the order of their prompts.
+
+        Args:
+            state: on the host, of `own_slots` alone, which are in ascending order.
+            counted: over all slots the engine steps, the sampled tokens and the prompts read at once.
+        """
+        slots, rounds = engine.limits.slots, state.finished.used.shape[1]
+        numbers = np.arange(len(prompts))
+        numbers = numbers[np.isin(numbers % slots, own_slots)]
+        slot, turn = np.searchsorted(own_slots, numbers % slots), numbers // slots
 
         def by_episode(x: np.ndarray) -> np.ndarray:
-            return x.reshape(slots, rounds, engine.traces, -1)[slot, turn]
+            return x.reshape(len(own_slots), rounds, engine.traces, x.shape[-1])[slot, turn]
 
+        engine_steps, sampled_tokens, prefills = counted
         record = {f.name: getattr(state.finished, f.name)[slot, turn] for f in dataclasses.fields(state.finished)}
         return Rollout(
+            numbers=numbers,
             tokens=by_episode(state.tokens),
             sampled=by_episode(state.sampled),
             logprobs=by_episode(state.logprobs),
             model_logprobs=by_episode(state.model_logprobs),
             steps=by_episode(state.steps),
             record=record,
-            prompt_lengths=np.array([len(prompt) for prompt in prompts]),
+            prompt_lengths=np.array([len(prompts[n]) for n in numbers], int),
             worker_frame=engine.step.prefix_length + engine.step.suffix_length,
             worker_length=engine.limits.worker_length,
             agents=engine.agents,
-            engine_steps=int(state.engine_steps.max()),
-            occupancy=int(state.sampled_tokens.sum()) / max(1, int(state.engine_steps.max()) * slots * engine.agents),
+            engine_steps=engine_steps,
+            occupancy=sampled_tokens / max(1, engine_steps * slots * engine.agents),
             prefills=prefills,
         )
 

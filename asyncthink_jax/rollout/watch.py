@@ -60,6 +60,7 @@ class View:
         self._fetch(state, record["known"])
         steps = int(engine_steps.max())
         return Rollout(
+            numbers=np.arange(len(self.prompt_lengths)),
             **{name: _read_only(buffer) for name, buffer in self.buffers.items()},
             record=record,
             prompt_lengths=self.prompt_lengths,

@@ -129,12 +129,22 @@ class Checkpoints:
         self.close()
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Orbax asks jax's preemption service as well, by the checkpoint's step, which would upset the count of polls.
+
+        It would save where it is asked to stop, and so do we: see `parallel/preemption.py`.
+        """
+        del step
+        return False
+
+
 def _manager(folder: epath.Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     writes = not read_only
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep if writes else None, create=writes, cleanup_tmp_directories=writes
     )
-    return ocp.CheckpointManager(folder, options=options, item_names=("state", "record"))
+    return _Manager(folder, options=options, item_names=("state", "record"))
 
 
 # ----------------------------------------------------------------------------------------------------------- saving

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from asyncthink_jax.model.transformer import Params
+from asyncthink_jax.parallel.multihost import gathered
 from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.tasks import countdown
@@ -35,8 +36,12 @@ def play(
     temperature: float,
     merge: bool = True,
     progress: Callable[[int], None] | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> Played:
     """Decodes and scores `repeats` episodes a problem.
+
+    Every process scores the episodes that ran on its own devices, and then has those of all: what follows, up to the
+    rows of the next step, they all do alike.
 
     Args:
         params: in the rollout layout.
@@ -45,6 +50,7 @@ def play(
         merge: in the parallel paradigm an episode is `pool.parallel_traces` independent traces and one merged answer;
             False takes single traces instead, as training does.
         progress: called with the number of traces decoded so far.
+        poll: called now and then meanwhile; may raise, to give it up.
     """
     config = experiment.config
     paradigm = config.paradigm if merge or config.paradigm != "parallel" else "sequential"
@@ -55,6 +61,8 @@ def play(
     episodes: list[Episode] = []
     rollouts: list[Rollout] = []
     for start in range(0, len(owners), size):
+        if poll:
+            poll()
         part = owners[start : start + size]
         rollout = experiment.engine.run(
             params,
@@ -63,9 +71,11 @@ def play(
             temperature,
             episode_ids=list(range(start, start + len(part))),
             rounds=-(-size // config.rollout.slots),
+            poll=poll,
         )
         rollouts.append(rollout)
-        episodes += [_scored(experiment, rollout, n, problem, paradigm) for n, problem in enumerate(part)]
+        own = {int(n): _scored(experiment, rollout, i, part[n], paradigm) for i, n in enumerate(rollout.numbers)}
+        episodes += [episode for _, episode in sorted(gathered(own).items())]
         if progress:
             progress(len(episodes))
     if traces > 1:
@@ -149,13 +159,13 @@ def evaluate(
     problems: int = 0,
     samples: int = 1,
     progress: Callable[[int], None] | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> tuple[dict[str, Any], list[Episode]]:
     """Scores `params` (training layout) on the first `problems` of a split (0 = all). Greedy takes one sample."""
     chosen = experiment.splits[split][: problems or None]
     samples = samples if temperature > 0 else 1
     key = jax.random.fold_in(jax.random.key(experiment.config.seed), 1_000_003)  # apart from the keys of training
-    played = play(
-        experiment, experiment.to_rollout_layout(params), chosen, samples, key, temperature, progress=progress
-    )
+    rollout_params = experiment.to_rollout_layout(params)
+    played = play(experiment, rollout_params, chosen, samples, key, temperature, progress=progress, poll=poll)
     numbers = summary(played.episodes, samples, experiment.config.task.n_solutions)
     return {**numbers, "split": split, "temperature": temperature, "samples": samples}, played.episodes

@@ -20,7 +20,7 @@ from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
-from asyncthink_jax.parallel.sharding import divides, param_specs, rollout_specs
+from asyncthink_jax.parallel.sharding import divides, param_specs, rollout_specs, shard
 from asyncthink_jax.protocol.cache import lifted
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
 from asyncthink_jax.protocol.prompts import TINY, Prompts
@@ -81,7 +81,7 @@ class Experiment:
         params = jax.jit(lambda key: lora.split(transformer.init(self.model, key))[0])(key)
         if self.weights is None and self.config.sft.number_init and not self.model.lora.rank:
             params = with_number_features(params, self.tokenizer, number_key)
-        return jax.device_put(params, param_specs(params, self.mesh))
+        return shard(params, param_specs(params, self.mesh))
 
     @functools.cached_property
     def frozen(self) -> Params:
@@ -92,7 +92,7 @@ class Experiment:
             return load(self.weights, self.dense_model, self._layout(self.dense_model), self.model.dtype)
         _, frozen = lora.split(transformer.init(self.model, jax.random.split(jax.random.key(self.config.seed))[0]))
         frozen = jax.tree.map(lambda x: x.astype(self.model.dtype), frozen)
-        return jax.device_put(frozen, param_specs(frozen, self.mesh))
+        return shard(frozen, param_specs(frozen, self.mesh))
 
     def _layout(self, model: ModelConfig) -> Any:
         return param_specs(transformer.abstract_params(model), self.mesh)
@@ -232,18 +232,22 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
     )
 
 
+def mesh_of(config: Config) -> Mesh:
+    """The mesh of all devices of all processes. Raises ConfigError, in one line, if there is none of these sizes."""
+    use_cpu_devices(config.mesh.cpu_devices)
+    try:
+        return make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment:
     """Builds the experiment; writes the splits (under `workdir/data`) and the tokenizer if they are not there yet.
 
     On `mesh`, if one is given in place of the config's. Raises ConfigError, in one line, for what doesn't fit: mesh and
     devices, vocabulary and model, rules and splits.
     """
-    if mesh is None:
-        use_cpu_devices(config.mesh.cpu_devices)
-        try:
-            mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    mesh = mesh or mesh_of(config)
     task = config.task
     rules = countdown.Rules(task.numbers, task.min_number, task.max_number, task.max_target, task.n_solutions)
     try:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.parallel.mesh import platform
-from asyncthink_jax.parallel.sharding import row_shards, row_spec
+from asyncthink_jax.parallel.sharding import replicated, row_shards, row_spec, shard
 from asyncthink_jax.training.state import Batch
 
 
@@ -82,11 +82,12 @@ class OldLogprobs:
             parts = jax.lax.with_sharding_constraint(parts, row_spec(mesh, axis=1))
             return jax.lax.map(lambda part: of_part(params, part), parts).reshape(batch["tokens"].shape)
 
-        self._jitted = jax.jit(logprobs)
+        # Whole on every device: each process packs the whole batch.
+        self._jitted = jax.jit(logprobs, out_shardings=replicated(mesh))
 
     def __call__(self, params: Params, batch: Batch) -> Array:
         with jax.set_mesh(self.mesh):
-            return self._jitted(params, self.frozen, jax.device_put(batch, row_spec(self.mesh)))
+            return self._jitted(params, self.frozen, shard(batch, row_spec(self.mesh)))
 
     def lower(self, params: Params, batch: Batch) -> jax.stages.Lowered:
         """As `OptimizerStep.lower`."""

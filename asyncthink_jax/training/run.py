@@ -2,6 +2,9 @@
 
 Whatever a step depends on is either in the checkpoint (parameters, optimizer, the data iterators' states) or a function
 of the seed and the step's number (all random numbers). So a run that was killed and resumed ends with the same bits.
+
+One that is asked to stop ends the step it is in and saves. A rollout it gives up: that takes longer than who asks may
+wait, and the resumed run samples the same episodes again.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,11 @@ import numpy as np
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.model.transformer import Params
+from asyncthink_jax.parallel.multihost import is_first, on_first
+from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
+from asyncthink_jax.tasks import countdown
 from asyncthink_jax.training import rl, sft
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
 from asyncthink_jax.training.evaluation import evaluate, play, summary
@@ -34,10 +40,6 @@ from asyncthink_jax.training.files import locked, replace_text
 from asyncthink_jax.training.logprobs import OldLogprobs
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState, new_state
-
-
-class InterruptedRunError(Exception):
-    """The run was asked to stop; what it has done is saved, and the same command goes on from there."""
 
 
 class Run:
@@ -49,6 +51,9 @@ class Run:
         progress: shows what is done.
         name: of the run's rows in results.json, and of its folder under `eval/`.
         results: folder of the results.json that the rows go into; default `workdir`.
+
+    With several processes all of them call the same methods; the first alone writes files, beside the checkpoints.
+    Where the run is asked to stop, they raise InterruptedRunError: what is done is saved, and the same command goes on.
     """
 
     def __init__(
@@ -62,10 +67,11 @@ class Run:
             self.cold_start_checkpoint = opened.enter_context(cold_start_checkpoints(workdir))
             self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
             self.seconds: dict[str, float] = dict(self.saved["seconds"])
-            self.metrics = MetricsWriter(workdir, self.saved["position"])
-            opened.callback(self.metrics.close)
+            self.metrics: MetricsWriter | None = None
+            if is_first():
+                self.metrics = opened.enter_context(MetricsWriter(workdir, self.saved["position"]))
             self._opened = opened.pop_all()
-        self.stop_requested = False  # set from a signal handler: the run stops after the step it is in
+        self.preemption = Preemption()
 
     # ------------------------------------------------------------------------------------------------ stage 1
 
@@ -94,9 +100,11 @@ class Run:
                 numbers["tokens_per_second"] = config.rows * config.row_length / (time.monotonic() - started)
                 self._report("sft", number, numbers)
                 due = number % self.config.checkpoint.every_sft_steps == 0 or number == config.steps
-                if due or self.stop_requested:
+                stops = self.preemption.reached()
+                if due or stops:
                     self._save("sft", number, number, state, batches.get_state())
-                self._stop_if_requested()
+                if stops:
+                    raise InterruptedRunError
         self.checkpoints.wait()
         self.cold_start_checkpoint.save(config.steps, state.params, {"seconds": self.seconds})
         self.cold_start_checkpoint.wait()
@@ -128,74 +136,98 @@ class Run:
             first, state = self._restore(state)
             problems.set_state(self.saved["data"])
         update = Update(self.experiment, optimizer, reference)
+        on_disk = first  # the iteration that a resume would go on from
         with self._timed("rl"):
+            if first and self.saved.get("validates") and not self._validate(first, state):
+                raise InterruptedRunError
             for number in range(first + 1, config.iterations + 1):
-                started = time.monotonic()
+                before = problems.get_state()
                 chosen = [next(problems) for _ in range(config.prompts)]
-                key = jax.random.fold_in(jax.random.key(self.config.seed), number)
-                rollout_params = experiment.to_rollout_layout(state.params)
-                played = play(
-                    experiment, rollout_params, chosen, config.group_size, key, config.temperature, merge=False
-                )
-                del rollout_params  # the update needs its memory
-                rolled_out = time.monotonic()
-                state, numbers = update(state, played.episodes, np.random.default_rng((self.config.seed, number)))
-                numbers |= means(summary(played.episodes, config.group_size, self.config.task.n_solutions))
-                numbers["occupancy"] = played.occupancy
-                numbers["rollout_seconds"] = rolled_out - started
-                numbers["update_seconds"] = time.monotonic() - rolled_out
-                numbers["tokens_per_second"] = played.decoded_tokens / (time.monotonic() - started)
+                try:
+                    state, numbers = self._iteration(number, state, chosen, update, on_disk == number - 1)
+                except InterruptedRunError:  # as if it had not begun: a resume samples the same again
+                    if on_disk < number - 1:
+                        self._save("rl", number - 1, self.config.sft.steps + number - 1, state, before)
+                    raise
                 self._report("rl", number, numbers)
-                if number % self.config.eval.validate_every == 0 or number == config.iterations:
-                    self._validate(number, state)
+                stops = self.preemption.reached()
+                validates = number % self.config.eval.validate_every == 0 or number == config.iterations
+                if validates and not stops:
+                    validates = stops = not self._validate(number, state)
                 due = number % self.config.checkpoint.every_rl_iterations == 0 or number == config.iterations
-                if due or self.stop_requested:
-                    self._save("rl", number, self.config.sft.steps + number, state, problems.get_state())
-                self._stop_if_requested()
+                if due or stops:
+                    step = self.config.sft.steps + number
+                    self._save("rl", number, step, state, problems.get_state(), validates)
+                    on_disk = number
+                if stops:
+                    raise InterruptedRunError
         self.checkpoints.wait()
         best = self.checkpoints.restore_best(self.experiment.abstract_params())
         return state.params if best is None else best.state
 
-    def _validate(self, number: int, state: TrainState) -> None:
-        """Scores the validation split; the parameters with the best reward so far are kept."""
-        config = self.config
-        scores, _ = evaluate(
-            self.experiment, state.params, "validation", config.rl.temperature, config.eval.validation_problems
+    def _iteration(
+        self, number: int, state: TrainState, chosen: Sequence[countdown.Problem], update: Update, on_disk: bool
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Rollout and update; raises InterruptedRunError in the middle, of the update only if `state` is on disk."""
+        config, poll = self.config.rl, self.preemption.poll
+        started = time.monotonic()
+        key = jax.random.fold_in(jax.random.key(self.config.seed), number)
+        params = self.experiment.to_rollout_layout(state.params)
+        played = play(
+            self.experiment, params, chosen, config.group_size, key, config.temperature, merge=False, poll=poll
         )
-        self.metrics.write("validation", number, means(scores))
+        del params  # the update needs its memory
+        rolled_out = time.monotonic()
+        rng = np.random.default_rng((self.config.seed, number))
+        state, numbers = update(state, played.episodes, rng, poll if on_disk else None)
+        numbers |= means(summary(played.episodes, config.group_size, self.config.task.n_solutions))
+        numbers["occupancy"] = played.occupancy
+        numbers["rollout_seconds"] = rolled_out - started
+        numbers["update_seconds"] = time.monotonic() - rolled_out
+        numbers["tokens_per_second"] = played.decoded_tokens / (time.monotonic() - started)
+        return state, numbers
+
+    def _validate(self, number: int, state: TrainState) -> bool:
+        """Scores the validation split; the parameters with the best reward so far are kept.
+
+        False if it was given up, because the run was asked to stop.
+        """
+        config, poll = self.config, self.preemption.poll
+        problems, temperature = config.eval.validation_problems, config.rl.temperature
+        try:
+            scores, _ = evaluate(self.experiment, state.params, "validation", temperature, problems, poll=poll)
+        except InterruptedRunError:
+            return False
+        self._write("validation", number, means(scores))
         self.checkpoints.save_best(number, state.params, {"iteration": number}, metric=scores["reward"])
+        return True
 
     # --------------------------------------------------------------------------------------------- evaluation
 
     def evaluate(self, after: str, params: Params) -> None:
         """Scores `params` on the test split at each temperature, where results.json has no row of it yet."""
-        config = self.config.eval
+        config, poll = self.config.eval, self.preemption.poll
+        done = on_first(lambda: list(read_results(self.results)["paradigms"].get(self.name, {})))
         for place, (row, temperature) in enumerate(evaluation_rows(after, config.temperatures).items()):
-            if row in read_results(self.results)["paradigms"].get(self.name, {}):
+            if row in done:
                 continue
             with self._timed("eval"):
                 scores, episodes = evaluate(
-                    self.experiment,
-                    params,
-                    "test",
-                    temperature,
-                    config.problems,
-                    config.samples,
-                    progress=lambda _: self._stop_if_requested(),
+                    self.experiment, params, "test", temperature, config.problems, config.samples, poll=poll
                 )
-            if place == 0:
+            if is_first() and place == 0:
                 write_episodes(self.workdir / "eval" / self.name, episodes, self.experiment.tokenizer)
-            made = provenance() | {"wall_clock_s": self._wall_clock()}
-            with changing_results(self.results) as results:
-                results["paradigms"].setdefault(self.name, {})[row] = scores | made
-                if self.results == self.workdir:
-                    results |= made
+            if is_first():
+                self._add_row(row, scores)
+
+    def _add_row(self, row: str, scores: dict[str, Any]) -> None:
+        made = provenance() | {"wall_clock_s": self._wall_clock()}
+        with changing_results(self.results) as results:
+            results["paradigms"].setdefault(self.name, {})[row] = scores | made
+            if self.results == self.workdir:
+                results |= made
 
     # ------------------------------------------------------------------------------------------------- common
-
-    def _stop_if_requested(self) -> None:
-        if self.stop_requested:
-            raise InterruptedRunError
 
     def __enter__(self) -> Run:
         return self
@@ -222,19 +254,20 @@ class Run:
         return {stage: round(self.seconds.get(stage, 0.0), 1) for stage in ("setup", "sft", "rl", "eval")}
 
     def _report(self, stage: str, number: int, numbers: dict[str, Any]) -> None:
-        self.metrics.write(stage, number, numbers)
+        self._write(stage, number, numbers)
         self.progress.update(stage, number, numbers)
 
-    def _save(self, stage: str, number: int, step: int, state: TrainState, data: Any) -> None:
+    def _write(self, stage: str, number: int, numbers: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(stage, number, numbers)
+
+    def _save(self, stage: str, number: int, step: int, state: TrainState, data: Any, validates: bool = False) -> None:
+        """Saves the state after step `number` of a stage; `validates`: what is to come next is its validation."""
         self._count()
-        metadata = {
-            "stage": stage,
-            "step": number,
-            "position": self.metrics.position,
-            "seconds": self.seconds,
-            "data": data,
-        }
-        self.checkpoints.save(step, state, metadata)
+        own = {"position": self.metrics.position, "seconds": self.seconds} if self.metrics is not None else {}
+        common = {"stage": stage, "step": number, "data": data, "validates": validates}
+        # The same for all: which process writes it is up to orbax.
+        self.checkpoints.save(step, state, common | on_first(lambda: own))
 
     def _restore(self, state: TrainState) -> tuple[int, TrainState]:
         restored = self.checkpoints.restore(state)
@@ -301,9 +334,13 @@ class Update:
         )
 
     def __call__(
-        self, state: TrainState, episodes: list[Episode], rng: np.random.Generator
+        self,
+        state: TrainState,
+        episodes: list[Episode],
+        rng: np.random.Generator,
+        poll: Callable[[], None] | None = None,
     ) -> tuple[TrainState, dict[str, Any]]:
-        """`episodes`: `group_size` for each problem, in a row."""
+        """`episodes`: `group_size` for each problem, in a row. `poll` is called before each step; may raise."""
         config = self.config
         rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
         advantage = rl.advantages(config, rewards).reshape(-1)
@@ -328,6 +365,8 @@ class Update:
             batches.append((batch, len(left_out)))
         collected: list[dict[str, Any]] = []
         for batch, left_out_count in batches:
+            if poll:
+                poll()
             per_part = config.rows // config.microbatches
             filled = int(np.sum(batch["segment_ids"].any(axis=1)))
             state, numbers = self.step(state, batch, -(-filled // per_part))

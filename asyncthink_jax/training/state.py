@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from asyncthink_jax.model import lora
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.mesh import platform
-from asyncthink_jax.parallel.sharding import param_specs, replicated, row_spec
+from asyncthink_jax.parallel.sharding import param_specs, replicated, row_spec, shard
 
 Batch = dict[str, Array]  # packed rows, each [B, L]; see data/packing.py
 Loss = Callable[[Params, Batch], tuple[Float[Array, ""], dict[str, Array]]]
@@ -80,7 +80,7 @@ class OptimizerStep:
         """
         used = self.microbatches if used is None else used
         with jax.set_mesh(self.mesh):
-            batch = jax.device_put(batch, row_spec(self.mesh))
+            batch = shard(batch, row_spec(self.mesh))
             return self._jitted(state, self.frozen, batch, jnp.asarray(used, jnp.int32))
 
     def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:

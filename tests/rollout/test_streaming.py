@@ -10,6 +10,7 @@ import pytest
 from organizing import CONFIG, POOL, VOCABULARY, episodes, organizing_params, prompts
 from scripted import Pool, Script, episode_of, interpret, on_engine, table_of
 
+from asyncthink_jax.rollout import engine as engine_lib
 from asyncthink_jax.rollout import watch as watch_lib
 from asyncthink_jax.rollout.record import RUNNING
 from asyncthink_jax.training.experiment import decoding_model
@@ -73,6 +74,27 @@ def test_the_cache_is_read_as_far_as_by_the_unwatched(lengths):
     unwatched = lengths()
     run(own_engine(), watch=lambda _: None, every=1)
     assert lengths() == unwatched == [16, 32]
+
+
+def test_an_episode_has_the_same_bits_whether_somebody_polls_or_not(monkeypatch):
+    monkeypatch.setattr(engine_lib, "POLL_EVERY", 3)
+    polls = []
+    polled = run(own_engine(), poll=lambda: polls.append(None))
+    assert_same_bits(polled, run(own_engine()))
+    assert len(polls) >= polled.engine_steps // 3 - 1
+
+
+def test_a_rollout_is_given_up_by_what_a_poll_raises(monkeypatch):
+    monkeypatch.setattr(engine_lib, "POLL_EVERY", 3)
+    polls = iter(range(100))
+
+    def third():
+        if next(polls) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(own_engine(), poll=third)
+    assert next(polls) == 3
 
 
 def test_another_interval_is_no_other_program(watched):

@@ -1,0 +1,236 @@
+"""Several processes as one program: started where the environment says so, ended together, and what they exchange.
+
+Every process runs the same command. Arrays are global and jitted steps run on all devices, so most of the code need not
+know. What does: process 0 ("the first") alone writes and prints; what depends on files is done by it first; objects
+that only one process has (its episodes) are exchanged.
+
+A process is told to be one of several by JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
+JAX_PROCESS_ID, as launch/local.sh sets them, or by being a worker of a TPU slice with more than one host.
+"""
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import pickle
+import sys
+import traceback
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+# The coordinator's key-value store has no public name. Unlike collectives it works before the devices are set up.
+from jax._src import distributed
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+HEARTBEAT_S = 30  # a process that has not been heard of for so long is lost, and jax ends the others
+_WAIT_MS = 3_600_000  # for another process that is busy; if it is lost, the heartbeats end the wait
+_LOST = ("gloo", "connection", "unavailable", "heartbeat", "coordination", "barrier", "deadline_exceeded", "socket")
+
+_calls = itertools.count()  # the same in all processes, since all make the same calls
+
+
+class ProcessError(Exception):
+    """Processes that can't find each other, or an error that another one has; the message is one line."""
+
+
+def start(environment: Mapping[str, str] = os.environ) -> None:
+    """Joins the other processes, if there are any; before the first use of a device.
+
+    Raises ProcessError for variables that make no sense together and where the others can't be reached.
+    """
+    arguments = cluster(environment)
+    if arguments is None or jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_S)
+    except RuntimeError as error:
+        where = arguments.get("coordinator_address", "the coordinator of the slice")
+        raise ProcessError(f"can't join the other processes at {where}: {_line(error)}") from error
+
+
+def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """The arguments of `jax.distributed.initialize` (none: jax finds them itself), or None for a single process."""
+    given = {name: environment[name] for name in VARIABLES if environment.get(name)}
+    if not given:
+        return {} if _on_tpu_pod(environment) else None
+    if missing := [name for name in VARIABLES if name not in given]:
+        raise ProcessError(f"{', '.join(given)} without {', '.join(missing)}: several processes need all three")
+    address, *numbers = given.values()
+    if not all(number.isdecimal() for number in numbers) or not int(numbers[1]) < int(numbers[0]):
+        raise ProcessError(
+            f"JAX_NUM_PROCESSES={numbers[0]} and JAX_PROCESS_ID={numbers[1]}: processes are numbered from 0 to N - 1"
+        )
+    if not address.rpartition(":")[2].isdecimal() or ":" not in address:
+        raise ProcessError(f"JAX_COORDINATOR_ADDRESS={address} is not host:port")
+    if int(numbers[0]) == 1:
+        return None
+    return {
+        "coordinator_address": address,
+        "num_processes": int(numbers[0]),
+        "process_id": int(numbers[1]),
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def _on_tpu_pod(environment: Mapping[str, str]) -> bool:
+    """Whether this is a worker of a TPU slice with several hosts, or of several slices."""
+    if "tpu" not in (environment.get("JAX_PLATFORMS") or "tpu") or not importlib.util.find_spec("libtpu"):
+        return False
+    if int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1:
+        return True
+    workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if not workers:
+        # Importing jax sets this variable where there is no TPU. A TPU VM knows of its slice from the metadata server.
+        workers = "" if "TPU_SKIP_MDS_QUERY" in environment else _metadata("worker-network-endpoints", environment)
+    return len(workers.split(",")) > 1
+
+
+def _metadata(key: str, environment: Mapping[str, str]) -> str:
+    """What the VM's metadata server says of `key`; nothing where there is none."""
+    server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
+    url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
+    with contextlib.suppress(OSError):
+        request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------- who does what, and when
+
+
+def count() -> int:
+    """How many processes there are. Unlike `jax.process_count` it leaves the devices alone."""
+    return distributed.global_state.num_processes
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return distributed.global_state.process_id == 0
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """What `function` returns (JSON) in the first process, which alone calls it. Its error is raised in all."""
+    return _in_all(function, others=lambda value: value)
+
+
+def first_goes_first(function: Callable[[], T]) -> T:
+    """Calls `function` in the first process and then in the others, which find the files that it writes.
+
+    An error in one of them is raised in all: by the others as ProcessError.
+    """
+    made: list[T] = []
+
+    def make() -> None:
+        made.append(function())
+
+    _in_all(make, others=lambda _: make())
+    return made[0]
+
+
+def _in_all(function: Callable[[], T], others: Callable[[T], Any]) -> T:
+    """Calls `function` in the first process, then `others` with its value in the others; all learn how all fared."""
+    if count() == 1:
+        return function()
+    call, own = next(_calls), distributed.global_state.process_id
+    value: Any = None
+    try:
+        value = function() if is_first() else _heard(call, 0)
+        if not is_first():
+            others(value)
+    except ProcessError:
+        _tell(call, own, value=None)
+        raise
+    except Exception as error:
+        _tell(call, own, error=_line(error))
+        raise
+    _tell(call, own, value=value if is_first() else None)
+    for other in range(count()):
+        _heard(call, other)
+    return value
+
+
+def _tell(call: int, process: int, **what: Any) -> None:
+    distributed.global_state.client.key_value_set(f"asyncthink/{call}/{process}", json.dumps(what))
+
+
+def _heard(call: int, process: int) -> Any:
+    """What a process has told of a call, when it has; raises ProcessError if that is an error."""
+    told = json.loads(distributed.global_state.client.blocking_key_value_get(f"asyncthink/{call}/{process}", _WAIT_MS))
+    if "error" in told:
+        raise ProcessError(f"in process {process}: {told['error']}")
+    return told["value"]
+
+
+def gathered(own: dict[int, T]) -> dict[int, T]:
+    """The items of all processes, by their number, on each of them; every process has some, with numbers of its own.
+
+    They travel over the devices' network, pickled: what is unpickled has come from this very program.
+    """
+    if count() == 1:
+        return own
+    message = np.frombuffer(pickle.dumps(own), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(message)]))
+    # Sizes are powers of two, so that few are ever compiled for.
+    padded = np.zeros(1 << (int(lengths.max()) - 1).bit_length(), np.uint8)
+    padded[: len(message)] = message
+    messages = multihost_utils.process_allgather(padded)
+    items: dict[int, T] = {}
+    for one, length in zip(messages, lengths.reshape(-1), strict=True):
+        items |= pickle.loads(one[:length].tobytes())
+    return items
+
+
+# ------------------------------------------------------------------------------------------------------- ended together
+
+
+@contextlib.contextmanager
+def leaving_together(*shared: type[BaseException], refusals: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+    """Ends this process of several at once, with one line, at an error that the others need not have.
+
+    At its exit a process waits for the others; these would wait for it in the middle of a step. So they learn that it
+    is gone, by a collective that fails or by its heartbeats, and end too.
+
+    Args:
+        shared: errors that all processes have; they are raised.
+        refusals: errors whose message is all that a reader needs; the exit code is then 2.
+    """
+    try:
+        yield
+    except shared:
+        raise
+    except BaseException as error:
+        if count() == 1:
+            raise
+        _end(error, refusals)
+
+
+def _end(error: BaseException, refusals: tuple[type[BaseException], ...]) -> None:
+    """Says why and exits, without waiting for anybody."""
+    this = f"process {distributed.global_state.process_id} of {count()}"
+    if isinstance(error, KeyboardInterrupt):
+        line, code = f"{this} interrupted; the same command goes on from the last checkpoint", 130
+    elif any(sign in f"{error} {error.__cause__}".lower() for sign in _LOST):
+        line, code = f"error: {this} ends, for another has ended or can't be reached: {_line(error)}", 1
+        line += "; the same command in all of them goes on from the last checkpoint"
+    elif isinstance(error, refusals):
+        line, code = f"error: {this}: {_line(error)}", 2
+    else:
+        line, code = f"error: {this} ends, and with it the others: {_line(error)}", 1
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:300] or type(error).__name__

@@ -1,0 +1,62 @@
+"""A run is asked to stop: by SIGTERM, as before a spot VM is taken away, or by Ctrl-C.
+
+A run polls at moments at which it could stop: between two steps, and now and then in a rollout. All processes poll at
+the same moments, and have to stop at the same one, although a signal reaches them at different ones, or one of them
+only. So with several processes SIGTERM is jax's: its preemption service tells all processes, and has them agree on the
+next poll that none has passed yet (`reached_preemption_sync_point`). That costs a poll nothing but a comparison, where
+an agreement of our own would be a collective at every poll. Ctrl-C is passed on as SIGTERM then.
+"""
+
+import signal
+from types import FrameType
+
+from jax.experimental import multihost_utils
+
+from asyncthink_jax.parallel import multihost
+
+
+class InterruptedRunError(Exception):
+    """The run was asked to stop: all processes raise it, at the same poll."""
+
+
+class Preemption:
+    """Whether the run has been asked to stop, as all processes see it."""
+
+    def __init__(self) -> None:
+        self._polls = 0
+        self._asked_by: int | None = None  # the first signal that this process has got
+        self._reached = False
+
+    def listen(self) -> None:
+        """From now on SIGTERM and Ctrl-C ask to stop; Ctrl-C once more raises KeyboardInterrupt."""
+        signal.signal(signal.SIGINT, self._asked)
+        if multihost.count() == 1:  # else jax listens, and a handler of ours would take its place
+            signal.signal(signal.SIGTERM, self._asked)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self._asked_by is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return  # SIGTERM may come twice, to the process and to its group
+        self._asked_by = number
+        if multihost.count() > 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    def reached(self) -> bool:
+        """Polls: whether to stop here. Once true it stays true."""
+        self._polls += 1
+        if multihost.count() == 1:
+            self._reached = self._asked_by is not None
+        elif not self._reached:
+            self._reached = multihost_utils.reached_preemption_sync_point(self._polls)
+        return self._reached
+
+    def poll(self) -> None:
+        """Raises InterruptedRunError where `reached` is true."""
+        if self.reached():
+            raise InterruptedRunError
+
+    @property
+    def exit_code(self) -> int:
+        """Of a run that has stopped: 130 after Ctrl-C as of any command, 0 after SIGTERM, which asked for just that."""
+        return 130 if self._asked_by == signal.SIGINT else 0

@@ -1,0 +1,151 @@
+"""When there are several processes, and what they have of each other."""
+
+import http.server
+import pathlib
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import processes
+import pytest
+
+from asyncthink_jax.parallel import multihost
+from asyncthink_jax.parallel.multihost import (
+    ProcessError,
+    cluster,
+    first_goes_first,
+    gathered,
+    leaving_together,
+    on_first,
+)
+from asyncthink_jax.parallel.sharding import own_rows
+
+GIVEN = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
+
+
+def test_the_variables_of_jax_say_who_is_who():
+    assert cluster(GIVEN) == {
+        "coordinator_address": "10.0.0.1:1234",
+        "num_processes": 4,
+        "process_id": 3,
+        "cluster_detection_method": "deactivate",
+    }
+    assert cluster(GIVEN | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}) is None
+    assert cluster({}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"JAX_PROCESS_ID": ""}, "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES without JAX_PROCESS_ID"),
+        ({"JAX_PROCESS_ID": "4"}, "JAX_NUM_PROCESSES=4 and JAX_PROCESS_ID=4: processes are numbered from 0 to N - 1"),
+        ({"JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES=many and"),
+        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "JAX_COORDINATOR_ADDRESS=10.0.0.1 is not host:port"),
+    ],
+    ids=str,
+)
+def test_variables_that_make_no_sense_are_refused(change, says):
+    with pytest.raises(ProcessError) as error:
+        cluster(GIVEN | change)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture
+def tpu(monkeypatch):
+    """A machine with libtpu."""
+    monkeypatch.setattr(multihost.importlib.util, "find_spec", lambda name: name == "libtpu")
+
+
+@pytest.fixture
+def metadata():
+    """A metadata server that knows of the workers which the test gives it; yields its address and these workers."""
+    workers: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.path.endswith("/attributes/worker-network-endpoints")
+            known = asked and workers and self.headers["Metadata-Flavor"] == "Google"
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            if known:
+                self.wfile.write(",".join(workers).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}, workers
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:1,b:1", "TPU_WORKER_HOSTNAMES": "a"}, True),
+        ({"MEGASCALE_NUM_SLICES": "2", "TPU_WORKER_HOSTNAMES": "a"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),  # Colab
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": "cpu"}, False),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, False),
+    ],
+    ids=str,
+)
+def test_workers_of_a_slice_find_each_other_by_themselves(tpu, environment, several):
+    assert cluster(environment) == ({} if several else None)
+
+
+def test_a_tpu_vm_asks_its_metadata_server(tpu, metadata):
+    environment, workers = metadata
+    assert cluster(environment) is None  # it does not say
+    workers.append("unknown:unknown:10.0.0.1")
+    assert cluster(environment) is None
+    workers.append("unknown:unknown:10.0.0.2")
+    assert cluster(environment) == {}
+    assert cluster({"GCE_METADATA_IP": "127.0.0.1:1"}) is None  # there is none
+
+
+def test_without_libtpu_a_slice_is_none_of_ours(monkeypatch):
+    monkeypatch.setattr(multihost.importlib.util, "find_spec", lambda name: None)
+    assert cluster({"TPU_WORKER_HOSTNAMES": "a,b"}) is None
+
+
+def test_a_process_alone_is_the_first_and_has_everything():
+    assert multihost.count() == 1 and multihost.is_first()
+    assert on_first(lambda: 3) == first_goes_first(lambda: 3) == 3
+    assert gathered({2: "two"}) == {2: "two"}
+    np.testing.assert_array_equal(own_rows({"x": jnp.arange(4)})["x"], np.arange(4))
+    with pytest.raises(KeyError), leaving_together():
+        raise KeyError
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_what_processes_have_of_each_other(count, tmp_path):
+    program = pathlib.Path(__file__).with_name("several_processes.py")
+    started = processes.start(count, [program], tmp_path, folder=tmp_path)
+    assert processes.codes(started) == [0] * count, processes.said(tmp_path, "err", count)
+    lines = [dict(line.split(" ", 1) for line in text.splitlines()) for text in processes.said(tmp_path, "out", count)]
+    by_name = {name: [line[name] for line in lines] for name in lines[0]}
+    same = {name: values[0] for name, values in by_name.items() if len(set(values)) == 1}
+    assert same.items() >= {
+        ("count", str(count)),
+        ("from_first", "{'me': 0}"),
+        ("file", "written by the first"),
+        ("gathered", "True"),
+        ("sum", str(sum(range(2 * 2 * count * 3)))),
+        ("stopped", "True"),
+        ("exit_code", "0"),
+    }
+    assert "polls" in same, "all stop at the same poll"
+    assert by_name["first"] == ["True"] + ["False"] * (count - 1)
+    first_fails, second_fails = by_name["first_fails"], by_name["second_fails"]
+    assert first_fails == ["ValueError: no such thing"] + ["ProcessError: in process 0: no such thing"] * (count - 1)
+    assert second_fails.pop(1) == "ValueError: no such thing"
+    assert set(second_fails) == {"ProcessError: in process 1: no such thing"}
+    # Each has the rows of its own devices, four; of those that all have copies of, the first has all.
+    assert by_name["local_rows"] == [str([3 * (4 * process + n) for n in range(4)]) for process in range(count)]
+    everything = [3 * n for n in range(4 * count)]
+    assert by_name["rows_with_copies"] == [str(everything)] + ["[]"] * (count - 1)
