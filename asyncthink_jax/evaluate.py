@@ -20,10 +20,11 @@ from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, l
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
+from asyncthink_jax.training import bucket
 
 FLAGS = flags.FLAGS
 SPLITS = ("test", "validation", "train")
-flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_string("workdir", None, "Folder of the run, or gs://...")
 flags.DEFINE_string("paradigm", None, f"One of {', '.join(PARADIGMS)}; default the run's own.")
 flags.DEFINE_string("checkpoint", "best", f"One of {', '.join(CHECKPOINTS)}: which parameters are scored.")
 flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.")
@@ -38,7 +39,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
     try:
         multihost.start()
         config = first_goes_first(lambda: _config(argv, overrides))
-        return _evaluate(config, Path(FLAGS.workdir), overrides)
+        return _evaluate(config, bucket.local(FLAGS.workdir), overrides)
     except (ConfigError, ProcessError) as error:
         if is_first():
             print(f"error: {error}", file=sys.stderr)
@@ -50,7 +51,9 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
         raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
     if FLAGS.workdir is None:
         raise ConfigError("--workdir is missing; see --help")
-    saved = Path(FLAGS.workdir) / "config.json"
+    workdir = bucket.local(FLAGS.workdir)
+    bucket.fetch(workdir)
+    saved = workdir / "config.json"
     if not saved.is_file():
         raise ConfigError(f"--workdir {FLAGS.workdir} holds no run (no config.json in it)")
     for name, choices in (("checkpoint", CHECKPOINTS), ("split", SPLITS)):
@@ -103,6 +106,7 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
     folder = workdir / "eval" / "_".join(about).replace("/", "-")
     write_episodes(folder, episodes, built.tokenizer)
     (folder / "scores.json").write_text(json.dumps(scores | provenance(), indent=2) + "\n", encoding="utf-8")
+    bucket.send(workdir)
     row = {config.paradigm: {FLAGS.checkpoint: scores}}
     print_results({"paradigms": row, "wall_clock_s": {"eval": time.monotonic() - started}} | provenance())
     return 0

@@ -22,11 +22,12 @@ from asyncthink_jax.config import Config, ConfigError, differences, from_json, l
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError
+from asyncthink_jax.training import bucket
 from asyncthink_jax.training.files import locked, replace_text
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
-flags.DEFINE_string("workdir", None, "Folder of the run; made if its parent exists, gone on with if it is a run.")
+flags.DEFINE_string("workdir", None, "Folder of the run, or gs://..; made if its parent exists, gone on with if a run.")
 flags.DEFINE_string("name", None, "Name of the row in results.json; default the config's paradigm.")
 flags.DEFINE_string("cold_start", None, "Folder of a run of the same model whose finished cold start is taken.")
 flags.DEFINE_string("results", None, "Folder of the run whose results.json the row is added to; default the workdir.")
@@ -40,15 +41,21 @@ def main(argv: list[str], overrides: list[str]) -> int:
     try:
         multihost.start()
         config = first_goes_first(lambda: _config(argv, overrides))
-        workdir, name = Path(FLAGS.workdir), FLAGS.name or config.paradigm
+        workdir, name = bucket.local(FLAGS.workdir), FLAGS.name or config.paradigm
         with contextlib.ExitStack() as held:
 
             def take() -> None:
-                _prepare_workdir(workdir, config)
+                _make_workdir(workdir)
                 held.enter_context(_no_other_command(workdir))
+                bucket.fetch(workdir)
+                _check_workdir(workdir, config)
 
             on_first(take)
-            return _train(config, workdir, name, started)
+            try:
+                return _train(config, workdir, name, started)
+            finally:
+                if is_first():
+                    bucket.send(workdir)
     except (ConfigError, FileNotFoundError, ProcessError) as error:
         return _refuse(error)
     except KeyboardInterrupt:
@@ -100,7 +107,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
                 run.preemption.listen()
                 run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
                 if FLAGS.cold_start:
-                    run.adopt_cold_start(Path(FLAGS.cold_start))
+                    run.adopt_cold_start(bucket.local(FLAGS.cold_start))
                 cold_start = run.cold_start()
                 learned = run.reinforce(cold_start)
                 if FLAGS.evaluate:
@@ -126,22 +133,18 @@ def _build(config: Config, workdir: Path, mesh: Any) -> Any:
     from asyncthink_jax.training import experiment
 
     saved = workdir / "config.json"
+    if not is_first():
+        bucket.fetch(workdir)
     if not is_first() and not saved.exists():
         raise ConfigError(f"workdir {workdir} is not the same folder for all processes; name one that they share")
     built = experiment.build(config, workdir, mesh)
     if not saved.exists():  # not before: a refused command leaves the folder free
         replace_text(saved, to_json(config))
+        bucket.send(workdir)  # the other processes' hosts have copies of their own
     return built
 
 
-def _prepare_workdir(workdir: Path, config: Config) -> Path:
-    """Makes the folder, or checks that the run in it is of the same config."""
-    saved = workdir / "config.json"
-    if saved.exists():
-        changed = differences(from_json(saved.read_text(encoding="utf-8")), config)
-        if changed:
-            raise ConfigError(f"{workdir} holds a run of another config; use a new folder. " + "; ".join(changed))
-        return workdir
+def _make_workdir(workdir: Path) -> None:
     parent = workdir.resolve().parent
     if not parent.is_dir():
         # `runs/` beside the checkout is made; a whole missing path is more likely a typing error.
@@ -151,7 +154,16 @@ def _prepare_workdir(workdir: Path, config: Config) -> Path:
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"workdir {workdir} is a file; name a folder")
     workdir.mkdir(exist_ok=True)
-    return workdir
+
+
+def _check_workdir(workdir: Path, config: Config) -> None:
+    """Raises ConfigError if the run in it is of another config."""
+    saved = workdir / "config.json"
+    if saved.exists():
+        changed = differences(from_json(saved.read_text(encoding="utf-8")), config)
+        if changed:
+            where = bucket.place(workdir) or workdir
+            raise ConfigError(f"{where} holds a run of another config; use a new folder. " + "; ".join(changed))
 
 
 @contextlib.contextmanager

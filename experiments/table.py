@@ -193,6 +193,20 @@ def caption(results: Mapping[int, Results]) -> str:
     )
 
 
+def compiled_table() -> str:
+    """Qwen3-4B on whole slices, from the reports of `compile` in results/compiled."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((RESULTS / "compiled").glob("*.json"))]
+    if not reports:
+        return ""
+    lines = []
+    for one in reports:
+        cells = [f"{step['hbm_bytes'] / 2**30:.1f}" for step in one["steps"].values()]
+        capacity = f"{one['hbm_capacity_bytes'] / 2**30:.1f}"
+        fits = "fits" if one["fits"] else "too large"
+        lines.append([f"{one['topology']} ({one['chips']} chips)", *cells, capacity, fits])
+    return markdown_table(["slice", *reports[0]["steps"], "of a chip", ""], lines, 1)
+
+
 def blocks() -> list[tuple[Path, str, str]]:
     """The generated parts: document, name of the markers around it, text with its markers."""
     results = load()
@@ -204,6 +218,7 @@ def blocks() -> list[tuple[Path, str, str]]:
             "results",
             "\n\n".join([goals_table(results), summary_table(results, ("_t1",)), runs_table(results)]),
         ),
+        (README, "compiled", compiled_table()),
         (EXPERIMENTS, "slices", smallest_slices.markdown()),
     ]
     return [(path, name, f"{marker(name, 'begin')}\n{text}\n{marker(name, 'end')}") for path, name, text in parts]

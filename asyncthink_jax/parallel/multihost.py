@@ -117,6 +117,11 @@ def is_first() -> bool:
     return distributed.global_state.process_id == 0
 
 
+def number() -> int:
+    """Which of the processes this is, from 0."""
+    return distributed.global_state.process_id
+
+
 def on_first(function: Callable[[], T]) -> T:
     """What `function` returns (JSON) in the first process, which alone calls it. Its error is raised in all."""
     return _in_all(function, others=lambda value: value)

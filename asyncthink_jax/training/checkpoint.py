@@ -59,7 +59,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | epath.PathLike, *, keep: int = 2, read_only: bool = False):
         folder = epath.Path(folder)
-        if not str(folder).startswith("gs://"):
+        if "://" not in str(folder):
             folder = folder.resolve()
         try:
             self._latest = _manager(folder / "latest", keep, read_only)

@@ -32,7 +32,7 @@ from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
 from asyncthink_jax.tasks import countdown
-from asyncthink_jax.training import rl, sft
+from asyncthink_jax.training import bucket, rl, sft
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
 from asyncthink_jax.training.evaluation import evaluate, play, summary
 from asyncthink_jax.training.experiment import Experiment
@@ -62,7 +62,7 @@ class Run:
         self.experiment, self.config, self.workdir, self.progress = experiment, experiment.config, workdir, progress
         self.name, self.results = name, results or workdir
         with ExitStack() as opened:  # closed at once if one of them can't be opened
-            folder = workdir / "checkpoints"
+            folder = bucket.checkpoints(workdir)
             self.checkpoints = opened.enter_context(Checkpoints(folder, keep=self.config.checkpoint.keep))
             self.cold_start_checkpoint = opened.enter_context(cold_start_checkpoints(workdir))
             self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
@@ -226,6 +226,7 @@ class Run:
             results["paradigms"].setdefault(self.name, {})[row] = scores | made
             if self.results == self.workdir:
                 results |= made
+        bucket.send(self.workdir)
 
     # ------------------------------------------------------------------------------------------------- common
 
@@ -264,6 +265,8 @@ class Run:
     def _save(self, stage: str, number: int, step: int, state: TrainState, data: Any, validates: bool = False) -> None:
         """Saves the state after step `number` of a stage; `validates`: what is to come next is its validation."""
         self._count()
+        if is_first():
+            bucket.send(self.workdir)  # before the checkpoint, which counts on it
         own = {"position": self.metrics.position, "seconds": self.seconds} if self.metrics is not None else {}
         common = {"stage": stage, "step": number, "data": data, "validates": validates}
         # The same for all: which process writes it is up to orbax.
@@ -277,7 +280,7 @@ class Run:
 
 def cold_start_checkpoints(workdir: Path, read_only: bool = False) -> Checkpoints:
     """Where a run keeps the end of its cold start."""
-    return Checkpoints(workdir / "checkpoints" / "cold_start", keep=1, read_only=read_only)
+    return Checkpoints(bucket.checkpoints(workdir) / "cold_start", keep=1, read_only=read_only)
 
 
 def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
@@ -290,7 +293,7 @@ def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
         with cold_start_checkpoints(workdir, read_only=True) as checkpoints:
             found = checkpoints.restore(wanted)
     else:
-        with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        with Checkpoints(bucket.checkpoints(workdir), read_only=True) as checkpoints:
             if which == "best":
                 found = checkpoints.restore_best(wanted)
             else:

@@ -1,0 +1,128 @@
+"""Runs in a bucket: what is sent and fetched, and a run that goes on on another machine. The bucket is a folder."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from etils import epath
+from runs import what_is_left
+from test_train import SHORTENED
+
+from asyncthink_jax import train
+from asyncthink_jax.config import ConfigError, load
+from asyncthink_jax.parallel.preemption import Preemption
+from asyncthink_jax.training import bucket
+
+RUN = "gs://b/runs/one"
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    """The folder that `gs://b` stands for."""
+    folder = tmp_path / "cloud"
+    folder.mkdir()
+    real = bucket.AnyPath
+    monkeypatch.setattr(bucket, "AnyPath", lambda path: real(str(path).replace("gs://b", str(folder))))
+    monkeypatch.setenv("ASYNCTHINK_CACHE", str(tmp_path / "machine one"))
+    return folder
+
+
+def move_to_another_machine(tmp_path, monkeypatch, name="machine two"):
+    monkeypatch.setenv("ASYNCTHINK_CACHE", str(tmp_path / name))
+
+
+def test_a_local_folder_stays_where_it_is(tmp_path):
+    (tmp_path / "a").write_text("x")
+    assert bucket.local(str(tmp_path)) == tmp_path
+    assert bucket.place(tmp_path) is None and bucket.checkpoints(tmp_path) == epath.Path(tmp_path) / "checkpoints"
+    bucket.fetch(tmp_path)
+    bucket.send(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_sent_from_one_machine_is_fetched_on_another(cloud, tmp_path, monkeypatch):
+    one = bucket.local(RUN)
+    bucket.fetch(one)  # nothing is there yet
+    (one / "data" / "test").mkdir(parents=True)
+    (one / "data" / "test" / "a b.txt").write_text("1")
+    (one / "metrics.jsonl").write_text("first\n")
+    (one / ".results.lock").touch()
+    bucket.send(one)
+    (cloud / "runs" / "one" / "checkpoints" / "latest").mkdir(parents=True)
+    (cloud / "runs" / "one" / "checkpoints" / "latest" / "big").write_text("x")
+
+    move_to_another_machine(tmp_path, monkeypatch)
+    two = bucket.local(RUN + "/")
+    assert two != one
+    bucket.fetch(two)
+    assert (two / "data" / "test" / "a b.txt").read_text() == "1"
+    assert (two / "metrics.jsonl").read_text() == "first\n"
+    assert not (two / "checkpoints").exists() and not (two / ".results.lock").exists()
+    assert bucket.checkpoints(two) == epath.Path(cloud) / "runs" / "one" / "checkpoints"
+
+
+def test_only_what_has_changed_is_sent_again(cloud):
+    one = bucket.local(RUN)
+    for name in ("same", "changes"):
+        (one / name).write_text("1")
+    bucket.send(one)
+    for name in ("same", "changes"):
+        (cloud / "runs" / "one" / name).write_text("as it was sent")
+    (one / "changes").write_text("22")
+    bucket.send(one)
+    assert (cloud / "runs" / "one" / "same").read_text() == "as it was sent"
+    assert (cloud / "runs" / "one" / "changes").read_text() == "22"
+
+
+def test_what_is_fetched_takes_the_place_of_what_an_earlier_run_has_left(cloud):
+    one = bucket.local(RUN)
+    (one / "config.json").write_text("of a run that was deleted from the bucket")
+    bucket.fetch(one)
+    assert [path.name for path in one.iterdir() if path.name[0] != "."] == [bucket.BUCKET]
+
+
+def test_a_bucket_that_cannot_be_read_is_named_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASYNCTHINK_CACHE", str(tmp_path))
+
+    def refuse(path):
+        raise OSError("403: no\npermission")
+
+    monkeypatch.setattr(bucket, "AnyPath", refuse)
+    with pytest.raises(ConfigError, match=r"^gs://b/runs/one can't be read: 403: no permission$"):
+        bucket.fetch(bucket.local(RUN))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_machine_with_the_same_bits(cloud, tmp_path, monkeypatch, capsys):
+    experiment = tmp_path / "shortened.py"
+    experiment.write_text(SHORTENED)
+
+    def run(workdir):
+        with flagsaver.flagsaver():
+            return train.main(train.FLAGS(["train", f"--config={experiment}", f"--workdir={workdir}"]), [])
+
+    assert run(tmp_path / "undisturbed") == 0
+    reached = Preemption.reached
+    monkeypatch.setattr(Preemption, "reached", lambda self: reached(self) or self._polls == 58)
+    run(RUN)
+    monkeypatch.setattr(Preemption, "reached", reached)
+    shutil.rmtree(tmp_path / "machine one")
+    move_to_another_machine(tmp_path, monkeypatch)
+    assert run(RUN) == 0
+    left = cloud / "runs" / "one"
+    assert {"config.json", "metrics.jsonl", "results.json", "checkpoints", "tokenizer.model"} <= {
+        path.name for path in left.iterdir()
+    }
+    config = load(experiment)
+    (arrays, rest), (expected_arrays, expected) = (
+        what_is_left(config, folder) for folder in (left, tmp_path / "undisturbed")
+    )
+    assert rest == expected
+    jax.tree.map(np.testing.assert_array_equal, arrays, expected_arrays)
+    capsys.readouterr()
+
+    move_to_another_machine(tmp_path, monkeypatch, "machine three")
+    assert run(RUN) == 0
+    assert "SFT + RL" in capsys.readouterr().out
