@@ -100,9 +100,12 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
         try:
             mesh = experiment.mesh_of(config)
             built = first_goes_first(lambda: _build(config, workdir, mesh))
+            refusals = (CheckpointError, FileNotFoundError)
+            # Twice: what goes wrong within a run ends it before it waits for what all are saving.
             with (
-                leaving_together(InterruptedRunError, refusals=(CheckpointError, ConfigError, FileNotFoundError)),
+                leaving_together(InterruptedRunError, refusals=refusals),
                 Run(built, workdir, progress, name, table) as run,
+                leaving_together(InterruptedRunError, refusals=refusals),
             ):
                 run.preemption.listen()
                 run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
