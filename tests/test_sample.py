@@ -228,10 +228,7 @@ def on_a_terminal(model, compiled_once):
         ours, its = pty.openpty()
         environment = os.environ | compiled_once | {"JAX_PLATFORMS": "cpu", "TERM": "xterm", "COLUMNS": "100"}
         command = [sys.executable, "-m", "asyncthink_jax.sample", "--model", model, FROM, *arguments]
-        # Tests that were started in the background ignore Ctrl-C, and what they start would as well.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment, start_new_session=True)
-        signal.signal(signal.SIGINT, before)
         os.close(its)
         started.append((process, ours))
         screen = b""
