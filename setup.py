@@ -37,7 +37,10 @@ setup(
         "test": [
             "huggingface_hub>=0.34",
             "hypothesis>=6.100",
+            "ipykernel>=6.29",  # to execute the notebooks, with nbclient and nbformat
             "mypy>=1.11",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pytest>=8",
             "pyyaml>=6",
             "qwix>=0.1.8",

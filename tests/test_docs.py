@@ -25,6 +25,7 @@ DOCS = (
     "experiments/README.md",
     "launch/README.md",
     "launch/gke/README.md",
+    "launch/colab/README.md",
 )
 SECTIONS = ("task", "pool", "model", "mesh", "rollout", "sft", "rl", "eval", "checkpoint")
 

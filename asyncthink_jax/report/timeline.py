@@ -172,11 +172,13 @@ def _fit(figure, axes, bar: Bar, text: str, *, size, weight, y, color="white", c
 
 
 def _draw_title(figure: Figure, episode: Mapping[str, Any], height: float, width: float) -> None:
-    prompt = clean(episode["traces"][0]["prompt"]).removesuffix(":").strip()
+    # A released model's prompt is pages of instructions; what it was asked is kept beside it.
+    question = episode["problem"].get("question") or clean(episode["traces"][0]["prompt"]).removesuffix(":")
     left, right = 0.22 / width, 1 - 0.2 / width
-    prompt = prompt if len(prompt) <= 60 else prompt[:58] + " …"
+    title = clean(question).strip()
+    title = title if len(title) <= 54 else title[:52] + " …"
     figure.text(
-        left, 1 - 0.27 / height, prompt, fontsize=14, fontweight="bold", color=INK, va="center", parse_math=False
+        left, 1 - 0.27 / height, title, fontsize=14, fontweight="bold", color=INK, va="center", parse_math=False
     )
     facts = [f"critical path {episode['critical_path']} steps", f"η/c {episode['concurrency']:.2f}"]
     if episode.get("format_error"):

@@ -160,3 +160,11 @@ def test_a_label_holds_sub_query_and_returned_text():
     text = "+ 11 8 19 <RETURN> ( 5 + 6 ) - 8 , 5 * 6</RETURN>"
     one = episode(organizer(18, EVENTS, 29, text=TEXT), worker(1, 4, 13, text=text), worker(2, 6, 26))
     assert worker_texts(one)[1] == ("5 6 8 10 = 3", "(5 + 6) - 8, 5 * 6")
+
+
+def test_the_title_is_the_question_where_there_is_one_and_not_the_prompt_around_it():
+    asked = episode(organizer(9, [], 9), problem={"question": "What is $ 6 * 7 $?"})
+    texts = [[text.get_text() for text in timeline.draw(one).texts] for one in (asked, WAITING_TWICE)]
+    assert "What is $ 6 * 7 $?" in texts[0] and "solve 5 6 8 10 = 3" in texts[1]
+    long = timeline.draw(episode(organizer(9, [], 9), problem={"question": "why " * 40})).texts
+    assert max(len(text.get_text()) for text in long if text.get_text().startswith("why")) <= 54
