@@ -341,6 +341,8 @@ def test_a_run_that_is_stopped_by_sigterm_ten_times_ends_with_the_bits_of_an_und
         assert process.wait() == 0, f"seed {seed}: {disturbed.with_suffix('.stderr').read_text()}"
         assert time.monotonic() - asked < 30, f"seed {seed}"
         assert "the same command goes on from here" in disturbed.with_suffix(".stderr").read_text()
+        saved = Checkpoints(disturbed / "checkpoints", read_only=True).latest_metadata()
+        assert saved["position"] == metrics.stat().st_size, f"seed {seed}: something that was done has to be done again"
         return metrics.read_bytes().count(b"\n")
 
     there, in_rollouts = 0, 0
