@@ -111,7 +111,8 @@ def test_the_numbers_are_those_of_one_process(train, tmp_path, count, mesh):
     assert "results" in launched.stdout
     for process in range(1, count):
         log = (together.parent / f"run.process{process}.log").read_text().splitlines()
-        assert [line for line in log if not line.startswith("[Gloo]")] == []  # XLA's own
+        # XLA's own, which its threads may cut in the middle.
+        assert [line for line in log if line.strip() and "Gloo" not in line and "peer ranks" not in line] == []
 
 
 def without_logprobs(run):
