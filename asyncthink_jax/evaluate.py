@@ -51,14 +51,14 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
         raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
     if FLAGS.workdir is None:
         raise ConfigError("--workdir is missing; see --help")
-    workdir = bucket.local(FLAGS.workdir)
-    bucket.fetch(workdir)
-    saved = workdir / "config.json"
-    if not saved.is_file():
-        raise ConfigError(f"--workdir {FLAGS.workdir} holds no run (no config.json in it)")
     for name, choices in (("checkpoint", CHECKPOINTS), ("split", SPLITS)):
         if getattr(FLAGS, name) not in choices:
             raise ConfigError(f"--{name} {getattr(FLAGS, name)!r} is not one of {', '.join(choices)}")
+    workdir = bucket.local(FLAGS.workdir)
+    bucket.fetch(workdir)  # after what costs nothing to check: it may be a bucket
+    saved = workdir / "config.json"
+    if not saved.is_file():
+        raise ConfigError(f"--workdir {FLAGS.workdir} holds no run (no config.json in it)")
     changes = [f"paradigm={FLAGS.paradigm}"] if FLAGS.paradigm else []
     return load(saved, [*changes, *overrides])
 

@@ -138,8 +138,8 @@ def _build(config: Config, workdir: Path, mesh: Any) -> Any:
     saved = workdir / "config.json"
     if not is_first():
         bucket.fetch(workdir)
-    if not is_first() and not saved.exists():
-        raise ConfigError(f"workdir {workdir} is not the same folder for all processes; name one that they share")
+        if not saved.exists():
+            raise ConfigError(f"workdir {workdir} is not the same folder for all processes; name one that they share")
     built = experiment.build(config, workdir, mesh)
     if not saved.exists():  # not before: a refused command leaves the folder free
         replace_text(saved, to_json(config))

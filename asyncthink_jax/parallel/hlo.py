@@ -74,7 +74,6 @@ class Traffic:
     read: int
     written: int
     by_opcode: Counter[str]  # read + written
-    collectives: dict[str, tuple[int, int]]  # kind -> how many, bytes of their results
 
     @property
     def total(self) -> int:
@@ -135,7 +134,7 @@ def collectives(program: Program, computation: str, unknown_trips: int = 1) -> d
     channels: dict[str, tuple[str, int, int]] = {}  # channel -> kind, times, bytes
 
     def walk(name: str, times: int) -> None:
-        for one in program[name].values():
+        for one in program.get(name, {}).values():  # an excerpt may lack what a reduction applies
             kind = next((kind for kind in _COLLECTIVES if one.opcode in (kind, f"{kind}-start")), None)
             if kind:
                 channel = re.search(r"channel_id=(\d+)", one.attributes)
@@ -195,15 +194,11 @@ def traffic(program: Program, computation: str) -> Traffic:
     """What one run of `computation` reads from and writes to main memory."""
     read, written = 0, 0
     by_opcode: Counter[str] = Counter()
-    collectives: dict[str, tuple[int, int]] = {}
 
     def add(part: Traffic, times: int = 1) -> None:
         nonlocal read, written
         read, written = read + times * part.read, written + times * part.written
         by_opcode.update({opcode: times * size for opcode, size in part.by_opcode.items()})
-        for kind, (count, size) in part.collectives.items():
-            known = collectives.get(kind, (0, 0))
-            collectives[kind] = known[0] + times * count, known[1] + times * size
 
     body = program[computation]
     for one in body.values():
@@ -218,10 +213,8 @@ def traffic(program: Program, computation: str) -> Traffic:
                 add(traffic(program, name))
         elif one.opcode not in _FREE:
             reads, writes = _moved(program, body, one)
-            kind = next((kind for kind in _COLLECTIVES if one.opcode.startswith(kind)), None)
-            counted = {kind: (1, sum(array.size for array in one.result))} if kind else {}
-            add(Traffic(reads, writes, Counter({one.opcode: reads + writes}), counted))
-    return Traffic(read, written, by_opcode, collectives)
+            add(Traffic(reads, writes, Counter({one.opcode: reads + writes})))
+    return Traffic(read, written, by_opcode)
 
 
 def _moved(program: Program, body: dict[str, Instruction], one: Instruction) -> tuple[int, int]:

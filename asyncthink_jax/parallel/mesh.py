@@ -63,6 +63,11 @@ def platform() -> str:
     return jax.default_backend() if device is None or device.platform is None else device.platform
 
 
+def platform_of(mesh: Mesh) -> str:
+    """The `platform` of a mesh that is at hand, whether it is set or not."""
+    return mesh.devices.flat[0].platform
+
+
 def nearest_mesh(
     sizes: Sequence[int], devices: int, fits: Callable[[tuple[int, ...]], bool] = lambda mesh: True
 ) -> tuple[int, ...] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from asyncthink_jax.parallel.mesh import AXES
+from asyncthink_jax.parallel.mesh import AXES, platform_of
 
 Layout = dict[str, str | None]
 Axes = tuple[str | None, ...]
@@ -73,8 +73,7 @@ def row_spec(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 def cache_spec(mesh: Mesh) -> NamedSharding:
     """A layer's key or value cache [R, K, C, H], on TPUs [R, C, K, H]: rows over data and fsdp, heads over tensor."""
-    on_tpu = np.ravel(mesh.devices)[0].platform == "tpu"
-    return NamedSharding(mesh, P(ROWS, None, "tensor") if on_tpu else P(ROWS, "tensor"))
+    return NamedSharding(mesh, P(ROWS, None, "tensor") if platform_of(mesh) == "tpu" else P(ROWS, "tensor"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from asyncthink_jax.parallel.mesh import platform_of
 from asyncthink_jax.parallel.sharding import ROWS, replicated, rollout_specs, row_spec
 from asyncthink_jax.rollout.engine import Engine, step_scope
 from asyncthink_jax.rollout.state import Queue
@@ -25,7 +25,6 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
     """
     mesh, limits = engine.mesh, engine.limits
     assert mesh is not None, "an engine without a mesh runs on this machine's first device; give it one"
-    laid_out = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     per_prompt = jax.ShapeDtypeStruct((limits.slots, rounds), jnp.int32, sharding=row_spec(mesh))
     with jax.set_mesh(mesh):  # the cache's order is that of its devices
         state = jax.eval_shape(
@@ -33,16 +32,15 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
             jax.ShapeDtypeStruct((limits.slots, rounds, limits.context), jnp.int32),
             per_prompt,
         )
-    platform = np.ravel(mesh.devices)[0].platform
     return engine._advance.trace(
-        jax.tree.map(laid_out, params, rollout_specs(params, mesh)),
-        jax.tree.map(laid_out, state, engine._shardings(state)),
+        jax.tree.map(_laid_out, params, rollout_specs(params, mesh)),
+        jax.tree.map(_laid_out, state, engine._shardings(state)),
         Queue(*(per_prompt for _ in Queue._fields)),
-        laid_out(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh)),
+        _laid_out(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh)),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
         read_length=limits.context,
-    ).lower(lowering_platforms=(platform,))
+    ).lower(lowering_platforms=(platform_of(mesh),))
 
 
 def lower_prefill(engine: Engine, params: Any, length: int) -> jax.stages.Lowered:
@@ -57,10 +55,10 @@ def lower_prefill(engine: Engine, params: Any, length: int) -> jax.stages.Lowere
         axis_names=set(ROWS),
         check_vma=False,
     )
-    params = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        params,
-        rollout_specs(params, mesh),
-    )
+    params = jax.tree.map(_laid_out, params, rollout_specs(params, mesh))
     tokens = jax.ShapeDtypeStruct((engine.shards, length), jnp.int32, sharding=row_spec(mesh))
-    return jax.jit(read).trace(params, tokens).lower(lowering_platforms=(np.ravel(mesh.devices)[0].platform,))
+    return jax.jit(read).trace(params, tokens).lower(lowering_platforms=(platform_of(mesh),))
+
+
+def _laid_out(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

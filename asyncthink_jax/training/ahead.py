@@ -24,6 +24,7 @@ from asyncthink_jax.data.byte_tokenizer import ByteTokenizer
 from asyncthink_jax.data.tokenizer import prompts_for
 from asyncthink_jax.parallel import hlo
 from asyncthink_jax.parallel.chips import Chip
+from asyncthink_jax.parallel.mesh import platform_of
 from asyncthink_jax.parallel.sharding import row_spec
 from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop, lower_prefill
 from asyncthink_jax.training import rl, sft
@@ -115,6 +116,7 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
     prompt = prompt_length or max(1, rollout.context - rollout.organizer_budget)
     rounds = -(-max(rollout.slots, config.rl.prompts * config.rl.group_size) // rollout.slots)
     rolled = jax.eval_shape(experiment.reshard, trained, frozen)
+    platforms, moments = (platform_of(mesh),), _moments(experiment, config)
 
     def training(name: str, fields: Any, loss: Any, channels: dict[str, Any], total: int) -> Step:
         optimizer = make_optimizer(fields, max(1, total))
@@ -132,9 +134,14 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
         loss = sft.make_loss(experiment.model, config.sft)
         yield training("sft_step", config.sft, loss, channels, config.sft.steps)
     count = sum(x.size for x in jax.tree.leaves(rolled))
-    yield Step("reshard", lambda: experiment.reshard.trace(trained, frozen).lower(**_for(mesh)), costs.reshard(count),
-               _moments(experiment, config), "mesh.tensor, mesh.fsdp over more chips")  # fmt: skip
-    training_state = _moments(experiment, config) + on_a_chip((trained, frozen))
+    yield Step(
+        "reshard",
+        lambda: experiment.reshard.trace(trained, frozen).lower(lowering_platforms=platforms),
+        costs.reshard(count),
+        moments,
+        "mesh.tensor, mesh.fsdp over more chips",
+    )
+    training_state = moments + on_a_chip((trained, frozen))
     if rollout.prefill and prompt >= rollout.prefill:
         yield Step("prefill", lambda: lower_prefill(experiment.engine, rolled, prompt), costs.prefill(prompt),
                    training_state, "mesh.tensor")  # fmt: skip
@@ -158,7 +165,7 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
         batch = _batch(channels, fields.rows, fields.row_length, mesh)
         yield Step("logprobs", lambda: logprobs.lower(trained, batch),
                    costs.logprobs(fields.rows, fields.row_length, fields.microbatches),
-                   _moments(experiment, config), "more rl.microbatches")  # fmt: skip
+                   moments, "more rl.microbatches")  # fmt: skip
         loss = rl.make_loss(experiment.model, fields)
         total = fields.iterations * fields.optimizer_steps
         step = training("rl_step", fields, loss, channels | reference, total)
@@ -234,7 +241,3 @@ def _moments(experiment: Experiment, config: Config) -> float:
     fields = config.rl if config.rl.iterations else config.sft
     state = abstract_state(experiment.abstract_params(), make_optimizer(fields, 1), experiment.mesh)
     return on_a_chip(state.optimizer)
-
-
-def _for(mesh: Mesh) -> dict[str, Any]:
-    return {"lowering_platforms": (np.ravel(mesh.devices)[0].platform,)}

@@ -41,7 +41,8 @@ def main() -> None:
     compiled = lower_decode_loop(ours.engine, layers).compile()
     seconds = time.monotonic() - started
     program = hlo.parse(compiled.as_text())
-    moved = hlo.traffic(program, hlo.loop_of_scope(program, NARROW_STEP))
+    body = hlo.loop_of_scope(program, NARROW_STEP)
+    moved = hlo.traffic(program, body)
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / TENSOR  # noqa: E731
     weights = size(params)
     cache = size(jax.eval_shape(lambda: transformer.init_cache(flags.model, SLOTS * AGENTS, CONTEXT)))
@@ -55,7 +56,7 @@ def main() -> None:
         1,
         bytes={"weights": weights, "cache": cache, "read": moved.read, "written": moved.written},
         by_opcode=dict(moved.by_opcode.most_common(8)),
-        collectives={kind: {"count": n, "bytes": b} for kind, (n, b) in moved.collectives.items()},
+        collectives={kind: {"count": n, "bytes": b} for kind, (n, b) in hlo.collectives(program, body).items()},
         memory={"arguments": memory.argument_size_in_bytes, "temporary": memory.temp_size_in_bytes},
         compile_seconds=seconds,
     )

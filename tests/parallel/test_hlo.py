@@ -63,7 +63,7 @@ def test_a_step_moves_what_it_takes_and_changes_and_nothing_of_what_stays_in_fas
     # Read: the looked up rows, half of the table, the small state. Written: one row of each cache, the small state.
     assert moved.read == 8 * 64 * 2 + 500 * 64 * 2 + 16 * 4 * 4
     assert moved.written == 8 * 64 * 2 + 16 * 4 * 4
-    assert moved.collectives == {"all-reduce": (1, 8 * 500 * 4)}
+    assert hlo.collectives(program, "body") == {"all-reduce": (1, 8 * 500 * 4)}
     assert moved.by_opcode["slice-start"] == 500 * 64 * 2
 
 
