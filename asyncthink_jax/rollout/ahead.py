@@ -20,16 +20,16 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
     Args:
         engine: with a mesh, whose devices may be those of `jax.experimental.topologies.get_topology_desc(..)`.
         params: arrays or `jax.ShapeDtypeStruct`s; they are laid out as for a rollout.
-        rounds: length of a slot's queue.
+        rounds: prompts in the queues, in multiples of the slots.
         prompt_length: of the prompts that are read at once, 0 = none (see rollout/prefill.py).
     """
     mesh, limits = engine.mesh, engine.limits
     assert mesh is not None, "an engine without a mesh runs on this machine's first device; give it one"
-    per_prompt = jax.ShapeDtypeStruct((limits.slots, rounds), jnp.int32, sharding=row_spec(mesh))
+    per_prompt = jax.ShapeDtypeStruct((limits.slots * rounds,), jnp.int32, sharding=row_spec(mesh))
     with jax.set_mesh(mesh):  # the cache's order is that of its devices
         state = jax.eval_shape(
-            lambda prompts, lengths: engine._initial(prompts, lengths, rounds=rounds, prompt_length=prompt_length),
-            jax.ShapeDtypeStruct((limits.slots, rounds, limits.context), jnp.int32),
+            lambda prompts, lengths: engine._initial(prompts, lengths, prompt_length=prompt_length),
+            jax.ShapeDtypeStruct((limits.slots * rounds, limits.context), jnp.int32),
             per_prompt,
         )
     return engine._advance.trace(

@@ -1,8 +1,9 @@
 """The engine: fork-join episodes decoded inside one jitted loop.
 
 Rows. A batch has S slots of A agents, R = S * A rows. Row (s, 0) is the organizer of the episode in slot s, the others
-are its workers. A slot works through a queue of Q prompts, one episode after the other, so that the batch stays full;
-nothing that an episode does touches another slot, so slots are sharded over the data axes without any collective.
+are its workers. Slots are sharded over the data axes, and nothing that an episode does touches another slot. A device
+has a queue of prompts, of which each of its slots takes the next when its episode is over: so the batch stays full
+however long episodes are, and there is no collective.
 
 Traces. Trace 0 of an episode is the organizer, trace i the worker of FORK-i. Tokens belong to traces, the KV cache to
 rows: a worker's row is free again when the worker ends.
@@ -28,7 +29,7 @@ from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.rollout import prefill
 from asyncthink_jax.rollout.record import BUDGET, RUNNING, Rollout
 from asyncthink_jax.rollout.sampling import EVERYTHING, Sampling
-from asyncthink_jax.rollout.state import DecodingModel, Limits, Queue, State, blank_episodes, this_turn
+from asyncthink_jax.rollout.state import DecodingModel, Limits, Queue, State, blank_episodes, of_prompt
 from asyncthink_jax.rollout.step import Step
 from asyncthink_jax.rollout.watch import View
 
@@ -96,13 +97,13 @@ class Engine:
         self.agents, self.traces = self.step.agents, self.step.traces
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
         self._advance = jax.jit(self._on_each_device, static_argnames="read_length", donate_argnums=1)
-        self._start = jax.jit(self._initial, static_argnames=("rounds", "prompt_length"))
+        self._start = jax.jit(self._initial, static_argnames="prompt_length")
         # What the host asks of all slots; with several processes it sees the slots of its own devices alone.
         whole = None if mesh is None else replicated(mesh)
         self._seen = jax.jit(_seen, out_shardings=whole)
         self._counted = jax.jit(partial(_counted, self.shards), out_shardings=whole)
 
-    # The host's side: fill the queues, run until every queue is empty.
+    # The host's side: fill the queues, run until all of them are empty.
 
     def run(
         self,
@@ -124,7 +125,8 @@ class Engine:
             key: seed of all random numbers of this call.
             temperature: of the sampling; 0 is greedy.
             episode_ids: what the random numbers of each episode are keyed by; default 0, 1, 2, ..
-            rounds: length of a slot's queue; default just enough. Calls with equal rounds share their compilation.
+            rounds: prompts that there is room for, in multiples of the slots; default just enough. Calls with equal
+                rounds share their compilation.
             watch: called every so many engine steps with all episodes as far as they have come. It changes nothing in
                 them. What it is given must not be written to, and is good for as long as it likes.
             every: those steps, at least 1; another number needs no compilation.
@@ -134,31 +136,30 @@ class Engine:
             raise ValueError(f"every is {every}, but it must be at least one step")
         if watch and jax.process_count() > 1:
             raise ValueError("a rollout can be watched by a single process only")
-        slots, length = self.limits.slots, self.limits.context
+        length = self.limits.context
         longest = max(map(len, prompts), default=0)
         if longest > length or min(map(len, prompts), default=1) == 0:
             raise ValueError(f"a prompt must have 1 to {length} tokens (rollout.context); got 0 or {longest}")
-        rounds = max(rounds or 1, -(-len(prompts) // slots))
-        table = np.zeros((slots, rounds, length), np.int32)
-        queue = Queue(*(np.zeros((slots, rounds), np.int32) for _ in Queue._fields))
+        rounds = max(rounds or 1, -(-len(prompts) // self.limits.slots))
+        room = rounds * self.limits.slots
+        table = np.zeros((room, length), np.int32)
+        queue = Queue(*(np.zeros((room,), np.int32) for _ in Queue._fields))
         numbers: dict[tuple[int, ...], int] = {}  # equal prompts have equal numbers
-        for n, prompt in enumerate(prompts):
-            # Episode n runs in slot n % slots, as that slot's (n // slots)-th.
-            place = n % slots, n // slots
-            table[*place, : len(prompt)] = prompt
+        places = self.places(len(prompts), rounds)
+        for n, (place, prompt) in enumerate(zip(places, prompts, strict=True)):
+            table[place, : len(prompt)] = prompt
             queue.lengths[place] = len(prompt)
             queue.episodes[place] = n if episode_ids is None else episode_ids[n]
             queue.prompts[place] = numbers.setdefault(tuple(prompt), len(numbers))
         prefills = 0 < self.limits.prefill <= longest
         state = self._start(
-            self._place(table),
-            self._place(queue.lengths),
-            rounds=rounds,
+            self._put(table),
+            self._put(queue.lengths),
             prompt_length=min(-(-longest // prefill.ROUND_UP) * prefill.ROUND_UP, length) if prefills else 0,
         )
-        queue = Queue(*(self._place(x) for x in queue))
+        queue = Queue(*(self._put(x) for x in queue))
         temperature = jnp.asarray(temperature, jnp.float32)
-        view = View(self, prompts, rounds) if watch else None
+        view = View(self, prompts, places) if watch else None
         most = every if watch else POLL_EVERY if poll else FOREVER
         active, longest, steps = self._look(state)
         read_length = None
@@ -175,11 +176,21 @@ class Engine:
                 watch(view.look(state))
             if poll and active:
                 poll()
-        own_slots = own_rows(self._place(np.arange(slots)))
+        own = own_rows(self._put(np.arange(room)))
         counted = tuple(int(number) for number in jax.device_get(self._counted(state)))
-        return Rollout.from_state(self, own_rows(state.replace(cache=None, kept=None)), own_slots, prompts, counted)
+        return Rollout.from_state(self, own_rows(state.replace(cache=None, kept=None)), own, places, prompts, counted)
 
-    def _place(self, x: np.ndarray) -> Array:
+    def places(self, prompts: int, rounds: int) -> Int[np.ndarray, "n"]:
+        """Where each of so many prompts stands in the queues of all devices, side by side.
+
+        They are dealt out to the devices a handful at a time, one for each slot: samples of a problem stay together.
+        """
+        number, slots = np.arange(prompts), self.limits.slots
+        own_slots = slots // self.shards
+        device, slot = np.divmod(number % slots, own_slots)
+        return (device * rounds + number // slots) * own_slots + slot
+
+    def _put(self, x: np.ndarray) -> Array:
         return jnp.asarray(x) if self.mesh is None else shard(x, row_spec(self.mesh))
 
     def _look(self, state: State) -> tuple[bool, int, np.ndarray]:
@@ -196,10 +207,11 @@ class Engine:
         fits = longest + self.limits.feed_width + half // 4 <= half
         return half if fits and not self.whole_cache else self.limits.context
 
-    def _initial(self, prompts: Array, lengths: Array, rounds: int, prompt_length: int) -> State:
+    def _initial(self, prompts: Int[Array, "Q L"], lengths: Int[Array, "Q"], prompt_length: int) -> State:
         slots, traces, length = self.limits.slots, self.traces, self.limits.context
-        rows = slots * rounds * traces
-        tokens = jnp.zeros((slots, rounds, traces, length), jnp.int32).at[:, :, 0].set(prompts).reshape(rows, length)
+        room, own_slots = len(lengths), slots // self.shards
+        rows = room * traces
+        tokens = jnp.zeros((room, traces, length), jnp.int32).at[:, 0].set(prompts).reshape(rows, length)
         blank = jnp.zeros((slots, traces), jnp.int32)
         entries = self.shards * max(1, slots // self.shards // 2)  # a group has several samples: half of it would do
         state = State(
@@ -210,9 +222,9 @@ class Engine:
             logprobs=jnp.zeros((rows, length), jnp.float32),
             model_logprobs=jnp.zeros((rows, length), jnp.float32),
             steps=jnp.zeros((rows, length), jnp.int32),
-            finished=blank_episodes((slots, rounds), traces),
+            finished=blank_episodes((room,), traces),
             current=blank_episodes((slots,), traces),
-            turn=jnp.zeros((slots,), jnp.int32),
+            place=jnp.arange(slots) % own_slots,
             active=jnp.zeros((slots,), bool),
             row_trace=jnp.zeros((slots, self.agents), jnp.int32),
             fed=blank,
@@ -226,17 +238,17 @@ class Engine:
             engine_steps=jnp.zeros((slots,), jnp.int32),
             sampled_tokens=jnp.zeros((slots,), jnp.int32),
         )
-        state = self._begin(state, jnp.ones((slots,), bool), lengths)
+        first = lengths.reshape(self.shards, -1)[:, :own_slots].reshape(slots)
+        state = self._begin(state, jnp.ones((slots,), bool), first)
         return state if self.mesh is None else jax.lax.with_sharding_constraint(state, self._shardings(state))
 
     def _shardings(self, state: State) -> State:
         by_slot, whole, cache = row_spec(self.mesh), replicated(self.mesh), cache_spec(self.mesh)
         return jax.tree.map(lambda x: cache if x.ndim == 4 else by_slot if x.ndim else whole, state)
 
-    def _begin(self, state: State, begins: Bool[Array, "S"], lengths: Int[Array, "S Q"]) -> State:
-        """Starts the prompt number `turn` in the slots that begin; a slot without a further prompt goes idle."""
-        prompt = this_turn(lengths, state.turn)[:, 0]
-        has_prompt = (state.turn < lengths.shape[1]) & (prompt > 0)
+    def _begin(self, state: State, begins: Bool[Array, "S"], prompt: Int[Array, "S"]) -> State:
+        """Starts an episode in the slots that begin, of a prompt of so many tokens; with none the slot goes idle."""
+        has_prompt = prompt > 0
         fresh = blank_episodes(begins.shape, self.traces)
         no_room = (prompt >= self.limits.context) | (self.limits.organizer_budget == 0)
         fresh = fresh.replace(
@@ -321,9 +333,9 @@ class Engine:
         known = state.current.known[:, 0]
         begins = state.active & (state.fed[:, 0] == 0) & (known >= self.limits.prefill)
         begins &= state.current.end[:, 0] == RUNNING
-        rows = self.step.buffer_row(state, jnp.zeros_like(state.turn))
+        rows = self.step.buffer_row(state, jnp.zeros_like(state.place))
         tokens = state.tokens.at[rows].get(mode="clip")[:, : state.kept.length]
-        number = this_turn(queue.prompts, state.turn)[:, 0]
+        number = of_prompt(queue.prompts, state.place)
         kept, cache = prefill.begin(self.model, params, state.kept, state.cache, begins, number, tokens)
         fed = state.fed.at[:, 0].set(jnp.where(begins, known - 1, state.fed[:, 0]))
         return state.replace(kept=kept, cache=cache, fed=fed)
@@ -336,13 +348,14 @@ class Engine:
         worker_runs &= (now.clock < now.clock[:, :1]) | ~state.decoding
         return state.active & (now.end[:, 0] != RUNNING) & ~jnp.any(worker_runs[:, 1:], axis=1)
 
-    def _next_episodes(self, state: State, lengths: Array) -> State:
-        """Files away the episodes that are over and gives their slots the next prompts."""
+    def _next_episodes(self, state: State, lengths: Int[Array, "Q"]) -> State:
+        """Files away the episodes that are over and gives their slots the next prompts of the queue."""
         over = self._over(state)
-        here = over[:, None] & (jnp.arange(lengths.shape[1])[None, :] == state.turn[:, None])
-        keep = lambda new, old: jnp.where(here.reshape(*here.shape, *[1] * (old.ndim - 2)), new[:, None], old)  # noqa: E731
-        state = state.replace(finished=jax.tree.map(keep, state.current, state.finished), turn=state.turn + over)
-        return self._begin(state, over, lengths)
+        done = jnp.where(over, state.place, len(lengths))
+        finished = jax.tree.map(lambda old, new: old.at[done].set(new, mode="drop"), state.finished, state.current)
+        place = jnp.where(over, jnp.max(state.place) + jnp.cumsum(over), state.place)  # prompts are taken in order
+        state = state.replace(finished=finished, place=place)
+        return self._begin(state, over, jnp.where(place < len(lengths), of_prompt(lengths, place), 0))
 
 
 def _seen(state: State) -> tuple[Bool[Array, ""], Int[Array, ""], Int[Array, "S"]]:

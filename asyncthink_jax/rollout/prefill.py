@@ -4,7 +4,7 @@ The samples of a problem share its prompt. Each device keeps the keys and values
 episode that begins copies them to its organizer's row, and the loop goes on with the prompt's last token. A prompt that
 is not kept is read by one forward pass of one row, whatever else is in the batch, so that an episode stays the same.
 
-Shapes: S slots of a device, E kept prompts, P prompt tokens (the longest, rounded up), Q prompts of a slot's queue.
+Shapes: S slots of a device, E kept prompts, P prompt tokens (the longest, rounded up).
 """
 
 from typing import Any

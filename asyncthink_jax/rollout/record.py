@@ -48,24 +48,28 @@ class Rollout:
 
     @staticmethod
     def from_state(
-        engine: "Engine", state: "State", own_slots: np.ndarray, prompts: list[list[int]], counted: tuple[int, int, int]
+        engine: "Engine",
+        state: "State",
+        own: np.ndarray,
+        places: np.ndarray,
+        prompts: list[list[int]],
+        counted: tuple[int, int, int],
     ) -> "Rollout":
         """Puts the episodes back into the order of their prompts.
 
         Args:
-            state: on the host, of `own_slots` alone, which are in ascending order.
+            state: on the host, of the places `own` of the queues alone, which are in ascending order.
+            places: where each prompt stands in the queues.
             counted: over all slots the engine steps, the sampled tokens and the prompts read at once.
         """
-        slots, rounds = engine.limits.slots, state.finished.used.shape[1]
-        numbers = np.arange(len(prompts))
-        numbers = numbers[np.isin(numbers % slots, own_slots)]
-        slot, turn = np.searchsorted(own_slots, numbers % slots), numbers // slots
+        numbers = np.flatnonzero(np.isin(places, own))
+        place = np.searchsorted(own, places[numbers])
 
         def by_episode(x: np.ndarray) -> np.ndarray:
-            return x.reshape(len(own_slots), rounds, engine.traces, x.shape[-1])[slot, turn]
+            return x.reshape(len(own), engine.traces, x.shape[-1])[place]
 
         engine_steps, sampled_tokens, prefills = counted
-        record = {f.name: getattr(state.finished, f.name)[slot, turn] for f in dataclasses.fields(state.finished)}
+        record = {f.name: getattr(state.finished, f.name)[place] for f in dataclasses.fields(state.finished)}
         return Rollout(
             numbers=numbers,
             tokens=by_episode(state.tokens),
@@ -79,7 +83,7 @@ class Rollout:
             worker_length=engine.limits.worker_length,
             agents=engine.agents,
             engine_steps=engine_steps,
-            occupancy=sampled_tokens / max(1, engine_steps * slots * engine.agents),
+            occupancy=sampled_tokens / max(1, engine_steps * engine.limits.slots * engine.agents),
             prefills=prefills,
         )
 

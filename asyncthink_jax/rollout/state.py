@@ -66,30 +66,30 @@ class Limits:
 
 
 class Queue(NamedTuple):
-    """The prompts of each slot, in the order in which it takes them."""
+    """The prompts of each device, in the order in which its slots take them: Q in all, a device's side by side."""
 
-    lengths: Int[Array, "S Q"]  # tokens; 0 = no prompt
-    episodes: Int[Array, "S Q"]  # what the random numbers of the episode are keyed by
-    prompts: Int[Array, "S Q"]  # equal numbers mean equal prompts
+    lengths: Int[Array, "Q"]  # tokens; 0 = no prompt
+    episodes: Int[Array, "Q"]  # what the random numbers of the episode are keyed by
+    prompts: Int[Array, "Q"]  # equal numbers mean equal prompts
 
 
 @struct.dataclass
 class State:
-    """One rollout under way. First axis: slots (S), or slots * prompts * traces (the token buffers)."""
+    """One rollout under way. First axis: slots (S), prompts (Q), or prompts * traces (the token buffers)."""
 
     cache: Any
     kept: Any  # prompts that were read at once (prefill.Kept), None = none
-    # What comes out, a row per (slot, prompt, trace): known tokens, which were sampled, log-probabilities, steps.
-    tokens: Int[Array, "SQT L"]
-    sampled: Bool[Array, "SQT L"]
-    logprobs: Float[Array, "SQT L"]  # in the distribution sampled from
-    model_logprobs: Float[Array, "SQT L"]  # in the model's own
-    steps: Int[Array, "SQT L"]
-    finished: "Episodes"  # [S, Q, ...]: the episodes that have ended
+    # What comes out, a row per (prompt, trace): known tokens, which were sampled, log-probabilities, steps.
+    tokens: Int[Array, "QT L"]
+    sampled: Bool[Array, "QT L"]
+    logprobs: Float[Array, "QT L"]  # in the distribution sampled from
+    model_logprobs: Float[Array, "QT L"]  # in the model's own
+    steps: Int[Array, "QT L"]
+    finished: "Episodes"  # [Q, ...]: the episodes that have ended
     # The episode each slot works on.
     current: "Episodes"  # [S, ...]
-    turn: Int[Array, "S"]  # which of its Q prompts
-    active: Bool[Array, "S"]  # False when the queue of the slot is empty
+    place: Int[Array, "S"]  # of its prompt in the device's queue
+    active: Bool[Array, "S"]  # False when the queue had no prompt left for it
     row_trace: Int[Array, "S A"]  # trace that a row decodes, -1 = idle
     fed: Int[Array, "S T"]  # known tokens in the cache
     decoding: Bool[Array, "S T"]  # False while the trace waits for text from another trace
@@ -105,7 +105,7 @@ class State:
 
 @struct.dataclass
 class Episodes:
-    """The record of an episode, by trace (axis T) where it has one. Leading axes: [S] in flight, [S, Q] finished."""
+    """The record of an episode, by trace (axis T) where it has one. Leading axis: [S] in flight, [Q] finished."""
 
     known: Int[Array, "... T"]
     decoded: Int[Array, "... T"]
@@ -135,9 +135,9 @@ def at(values: Array, trace: Array) -> Array:
     return jnp.take_along_axis(values, trace, axis=1)
 
 
-def this_turn(per_prompt: Int[Array, "S Q"], turn: Int[Array, "S"]) -> Int[Array, "S 1"]:
-    """per_prompt[s, turn[s]]; beyond the end of a slot's queue its last."""
-    return at(per_prompt, jnp.minimum(turn, per_prompt.shape[1] - 1)[:, None])
+def of_prompt(per_prompt: Int[Array, "Q"], place: Int[Array, "S"]) -> Int[Array, "S"]:
+    """per_prompt[place[s]]; beyond the end of the queue its last."""
+    return per_prompt[jnp.minimum(place, len(per_prompt) - 1)]
 
 
 def one_hot(values: Array, trace: Int[Array, "S A"]) -> Bool[Array, "S A T"]:

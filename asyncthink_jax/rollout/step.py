@@ -37,8 +37,8 @@ from asyncthink_jax.rollout.state import (
     Where,
     add_at,
     at,
+    of_prompt,
     set_at,
-    this_turn,
 )
 
 
@@ -80,7 +80,7 @@ class Step:
         self,
         params: Any,
         state: State,
-        episode_ids: Int[Array, "S Q"],
+        episode_ids: Int[Array, "Q"],
         key: Array,
         temperature: Array,
         read_length: int,
@@ -98,7 +98,7 @@ class Step:
         now = state.current
         trace = jnp.maximum(state.row_trace, 0)
         fed, backlog = at(state.fed, trace), self.backlog(state)
-        episode = this_turn(episode_ids, state.turn)
+        episode = of_prompt(episode_ids, state.place)[:, None]
         where = Where(
             jnp.broadcast_to(episode, trace.shape).reshape(-1), trace.reshape(-1), at(now.decoded, trace).reshape(-1)
         )
@@ -129,7 +129,7 @@ class Step:
         now = state.current
         trace = jnp.maximum(state.row_trace, 0)
         position = at(now.known, trace)
-        episode = this_turn(episode_ids, state.turn)
+        episode = of_prompt(episode_ids, state.place)[:, None]
         flat = lambda x: jnp.broadcast_to(x, trace.shape).reshape(-1)  # noqa: E731
         uniforms = token_uniforms(key, flat(episode), flat(trace), flat(position))
         allowed = decoded = None
@@ -369,7 +369,7 @@ class Step:
 
     def buffer_row(self, state: State, trace: Int[Array, "S ..."]) -> Int[Array, "S ..."]:
         """Row of `state.tokens` that holds a trace of the episode in flight; out of range (so dropped) for trace -1."""
-        slots, rounds = state.finished.used.shape[:2]
-        first = (jnp.arange(slots) * rounds + jnp.minimum(state.turn, rounds - 1)) * self.traces
+        prompts = len(state.finished.used)
+        first = jnp.minimum(state.place, prompts - 1) * self.traces
         first = first.reshape(-1, *[1] * (trace.ndim - 1))
-        return jnp.where(trace < 0, slots * rounds * self.traces, first + trace)
+        return jnp.where(trace < 0, prompts * self.traces, first + trace)

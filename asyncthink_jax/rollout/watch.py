@@ -28,14 +28,12 @@ class View:
     Args:
         engine: whose rollout it is.
         prompts: token ids of each episode.
-        rounds: length of a slot's queue.
+        places: where each of them stands in the queues.
     """
 
-    def __init__(self, engine: "Engine", prompts: list[list[int]], rounds: int):
-        self.engine, self.rounds = engine, rounds
+    def __init__(self, engine: "Engine", prompts: list[list[int]], places: Int[np.ndarray, "n"]):
+        self.engine, self.places = engine, places
         self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
-        episode = np.arange(len(prompts))
-        self.slot, self.turn = episode % engine.limits.slots, episode // engine.limits.slots
         shape = (len(prompts), engine.traces, engine.limits.context)
         kinds = (np.int32, np.bool_, np.float32, np.float32, np.int32)
         self.buffers = {name: np.zeros(shape, kind) for name, kind in zip(BUFFERS, kinds, strict=True)}
@@ -45,18 +43,22 @@ class View:
             self.seen[n, 0] = len(prompt)
 
     def look(self, state: "State") -> Rollout:
-        """The episodes as they are now: those that wait for their slot have nothing but their prompt.
+        """The episodes as they are now: those that wait for a slot have nothing but their prompt.
 
         The arrays of the Rollout are shared by all that are made here. What is known in one of them does not change.
         """
         names = [field.name for field in dataclasses.fields(state.finished)]
-        small = (state.finished, state.current, state.turn, state.active, state.engine_steps, state.sampled_tokens)
-        finished, current, turn, active, engine_steps, sampled_tokens = jax.device_get(small)
-        in_flight = active[self.slot] & (turn[self.slot] == self.turn)
+        small = (state.finished, state.current, state.place, state.active, state.engine_steps, state.sampled_tokens)
+        finished, current, place, active, engine_steps, sampled_tokens = jax.device_get(small)
+        room, own_slots = len(finished.used), len(place) // self.engine.shards
+        everywhere = place + np.arange(len(place)) // own_slots * (room // self.engine.shards)
+        slot = np.full(room, -1)  # which works on a prompt
+        slot[everywhere[active]] = np.flatnonzero(active)
+        slot = slot[self.places]
         record = {}
         for name in names:
-            record[name] = getattr(finished, name)[self.slot, self.turn]
-            record[name][in_flight] = getattr(current, name)[self.slot[in_flight]]
+            record[name] = getattr(finished, name)[self.places]
+            record[name][slot >= 0] = getattr(current, name)[slot[slot >= 0]]
         self._fetch(state, record["known"])
         steps = int(engine_steps.max())
         return Rollout(
@@ -88,7 +90,7 @@ class View:
             count = len(pieces[first : first + per_call])
             part[:count] = pieces[first : first + per_call]
             episode, trace, start = part.T
-            rows = (self.slot[episode] * self.rounds + self.turn[episode]) * self.engine.traces + trace
+            rows = self.places[episode] * self.engine.traces + trace
             fetched = jax.device_get(_window(on_device, rows.astype(np.int32), start.astype(np.int32), window))
             for k, (n, t, begin) in enumerate(pieces[first : first + per_call]):
                 end = min(begin + window, known[n, t])

@@ -135,5 +135,5 @@ class Task(abc.ABC, Generic[P]):
         """
         raise ValueError(
             f"no program writes demonstrations of {self.name}: have another model write them (python -m "
-            "asyncthink_jax.synthesize) and name their file as data.demonstrations, or skip the cold start (sft.steps=0)"
+            "asyncthink_jax.synthesize) and name their file in data.demonstrations, or set sft.steps=0 to do without"
         )

@@ -93,16 +93,19 @@ class Run:
         loss = sft.make_loss(experiment.model, config)
         step = OptimizerStep(loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen)
         with self._timed("sft"):
+            batch = sft.normalised(next(batches))
             for number in range(first + 1, config.steps + 1):
                 started = time.monotonic()
-                state, numbers = step(state, sft.normalised(next(batches)))
+                drawn = batches.get_state()
+                state, numbers = step(state, batch)
+                batch = sft.normalised(next(batches))  # while the devices compute
                 numbers = jax.device_get(numbers)
                 numbers["tokens_per_second"] = config.rows * config.row_length / (time.monotonic() - started)
                 self._report("sft", number, numbers)
                 due = number % self.config.checkpoint.every_sft_steps == 0 or number == config.steps
                 stops = self.preemption.reached()
                 if due or stops:
-                    self._save("sft", number, number, state, batches.get_state())
+                    self._save("sft", number, number, state, drawn)
                 if stops:
                     raise InterruptedRunError
         self.checkpoints.wait()

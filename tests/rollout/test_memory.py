@@ -19,9 +19,9 @@ def test_the_loop_holds_no_second_copy_of_the_cache(pool):
     sizes = {"context": CONTEXT, "worker_context": None, "organizer_budget": 1000, "worker_budget": 1000}
     pool = dataclasses.replace(POOL, **sizes, **pool)
     engine = pool.engine(decoding_model(CONFIG))
-    per_prompt = jax.ShapeDtypeStruct((pool.slots, 1), jnp.int32)
-    start = functools.partial(engine._initial, rounds=1, prompt_length=256 if pool.prefill else 0)
-    state = jax.eval_shape(start, jax.ShapeDtypeStruct((pool.slots, 1, CONTEXT), jnp.int32), per_prompt)
+    per_prompt = jax.ShapeDtypeStruct((pool.slots,), jnp.int32)
+    start = functools.partial(engine._initial, prompt_length=256 if pool.prefill else 0)
+    state = jax.eval_shape(start, jax.ShapeDtypeStruct((pool.slots, CONTEXT), jnp.int32), per_prompt)
     queue, temperature = Queue(per_prompt, per_prompt, per_prompt), jnp.float32(1)
     lowered = engine._advance.lower(
         organizing_params(), state, queue, jax.random.key(0), temperature, jnp.int32(8), read_length=CONTEXT
