@@ -23,9 +23,9 @@ from asyncthink_jax.config import (
     RLConfig,
     RolloutConfig,
     SFTConfig,
-    TaskConfig,
 )
 from asyncthink_jax.model.presets import PRESETS
+from asyncthink_jax.tasks import Countdown
 
 
 def get_config() -> Config:
@@ -33,7 +33,7 @@ def get_config() -> Config:
     return Config(
         name="countdown_qwen3",
         pretrained="Qwen/Qwen3-4B",
-        task=TaskConfig(enough=0.3),
+        task=Countdown(enough=0.3),
         pool=PoolConfig(agents=4, max_forks=6),
         model=dataclasses.replace(PRESETS["Qwen3-4B"], dtype="bfloat16", remat="full"),
         mesh=MeshConfig(data=1, fsdp=-1, tensor=4),
