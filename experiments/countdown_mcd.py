@@ -1,8 +1,8 @@
 """Multi-solution Countdown as the paper has it, by Qwen3-4B: numbers of 1 to 99, c = 2, 400 test problems.
 
 Reproduces:  the paper's MCD results: Figure 5 and the rows "MCD" of Table 3.
-Expected:    of the paper, async: all four correct 89.0%, at least three 96.8, two 98.8, one 99.5; eta / c 64.7%. The
-             latency, 4,525 tokens, is not to be expected: the paper's model thinks in prose, demonstrations here search.
+Expected:    the paper's async: all four correct 89.0%, at least three 96.8, two 98.8, one 99.5; eta / c 64.7%. Not its
+             latency of 4,525 tokens: what demonstrations show here is a search in short, not thoughts in prose.
 Task:        tasks/countdown_large.py, which says what of the paper's problems is known and what was chosen; 20,000
              training problems.
 Hardware:    TPU v5e-64, as experiments/countdown_qwen3.py, of which this has all else.

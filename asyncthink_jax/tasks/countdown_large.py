@@ -11,9 +11,9 @@ The work divides into pairs as in the tiny one; problem, sub-query, tally and an
 number deeper, but not by writing all that four numbers can give. It first writes what each of the two other numbers
 needs to make the target; 6 9 27 57 = 19, the pair 6 9:
 
-    " for 27 46 8 513 for 57 76 38 3"       46 - 27, 8 + 27 are no .. (see `needs`)
-    " + 15 with 27 42 12 405 with 57 .."    the operation and its value, that with 27, with 57
-    " with 27 + 57 = 84 with 57 - 27 = 30 450 2"    that with both of them, by the pair with the smallest number
+    " for 27 46 8 513 for 57 76 38 3"               what 27 needs: 46 - 27, 27 - 8 and 513 / 27 are 19; what 57 needs
+    " + 15 with 27 42 12 405 with 57 72 42 855"     an operation on the pair and its value; that with 27, that with 57
+    " with 27 + 57 = 84 with 57 - 27 = 30 450 2"    that with both, written by the pair with the smallest number
     " - 3 with 27 .. with 57 60 54 171 19 ! 57 / ( 9 - 6 ) .."
 
 A value is followed by "!" and the whole expression where it is the target, or what the number that is left needs. Such
