@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def judge():
-    countdown = pytest.importorskip("reasoning_gym.games.countdown")
+    from reasoning_gym.games import countdown  # imports all its games: seconds, for the slow tests alone
+
     return countdown.CountdownDataset(countdown.CountdownConfig(size=1))
 
 
