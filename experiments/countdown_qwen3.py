@@ -1,7 +1,7 @@
 """Multi-solution Countdown by Qwen3-4B at the paper's sizes, on a TPU slice: cold start, then RL.
 
 Reproduces:  the setting of the paper's main results (Qwen3-4B; c = 4, 2,048 tokens an organizer, 512 a worker, as in
-             its math tasks), on the task that this repository has by now (tasks/countdown.py).
+             its math tasks), on the demo's small problems (tasks/countdown.py); on the paper's: countdown_mcd.py.
 Hardware:    TPU v5e-64, v6e-16 or v5p-16 (8 chips). Which slices other sizes fit, and by how much: README.md here.
 Time:        never run. That every step compiles and fits is checked by
              python -m asyncthink_jax.compile --config experiments/countdown_qwen3.py --topology v5e:8x8
@@ -23,9 +23,9 @@ from asyncthink_jax.config import (
     RLConfig,
     RolloutConfig,
     SFTConfig,
-    TaskConfig,
 )
 from asyncthink_jax.model.presets import PRESETS
+from asyncthink_jax.tasks import Countdown
 
 
 def get_config() -> Config:
@@ -33,7 +33,7 @@ def get_config() -> Config:
     return Config(
         name="countdown_qwen3",
         pretrained="Qwen/Qwen3-4B",
-        task=TaskConfig(enough=0.3),
+        task=Countdown(enough=0.3),
         pool=PoolConfig(agents=4, max_forks=6),
         model=dataclasses.replace(PRESETS["Qwen3-4B"], dtype="bfloat16", remat="full"),
         mesh=MeshConfig(data=1, fsdp=-1, tensor=4),

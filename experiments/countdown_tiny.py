@@ -25,9 +25,9 @@ from asyncthink_jax.config import (
     RLConfig,
     RolloutConfig,
     SFTConfig,
-    TaskConfig,
 )
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.tasks import Countdown
 
 
 def get_config() -> Config:
@@ -37,7 +37,7 @@ def get_config() -> Config:
         model=ModelConfig(
             vocab_size=0, layers=3, width=128, heads=4, kv_heads=4, head_dim=32, mlp_width=384, rope_theta=100.0
         ),
-        task=TaskConfig(
+        task=Countdown(
             in_order=0.9,
             self_search=0.05,
             enough=0.5,

@@ -1,12 +1,15 @@
 """The experiment config: loading, overriding, checking, saving, comparing."""
 
 import dataclasses
+import json
 import pathlib
 
 import pytest
 
 from asyncthink_jax import config as config_lib
-from asyncthink_jax.config import Config, ConfigError, load
+from asyncthink_jax import sections
+from asyncthink_jax.config import ConfigError, load
+from asyncthink_jax.tasks import TASKS, Countdown
 
 MODEL = "ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384)"
 EXPERIMENT = f'''"""A lab note."""
@@ -17,6 +20,13 @@ from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
 def get_config():
     return Config(name="here", model={MODEL}, rl=RLConfig(tau=0.7))
 '''
+
+
+def with_task(task: str) -> str:
+    """The experiment with another task than the default."""
+    return EXPERIMENT.replace("rl=", f"task={task}, rl=").replace(
+        "\n\n\n", "\nfrom asyncthink_jax.tasks import Countdown\n\n\n"
+    )
 
 
 @pytest.fixture
@@ -62,13 +72,16 @@ def test_a_field_that_the_experiment_does_not_name_has_its_default(experiment):
         ("model.layers=2", 2),
         ("model.dtype=bfloat16", "bfloat16"),
         ("model.rope_scaling.factor=8", 8.0),
+        ("task.max_number=30", 30),
+        ("task.demonstrations=oracle", "oracle"),
+        ("data.skip_bad=true", True),
     ],
 )
 def test_an_override_is_parsed_by_the_type_of_its_field(experiment, item, value):
     config = load(experiment, [item])
     path = item.partition("=")[0]
-    assert config_lib._get(config, path) == value
-    assert type(config_lib._get(config, path)) is type(value)
+    assert sections.get(config, path) == value
+    assert type(sections.get(config, path)) is type(value)
 
 
 def test_an_override_leaves_everything_else_alone(experiment):
@@ -113,6 +126,13 @@ def test_the_last_override_of_a_field_counts(experiment):
         ("mesh.fsdp=-1", "only one axis can be -1"),
         ("mesh.fsdp=0", "mesh.fsdp is 0"),
         ("task.max_number=4", "4 distinct numbers don't fit between 2 and 4"),
+        ("task.max_numbr=30", "did you mean 'task.max_number'"),
+        ("task.in_order=2", "'task.in_order' is 2.0, must be from 0 to 1"),
+        ("task.test_problems=0", "'task.test_problems' is 0, must be at least 1"),
+        ("task.demonstrations=orcale", "did you mean 'oracle'"),
+        ("task.name=countdwn_tiny", "'task.name': 'countdwn_tiny' is not one of countdown_tiny"),
+        ("task.name=countdwn_tiny", "did you mean 'countdown_tiny'"),
+        ("task=countdown_tiny", "'task' is a section; name one of its fields: name, "),
         ("eval.temperatures=-1", "cannot be negative"),
         ("rollout.top_k=-1", "'rollout.top_k' is -1, must be at least 0"),
         ("rollout.top_p=0", "'rollout.top_p' is 0.0, must be from 0.001 to 1"),
@@ -140,6 +160,10 @@ def test_a_wrong_override_is_one_line_that_names_the_remedy(experiment, item, sa
         (EXPERIMENT.replace("tau=0.7", "rows=2.5"), "'rl.rows': 2.5 is not a whole number"),
         (EXPERIMENT.replace("tau=0.7", "optimizer='adam'"), "did you mean 'adamw'"),
         (EXPERIMENT.replace('name="here", ', ""), "missing 1 required"),
+        (with_task("Countdown(max_numbr=30)"), "Countdown has no field 'max_numbr'; did you mean 'max_number'"),
+        (with_task('Countdown(name="countdown_tny")'), "did you mean 'countdown_tiny'"),
+        (with_task("Countdown(max_number=3.5)"), "'task.max_number': 3.5 is not a whole number"),
+        (with_task("'countdown_tiny'"), "'task': 'countdown_tiny' is not a Task"),
     ],
 )
 def test_a_wrong_experiment_file_is_one_line(tmp_path, text, says):
@@ -183,6 +207,9 @@ def test_a_saved_config_comes_back_equal(experiment, tmp_path):
         (('"tau"', '"tou"'), "no field 'rl.tou'; did you mean 'tau'"),
         (('"seed": 0', '"seed": "0"'), "seed is '0', not a whole number"),
         (("{", "", 1), "not JSON"),
+        (('"max_number"', '"max_numbr"'), "no field 'task.max_numbr'; did you mean 'max_number'"),
+        (('"name": "countdown_tiny"', '"name": "countdown_tny"'), "task.name 'countdown_tny' is not one of"),
+        (('"name": "countdown_tiny"', '"name": ["x"]'), "task.name ['x'] is not one of"),
     ],
 )
 def test_a_saved_config_that_does_not_fit_is_one_line(experiment, tmp_path, edit, says):
@@ -205,11 +232,47 @@ def test_a_resume_may_change_what_is_only_watched(experiment):
     assert config_lib.differences(load(experiment), load(experiment, free)) == []
 
 
-def test_every_number_has_a_range():
-    checked = {path for path, _, _ in config_lib._RANGES}
-    free = {"seed", "task.split_seed", "task.max_number", "task.max_target", "model.rope_theta", "model.norm_eps"}
-    numbers = {path for path, hint in config_lib._fields(Config) if hint in (int, float)}
+@pytest.mark.parametrize("name", TASKS)
+def test_every_number_has_a_range(experiment, name):
+    config = load(experiment, [f"task.name={name}"])
+    checked = {path for path, _, _ in config_lib.RANGES} | {f"task.{name}" for name in config.task.ranges}
+    free = {"seed", "task.split_seed", "model.rope_theta", "model.norm_eps"}
+    numbers = {path for path, hint in sections.leaves(config) if hint in (int, float)}
+    assert checked <= numbers
     assert {path for path in numbers - checked - free if not path.startswith("mesh.")} == set()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_chosen_by_its_name_saved_and_loaded(experiment, name):
+    config = load(experiment, [f"task.name={name}", "task.test_problems=7"])
+    assert type(config.task) is TASKS[name] and config.task.name == name and config.task.test_problems == 7
+    assert config_lib.from_json(config_lib.to_json(config)) == config
+
+
+def test_the_name_of_the_task_that_is_there_already_changes_nothing(experiment):
+    assert load(experiment, ["task.max_number=30", "task.name=countdown_tiny"]).task == Countdown(max_number=30)
+
+
+def test_a_saved_config_from_before_there_were_other_tasks_loads(experiment):
+    saved = json.loads(config_lib.to_json(load(experiment)))
+    del saved["data"]
+    names = "name numbers min_number max_number max_target n_solutions validation_problems test_problems split_seed "
+    names += "demonstrations worker_keep few_share in_order enough answer_weight hit_weight self_search"
+    assert saved["task"].keys() == set(names.split())
+    assert config_lib.from_json(json.dumps(saved)) == load(experiment)
+
+
+def test_a_resume_with_another_task_is_refused_by_its_name(experiment, monkeypatch):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Other(Countdown):
+        name: str = "other"
+        depth: int = 3
+
+    monkeypatch.setitem(TASKS, "other", Other)
+    now = load(experiment, ["task.name=other"])
+    assert config_lib.differences(load(experiment), now) == ["task.name: saved 'countdown_tiny', now 'other'"]
+    assert "did you mean 'task.depth'" in error_line(experiment, ["task.name=other", "task.dept=2"])
+    assert "no field 'task.depth'" in error_line(experiment, ["task.depth=2"])
 
 
 @pytest.mark.parametrize("item", ["top_k=5", "top_p=0.9", "min_p=0.1", "repetition_penalty=1.1", "constrain=true"])

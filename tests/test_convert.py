@@ -10,10 +10,11 @@ import pytest
 from absl.testing import flagsaver
 
 from asyncthink_jax import convert
-from asyncthink_jax.config import Config, RolloutConfig, TaskConfig, load, to_json
+from asyncthink_jax.config import Config, RolloutConfig, load, to_json
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.model.weights import load as load_weights
 from asyncthink_jax.model.weights import open_weights
+from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.run import cold_start_checkpoints, restore_params
 
@@ -54,7 +55,7 @@ def workdir(tmp_path_factory):
     config = Config(
         name="small",
         model=ModelConfig(vocab_size=0, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48),
-        task=TaskConfig(max_number=12, validation_problems=4, test_problems=4),
+        task=Countdown(max_number=12, validation_problems=4, test_problems=4),
         rollout=RolloutConfig(context=224),
     )
     built = experiment.build(config, folder)

@@ -1,6 +1,7 @@
 """The documents stay true: what they name exists, their commands parse, and their examples follow the code."""
 
 import ast
+import dataclasses
 import functools
 import json
 import re
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asyncthink_jax import config
+from asyncthink_jax import config, sections
 from asyncthink_jax.protocol.episode import Episode, Event, Trace
 from asyncthink_jax.protocol.grammar import Grammar, Parser
+from asyncthink_jax.tasks import TASKS
 from experiments import table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +29,9 @@ DOCS = (
     "launch/gke/README.md",
     "launch/colab/README.md",
 )
-SECTIONS = ("task", "pool", "model", "mesh", "rollout", "sft", "rl", "eval", "checkpoint")
+SECTIONS = ("task", "data", "pool", "model", "mesh", "rollout", "sft", "rl", "eval", "checkpoint")
+
+FIELDS = dict(sections.leaves(config.load(ROOT / "experiments/countdown_tiny.py")))
 
 each_document = pytest.mark.parametrize("document", DOCS)
 
@@ -126,7 +130,7 @@ def test_the_config_and_the_overrides_of_every_command_load(document):
 def test_the_readme_tells_of_every_flag_of_its_commands():
     named = set(re.findall(r"`(--\w+)`", text_of("README.md")))
     commands = {command for command, _ in commands_in("README.md")}
-    assert commands == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "config"}
+    assert commands == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "config", "sections"}
     for command in commands:
         missing = {flag for flag in flags_of(command) if not flag.startswith("--no")} - named
         assert missing <= {"--evaluate"}, command  # told of as --noevaluate
@@ -148,7 +152,7 @@ def test_the_readme_names_the_targets_that_a_stranger_starts_with():
 
 @each_document
 def test_every_config_field_in_a_document_exists(document):
-    fields = {path for path, _ in config._fields(config.Config)}
+    fields = set(FIELDS) | {f"task.{field.name}" for task in TASKS.values() for field in dataclasses.fields(task)}
     named = {
         span for span in re.findall(r"`([a-z_]+\.[a-z_0-9]+)`", text_of(document)) if span.split(".")[0] in SECTIONS
     }
@@ -157,7 +161,7 @@ def test_every_config_field_in_a_document_exists(document):
 
 
 def test_the_readme_names_every_section_of_the_config():
-    assert set(SECTIONS) == {path.split(".")[0] for path, _ in config._fields(config.Config) if "." in path}
+    assert set(SECTIONS) == {path.split(".")[0] for path in FIELDS if "." in path}
     for section in SECTIONS:
         assert f"`{section}`" in text_of("README.md")
 

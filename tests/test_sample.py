@@ -15,8 +15,9 @@ import pytest
 from absl.testing import flagsaver
 
 from asyncthink_jax import sample
-from asyncthink_jax.config import CheckpointConfig, Config, ConfigError, RolloutConfig, TaskConfig, split_argv, to_json
+from asyncthink_jax.config import CheckpointConfig, Config, ConfigError, RolloutConfig, split_argv, to_json
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.loading import Settings, load_model, majority
 from asyncthink_jax.training.run import cold_start_checkpoints
@@ -25,7 +26,7 @@ QUESTION, OTHER = "2 3 5 7 = 11", "3 4 6 9 = 12"
 FROM = "--checkpoint=cold_start"
 CONFIG = Config(
     name="untrained",
-    task=TaskConfig(max_number=12, validation_problems=4, test_problems=4),
+    task=Countdown(max_number=12, validation_problems=4, test_problems=4),
     model=ModelConfig(vocab_size=0, layers=1, width=32, heads=2, kv_heads=1, head_dim=16, mlp_width=64),
     rollout=RolloutConfig(slots=8, organizer_budget=24, worker_budget=8, context=40),
     checkpoint=CheckpointConfig(keep=1),

@@ -19,20 +19,22 @@ from runs import wait_for_lines, what_is_left
 from asyncthink_jax import train
 from asyncthink_jax.config import load, split_argv, to_json
 from asyncthink_jax.report.metrics import read_metrics
+from asyncthink_jax.tasks import Countdown, Task
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.checkpoint import Checkpoints
 from asyncthink_jax.training.run import cold_start_checkpoints
 
 SHORTENED = '''"""The demo at a size that trains in seconds."""
 
-from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig, TaskConfig
+from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.tasks import Countdown
 
 
 def get_config():
     return Config(
         name="shortened",
-        task=TaskConfig(max_number=12, validation_problems=4, test_problems=4),
+        task=Countdown(max_number=12, validation_problems=4, test_problems=4),
         model=ModelConfig(vocab_size=0, layers=1, width=32, heads=2, kv_heads=1, head_dim=16, mlp_width=64),
         rollout=RolloutConfig(slots=8, organizer_budget=14, worker_budget=8, context=24),
         sft=SFTConfig(steps=40, rows=8),
@@ -104,11 +106,28 @@ def refused(capsys):
         ("mesh.data=64", "mesh data=64 x fsdp=1 x tensor=1 doesn't fit "),
         ("model.vocab_size=77", "model.vocab_size is 77, the tokenizer "),
         ("task.test_problems=1000000", "task: "),
+        ("task.max_numbr=9", "did you mean 'task.max_number'"),
+        ("data.demonstrations=/nowhere/shown.jsonl", "data.demonstrations: there is no file /nowhere/shown.jsonl"),
+        ("sft.row_length=9", "row_length 9 is too short for the demonstrations"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_refused(shortened, tmp_path, refused, override, says):
     assert says in refused("--config", shortened, "--workdir", tmp_path / "run", f"--config.{override}")
     assert not (tmp_path / "run" / "config.json").exists(), "the folder must stay free for the right command"
+
+
+def test_a_file_of_demonstrations_that_break_the_protocol_is_refused(shortened, tmp_path, refused):
+    shown = tmp_path / "shown.jsonl"
+    record = {"problem": {"numbers": [2, 3, 4, 5], "target": 9, "n_solutions": 4}, "organizer": ["<JOIN-1>"]}
+    shown.write_text(json.dumps(record))
+    line = refused("--config", shortened, "--workdir", tmp_path / "run", f"--config.data.demonstrations={shown}")
+    assert f"{shown}, line 1: piece 0 of the organizer, '<JOIN-1>': join_unknown" in line
+
+
+def test_a_task_that_no_program_demonstrates_needs_a_file_or_no_cold_start(shortened, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(Countdown, "script", Task.script)
+    line = refused("--config", shortened, "--workdir", tmp_path / "run")
+    assert "no program writes demonstrations of countdown_tiny" in line and "data.demonstrations" in line
 
 
 def test_missing_and_superfluous_arguments_are_named(shortened, tmp_path, refused):
@@ -227,7 +246,11 @@ def test_a_checkpoint_is_scored_and_what_was_scored_names_the_folder(workdir):
 
 @pytest.mark.parametrize(
     ("argument", "says"),
-    [("--checkpoint=last", "'last' is not one of best, latest, cold_start"), ("--samples=2", "no checkpoint 'best'")],
+    [
+        ("--checkpoint=last", "'last' is not one of best, latest, cold_start"),
+        ("--split=tests", "'tests' is not one of train, train_few, validation, test"),
+        ("--samples=2", "no checkpoint 'best'"),
+    ],
 )
 def test_what_cannot_be_scored_is_refused(workdir, argument, says):
     (out, error), code = evaluated(workdir, argument)

@@ -7,7 +7,6 @@ the fly and never repeat: a thousand tokens take about a millisecond, so nothing
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import grain.python as grain
 import numpy as np
@@ -18,9 +17,7 @@ from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.interpreter import demonstration
 from asyncthink_jax.protocol.prompts import TINY, Prompts
-from asyncthink_jax.tasks import countdown
-
-Kind = Literal["random", "oracle", "sequential"]
+from asyncthink_jax.tasks.task import Kind, Problem, Script, Splits, Task
 
 # One element at a time, when it is asked for: it costs less than a thread's share of a busy machine.
 _IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
@@ -30,7 +27,7 @@ _IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 _FILL = 0.93
 
 
-def problem_iterator(problems: Sequence[countdown.Problem], seed: int) -> grain.DatasetIterator:
+def problem_iterator(problems: Sequence[Problem], seed: int) -> grain.DatasetIterator:
     """The problems for ever, each once an epoch, every epoch in another order that `seed` fixes."""
     return iter(grain.MapDataset.source(problems).seed(seed).shuffle().repeat().to_iter_dataset(_IN_THIS_THREAD))
 
@@ -39,41 +36,25 @@ def problem_iterator(problems: Sequence[countdown.Problem], seed: int) -> grain.
 class Demonstrations:
     """Where demonstrations come from.
 
-    few, few_share: problems with fewer solutions than asked for, and how often one of them is drawn.
-    worker_keep: share of the workers' traces that are trained on; a demonstration has several, all of one kind.
-    hit_weight: loss weight of the mark of a hit in a search, a rare token that everything else hangs on.
-    in_order: share of the random and sequential ones that take their pairs, and join workers, in order.
-    enough: share of the random and sequential ones that answer as soon as all solutions asked for are there.
-    answer_weight: loss weight of the answer, most of which is copied from what was joined.
-    kind: "random" (a random legal interleaving, paper.md section 3), "oracle" (everything forked as early as the pool
-    allows), or "sequential" (one trace; also for the parallel paradigm).
+    task: says how they are drawn and weighed.
+    splits: problems that the task's program demonstrates.
+    kind: of those by program, see `Task.script`.
+    scripts: what is drawn from in place of the program, where there are any.
     """
 
-    problems: Sequence[countdown.Problem]
-    few: Sequence[countdown.Problem]
+    task: Task
+    splits: Splits
     kind: Kind
     tokenizer: Tokenizer
     prompts: Prompts = TINY
     agents: int = 4
-    self_search: float = 0.15
-    few_share: float = 0.5
-    in_order: float = 0.5
-    enough: float = 0.0
-    hit_weight: float = 1.0
-    answer_weight: float = 1.0
-    worker_keep: float = 1.0
+    scripts: Sequence[Script] = ()
 
-    def script(self, rng: np.random.Generator) -> countdown.Script:
-        """One demonstration as text, of a problem drawn at random."""
-        source = self.few if self.few and rng.random() < self.few_share else self.problems
-        problem = source[int(rng.integers(len(source)))]
-        if self.kind == "random":
-            return countdown.random_demonstration(
-                problem, rng, self.agents, self.self_search, in_order=self.in_order, enough=self.enough
-            )
-        if self.kind == "oracle":
-            return countdown.oracle_demonstration(problem, self.agents)
-        return countdown.sequential_demonstration(problem, rng, self.in_order, self.enough)
+    def script(self, rng: np.random.Generator) -> Script:
+        """One demonstration as text, drawn at random. Raises ValueError for a task that no program demonstrates."""
+        if self.scripts:
+            return self.scripts[int(rng.integers(len(self.scripts)))]
+        return self.task.script(self.splits, self.kind, self.agents, rng)
 
 
 def demonstration_iterator(
@@ -120,43 +101,39 @@ def drawn_traces(
 
     A share `worker_keep` of the workers is kept. With `work_only` the traces in which nothing is trained are left out.
     """
-    source = demonstrations
+    source, task = demonstrations, demonstrations.task
     traces = training_traces(
-        source.script(rng),
-        source.tokenizer,
-        source.prompts,
-        work_only,
-        hit_weight=source.hit_weight,
-        answer_weight=source.answer_weight,
+        source.script(rng), source.tokenizer, source.prompts, work_only, task.mark, task.mark_weight, task.answer_weight
     )
-    traces = [trace for i, trace in enumerate(traces) if i == 0 or rng.random() < source.worker_keep]
+    traces = [trace for i, trace in enumerate(traces) if i == 0 or rng.random() < task.worker_keep]
     return [trace for trace in traces if trace["loss_weights"].any()] if work_only else traces
 
 
 def training_traces(
-    script: countdown.Script,
+    script: Script,
     tokenizer: Tokenizer,
     prompts: Prompts = TINY,
     work_only: bool = False,
-    hit_weight: float = 1.0,
+    mark: str = "",
+    mark_weight: float = 1.0,
     answer_weight: float = 1.0,
 ) -> list[packing.Trace]:
     """The rows that a demonstration trains, organizer first: `tokens` int32[n] and `loss_weights` float32[n].
 
-    The weight is 1 for what the role writes, 0 for prompts and for what a Join inserts; the mark of a hit weighs
-    `hit_weight`, and the answer and what ends it `answer_weight` times that (not its opening tag: that would have the
+    The weight is 1 for what the role writes, 0 for prompts and for what a Join inserts; the word `mark` weighs
+    `mark_weight`, and the answer and what ends it `answer_weight` times that (not its opening tag: that would have the
     model answer earlier). The same tokens as those of `episode(script, ..)`, at a fraction of the cost; but a worker
     that the answer would have stopped is trained on to its end, since what it would have written is right all the same.
     With `work_only` an organizer's weight is 0 for all that organizes.
     """
     encode = tokenizer.encode_piece
-    hit = encode(f" {countdown.HIT}")[-1]
+    marked = encode(f" {mark}")[-1] if mark else None
     rows: list[tuple[list[int], list[float]]] = []
 
     def add(piece: Sequence[int], weight: float) -> None:
         tokens, weights = rows[-1]
         tokens.extend(piece)
-        weights.extend([weight * hit_weight if token == hit else weight for token in piece])
+        weights.extend([weight * mark_weight if token == marked else weight for token in piece])
 
     prefix, suffix = worker_tokens(tokenizer, prompts)
     rows.append(([], []))
@@ -184,7 +161,8 @@ def training_traces(
 
 
 def episode(
-    script: countdown.Script,
+    task: Task,
+    script: Script,
     tokenizer: Tokenizer,
     grammar: Grammar,
     prompts: Prompts = TINY,
@@ -204,6 +182,6 @@ def episode(
         close_join,
         eos_id=tokenizer.eos_id,
     )
-    result.task, result.problem, result.paradigm = countdown.NAME, script.problem.to_json(), paradigm
-    result.score = countdown.score(script.problem, result.answer)
+    result.task, result.problem, result.paradigm = task.name, script.problem.to_json(), paradigm
+    result.score = dict(task.score(script.problem, result.answer))
     return result

@@ -1,1 +1,8 @@
-"""The tasks: problems, prompts, demonstrations and scoring. Pure Python and NumPy."""
+"""What is thought about: problems, their demonstrations, and what counts as an answer."""
+
+from asyncthink_jax.tasks.countdown import Countdown
+from asyncthink_jax.tasks.countdown_large import LargeCountdown
+from asyncthink_jax.tasks.task import Task
+
+# What `task.name` may be; a class stands under the default of its own field `name`.
+TASKS: dict[str, type[Task]] = {"countdown_tiny": Countdown, "countdown": LargeCountdown}

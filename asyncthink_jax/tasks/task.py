@@ -2,11 +2,14 @@
 
 A task is a frozen dataclass. Its fields are its part of the config (`config.task`, `--config.task.test_problems=400`),
 its methods all that the rest of the project knows of it. To write a new one, see CONTRIBUTING.md.
+
+A field decides about the problems, unless it is declared by `shown(default)`: then it is of the demonstrations alone,
+and what is stored of the problems stays as it is when the field changes.
 """
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypedDict, TypeVar
 
 import numpy as np
@@ -14,6 +17,7 @@ import numpy as np
 Kind = Literal["random", "oracle", "sequential"]
 FieldType = Literal["int", "ints", "text", "texts"]
 Record = Mapping[str, Any]
+INF = float("inf")
 Splits = Mapping[str, Sequence[Any]]
 
 
@@ -57,8 +61,44 @@ class Script:
     workers: dict[int, str] = dataclasses.field(default_factory=dict)
     returns: dict[int, str] = dataclasses.field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """A line of a file of demonstrations (`data.demonstrations`)."""
+        return {
+            "problem": self.problem.to_json(),
+            "organizer": list(self.organizer),
+            "work": sorted(self.work),
+            "workers": {str(fork_id): text for fork_id, text in self.workers.items()},
+            "returns": {str(fork_id): text for fork_id, text in self.returns.items()},
+        }
+
+    @classmethod
+    def from_json(cls, record: Record, problem: Callable[[Record], Problem]) -> "Script":
+        """The inverse of `to_json`; `problem` is `Task.from_json`. KeyError, TypeError, ValueError for what is none."""
+
+        def texts(name: str) -> dict[int, str]:
+            return {int(fork_id): _text(text) for fork_id, text in dict(record.get(name, {})).items()}
+
+        return cls(
+            problem(record["problem"]),
+            tuple(_text(piece) for piece in list(record["organizer"])),
+            frozenset(int(place) for place in record.get("work", ())),
+            texts("workers"),
+            texts("returns"),
+        )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
 
 P = TypeVar("P", bound=Problem)
+
+
+def shown(default: Any) -> Any:
+    """A field of a task that changes its demonstrations, or how they are weighed, but not its problems."""
+    return dataclasses.field(default=default, metadata={"problems": False})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,16 +109,50 @@ class Task(abc.ABC, Generic[P]):
     validation_problems: int = 200  # size of the validation split: every choice is made on it
     test_problems: int = 600  # size of the test split, disjoint from the others
     split_seed: int = 0  # seed of the split alone: the same for all runs that are compared
-    demonstrations: Literal["random", "oracle"] = "random"  # cold start: random action sequences, or the best ones
-    worker_keep: float = 1.0  # share of the demonstrated workers' traces that the cold start trains on
-    answer_weight: float = 1.0  # loss weight of a demonstration's answer: its copying is learned late
+    demonstrations: Literal["random", "oracle"] = shown("random")  # cold start: random action sequences, or the best
+    worker_keep: float = shown(1.0)  # share of the demonstrated workers' traces that the cold start trains on
+    answer_weight: float = shown(1.0)  # loss weight of a demonstration's answer: its copying is learned late
 
+    # The least and the most that each number among the fields may be; a subclass adds its own: {**Task.ranges, ..}.
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "validation_problems": (1, INF),
+        "test_problems": (1, INF),
+        "worker_keep": (0, 1),
+        "answer_weight": (0, INF),
+    }
     # What a stored record holds: each value a number, a list of numbers, a text or a list of texts.
     fields: ClassVar[Mapping[str, FieldType]]
     # The splits that `records` gives; `train`, `validation` and `test` are always among them.
     split_names: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     # A word of the demonstrations on which everything hangs, whose loss may weigh more (`mark_weight`); "" = none.
     mark: ClassVar[str] = ""
+
+    def check(self) -> Iterator[tuple[bool, str]]:
+        """(holds?, the line to print if it doesn't): what fields must be to each other. Reads no file."""
+        yield from ()
+
+    def problem_fields(self) -> dict[str, Any]:
+        """The fields that decide about the problems, by name."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata.get("problems", True)
+        }
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files that `records` reads: what is stored of the problems is made again when they have changed."""
+        return ()
+
+    def splits(self, skip_bad: bool = False) -> dict[str, list[P]]:
+        """The problems of every split, see `records`, in the order in which a run has them; nothing is stored."""
+        records = self.records(skip_bad)
+        return {name: self.problems_of(records[name]) for name in self.split_names}
+
+    def problems_of(self, records: Iterable[Record]) -> list[P]:
+        """The problems of a split, in a random but fixed order: any part of a split is then a fair sample of it."""
+        problems = [problem for record in records for problem in self.problems(record)]
+        return [problems[i] for i in np.random.default_rng(0).permutation(len(problems))]
 
     @property
     def mark_weight(self) -> float:
@@ -134,6 +208,6 @@ class Task(abc.ABC, Generic[P]):
         included. Raises ValueError for a task that no program can demonstrate.
         """
         raise ValueError(
-            f"no program writes demonstrations of {self.name}: have another model write them (python -m "
-            "asyncthink_jax.synthesize) and name their file in data.demonstrations, or set sft.steps=0 to do without"
+            f"no program writes demonstrations of {self.name}: have another model write them (python -m asyncthink_jax."
+            "synthesize) and name their file as data.demonstrations, or skip the cold start (sft.steps=0)"
         )

@@ -12,7 +12,7 @@ from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.multihost import gathered
 from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.rollout.record import Rollout
-from asyncthink_jax.tasks import countdown
+from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training import rl
 from asyncthink_jax.training.experiment import Experiment
 
@@ -30,7 +30,7 @@ class Played:
 def play(
     experiment: Experiment,
     params: Params,
-    problems: Sequence[countdown.Problem],
+    problems: Sequence[Problem],
     repeats: int,
     key: Key[Array, ""],
     temperature: float,
@@ -92,7 +92,7 @@ def play(
     )
 
 
-def _scored(experiment: Experiment, rollout: Rollout, n: int, problem: countdown.Problem, paradigm: str) -> Episode:
+def _scored(experiment: Experiment, rollout: Rollout, n: int, problem: Problem, paradigm: str) -> Episode:
     answer = rollout.answer(n, experiment.tokenizer.vocabulary)
     return rollout.episode(
         n,
@@ -101,32 +101,29 @@ def _scored(experiment: Experiment, rollout: Rollout, n: int, problem: countdown
         paradigm=paradigm,
         seed=experiment.config.seed,
         answer=answer,
-        score=countdown.score(problem, answer),
+        score=dict(experiment.config.task.score(problem, answer)),
         reward=None,
     )
 
 
 def _merged(experiment: Experiment, group: list[Episode]) -> Episode:
-    """Independent traces as one episode of the parallel paradigm: union of their answers, ranked by votes.
-
-    A trace without an answer has no vote.
-    """
-    problem = countdown.Problem.from_json(group[0].problem)
-    answer = countdown.merge_answers([episode.answer for episode in group], problem.n_solutions)
-    return side_by_side(group, answer, countdown.score(problem, answer))
+    """Independent traces as one episode of the parallel paradigm, their answers merged as the task does it."""
+    task = experiment.config.task
+    answer = task.merge([episode.answer for episode in group])
+    return side_by_side(group, answer, dict(task.score(task.from_json(group[0].problem), answer)))
 
 
-def summary(episodes: Sequence[Episode], samples: int, n_solutions: int) -> dict[str, Any]:
+def summary(episodes: Sequence[Episode], samples: int, wanted: int) -> dict[str, Any]:
     """Means over all episodes, and standard errors over problems (of which each has `samples` episodes in a row).
 
-    `wrong` is the share of the answered expressions that are wrong or repeated, over all episodes together. An episode
-    with a format error counts as one without an answer.
+    `wanted` is `Task.wanted`. `wrong` is the share of the answered parts that are wrong or repeated, over all episodes
+    together. An episode with a format error counts as one without an answer.
     """
     well_formed = np.array([episode.format_error is None for episode in episodes])
     correct = np.array([episode.score["correct"] for episode in episodes]) * well_formed  # type: ignore[index]
     columns: dict[str, np.ndarray] = {
-        "all_correct": correct >= n_solutions,
-        "accuracy": np.minimum(correct, n_solutions) / n_solutions,
+        "all_correct": correct >= wanted,
+        "accuracy": np.minimum(correct, wanted) / wanted,
         "critical_path": np.array([episode.critical_path for episode in episodes]),
         "concurrency": np.array([episode.concurrency for episode in episodes]),
         "format_error": ~well_formed,
@@ -136,7 +133,7 @@ def summary(episodes: Sequence[Episode], samples: int, n_solutions: int) -> dict
     }
     answered = sum(episode.score["answered"] for episode in episodes if episode.format_error is None)  # type: ignore[index]
     wrong = sum(episode.score["wrong"] for episode in episodes if episode.format_error is None)  # type: ignore[index]
-    at_least = {str(k): correct >= k for k in range(1, n_solutions + 1)}
+    at_least = {str(k): correct >= k for k in range(1, wanted + 1)}
 
     def error(values: np.ndarray) -> float:
         by_problem = values.astype(float).reshape(-1, samples).mean(axis=1)
@@ -167,5 +164,5 @@ def evaluate(
     key = jax.random.fold_in(jax.random.key(experiment.config.seed), 1_000_003)  # apart from the keys of training
     rollout_params = experiment.to_rollout_layout(params)
     played = play(experiment, rollout_params, chosen, samples, key, temperature, progress=progress, poll=poll)
-    numbers = summary(played.episodes, samples, experiment.config.task.n_solutions)
+    numbers = summary(played.episodes, samples, experiment.config.task.wanted)
     return {**numbers, "split": split, "temperature": temperature, "samples": samples}, played.episodes

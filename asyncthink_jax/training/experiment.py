@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from asyncthink_jax.config import Config, ConfigError, RolloutConfig
-from asyncthink_jax.data import builder
-from asyncthink_jax.data.pipeline import Demonstrations
+from asyncthink_jax.data import builder, demonstration_file
+from asyncthink_jax.data.pipeline import Demonstrations, packed_batch
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for, worker_tokens
 from asyncthink_jax.data.tokenizer import load as load_tokenizer
@@ -27,7 +28,7 @@ from asyncthink_jax.protocol.prompts import TINY, Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.sampling import Sampling
 from asyncthink_jax.rollout.state import DecodingModel, Limits, Where
-from asyncthink_jax.tasks import countdown
+from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training.sft import with_number_features
 
 
@@ -39,7 +40,7 @@ class Experiment:
     mesh: Mesh
     tokenizer: Tokenizer
     model: ModelConfig
-    splits: dict[str, list[countdown.Problem]]
+    splits: dict[str, list[Any]]  # the task's problems
     prompts: Prompts
     grammar: Grammar
     weights: Weights | None  # what training starts from; None = random parameters
@@ -49,26 +50,33 @@ class Experiment:
         """The model of rollouts and exports, in which adapters are merged."""
         return dataclasses.replace(self.model, lora=lora.LoRA())
 
+    @functools.cached_property
     def demonstrations(self) -> Demonstrations:
-        """What the cold start of this paradigm is trained on."""
-        config = self.config
+        """What the cold start of this paradigm is trained on. Raises ConfigError for a file that can't be used."""
+        config, scripts = self.config, []
+        if config.data.demonstrations:
+            try:
+                scripts = demonstration_file.read(config.data.demonstrations, config.task.from_json, self.grammar)
+            except (ValueError, FileNotFoundError) as error:
+                raise ConfigError(str(error)) from error
         return Demonstrations(
-            problems=self.splits["train"],
-            few=self.splits["train_few"],
+            task=config.task,
+            splits=self.splits,
             kind=config.task.demonstrations if config.paradigm == "async" else "sequential",
             tokenizer=self.tokenizer,
             prompts=self.prompts,
             agents=config.pool.agents,
-            self_search=config.task.self_search,
-            worker_keep=config.task.worker_keep,
-            few_share=config.task.few_share,
-            in_order=config.task.in_order,
-            enough=config.task.enough,
-            hit_weight=config.task.hit_weight,
-            answer_weight=config.task.answer_weight,
+            scripts=scripts,
         )
 
-    def prompt(self, problem: countdown.Problem) -> list[int]:
+    def check_demonstrations(self, row_length: int) -> None:
+        """Raises ConfigError, in one line, where there are no demonstrations that fit into rows of this length."""
+        try:
+            packed_batch(self.demonstrations, 1, row_length, np.random.default_rng(0))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def prompt(self, problem: Problem) -> list[int]:
         """The organizer's prompt, as tokens."""
         return organizer_tokens(self.tokenizer, self.prompts, problem.query)
 
@@ -248,16 +256,14 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
     devices, vocabulary and model, rules and splits.
     """
     mesh = mesh or mesh_of(config)
-    task = config.task
-    rules = countdown.Rules(task.numbers, task.min_number, task.max_number, task.max_target, task.n_solutions)
     try:
-        splits = builder.prepare(workdir / "data", rules, task.validation_problems, task.test_problems, task.split_seed)
-    except ValueError as error:
+        splits = builder.prepare(workdir / "data", config.task, config.data.skip_bad)
+    except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"task: {error}") from error
     grammar = grammar_of(config)
     try:
         weights = open_weights(config.pretrained) if config.pretrained else None
-        tokenizer, prompts = _texts(config, workdir, rules, grammar, weights)
+        tokenizer, prompts = _texts(config, workdir, grammar, weights)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     # A released model may have more rows than its tokenizer has tokens.
@@ -293,9 +299,7 @@ def grammar_of(config: Config) -> Grammar:
     return Grammar(config.pool.agents, config.pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
 
 
-def _texts(
-    config: Config, workdir: Path, rules: countdown.Rules, grammar: Grammar, weights: Weights | None
-) -> tuple[Tokenizer, Prompts]:
+def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | None) -> tuple[Tokenizer, Prompts]:
     """The tokenizer and the prompts of the run; those that a new run starts with are kept in its folder."""
     is_run = (workdir / "config.json").exists()  # else what is there is what a refused command has left
     kept = workdir / "prompts.json"
@@ -303,12 +307,12 @@ def _texts(
         return load_tokenizer(workdir), Prompts.load(kept) if kept.exists() else TINY
     if weights is None:
         symbols = tag_literals(config.pool.max_forks)
-        texts = countdown.tokenizer_texts(rules)
+        texts = config.task.tokenizer_texts()
         tokenizer: Tokenizer = SentencePieceTokenizer.train(texts, symbols, workdir / "tokenizer.model")
         prompts = TINY
     else:
         tokenizer = load_tokenizer(weights.path)
-        prompts = prompts_for(tokenizer, grammar, countdown.instructions(rules))
+        prompts = prompts_for(tokenizer, grammar, config.task.instructions)
         tokenizer.save(workdir)
     prompts.save(kept)
     return tokenizer, prompts

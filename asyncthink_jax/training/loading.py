@@ -42,7 +42,6 @@ from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.protocol.prompts import Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
-from asyncthink_jax.tasks import countdown
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.checkpoint import CheckpointError
 from asyncthink_jax.training.run import restore_params
@@ -252,7 +251,7 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
         prompts=built.prompts,
         engine=engine,
         load_params=load_params,
-        merge=lambda answers: countdown.merge_answers(answers, config.task.n_solutions),
+        merge=config.task.merge,
         check=check,
     )
 

@@ -31,7 +31,7 @@ from asyncthink_jax.parallel.multihost import is_first, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
-from asyncthink_jax.tasks import countdown
+from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training import bucket, rl, sft
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
 from asyncthink_jax.training.evaluation import evaluate, play, summary
@@ -84,7 +84,7 @@ class Run:
         optimizer = make_optimizer(config, config.steps)
         state = new_state(experiment.new_params(), optimizer, experiment.mesh)
         batches = pipeline.demonstration_iterator(
-            experiment.demonstrations(), config.rows, config.row_length, self.config.seed
+            experiment.demonstrations, config.rows, config.row_length, self.config.seed
         )
         first = 0
         if self.saved["step"]:
@@ -169,7 +169,7 @@ class Run:
         return state.params if best is None else best.state
 
     def _iteration(
-        self, number: int, state: TrainState, chosen: Sequence[countdown.Problem], update: Update, on_disk: bool
+        self, number: int, state: TrainState, chosen: Sequence[Problem], update: Update, on_disk: bool
     ) -> tuple[TrainState, dict[str, Any]]:
         """Rollout and update; raises InterruptedRunError in the middle, of the update only if `state` is on disk."""
         config, poll = self.config.rl, self.preemption.poll
@@ -183,7 +183,7 @@ class Run:
         rolled_out = time.monotonic()
         rng = np.random.default_rng((self.config.seed, number))
         state, numbers = update(state, played.episodes, rng, poll if on_disk else None)
-        numbers |= means(summary(played.episodes, config.group_size, self.config.task.n_solutions))
+        numbers |= means(summary(played.episodes, config.group_size, self.config.task.wanted))
         numbers["occupancy"] = played.occupancy
         numbers["rollout_seconds"] = rolled_out - started
         numbers["update_seconds"] = time.monotonic() - rolled_out
@@ -351,7 +351,6 @@ class Update:
         rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
         advantage = rl.advantages(config, rewards).reshape(-1)
         groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
-        demonstrations = self.experiment.demonstrations()
         batches: list[tuple[Batch, int]] = []  # packed rows, traces that didn't fit
         for part in np.array_split(groups, config.optimizer_steps):
             chosen = part.reshape(-1)
@@ -359,7 +358,7 @@ class Update:
             if not rows:
                 continue
             for _ in range(config.imitated_demonstrations // config.optimizer_steps):
-                shown = pipeline.drawn_traces(demonstrations, rng, work_only=True)
+                shown = pipeline.drawn_traces(self.experiment.demonstrations, rng, work_only=True)
                 rows += rl.imitated_rows(config, shown)
             batch, left_out = packing.pack(rows, config.row_length, config.rows)
             batch = sft.normalised(batch)

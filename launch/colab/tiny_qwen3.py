@@ -58,10 +58,10 @@ def _tokenizer() -> tokenizers.Tokenizer:
     """A byte-level BPE, as Qwen's, of the words that the prompts of Countdown are made of."""
     from asyncthink_jax.protocol.grammar import Grammar
     from asyncthink_jax.protocol.prompts import organizer_examples, organizer_instructions, worker_instructions
-    from asyncthink_jax.tasks import countdown
+    from asyncthink_jax.tasks import Countdown
 
     grammar = Grammar(capacity=4, max_forks=6)
-    texts = [organizer_instructions(grammar), worker_instructions(), countdown.instructions()]
+    texts = [organizer_instructions(grammar), worker_instructions(), Countdown().instructions]
     texts += [text for example in organizer_examples(grammar) for text in example]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,5 +1,6 @@
 """Demonstrations through the protocol, and iterators that go on where they were."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,11 +8,15 @@ import pytest
 
 from asyncthink_jax.data import pipeline
 from asyncthink_jax.protocol.grammar import Grammar
-from asyncthink_jax.tasks import countdown
+from asyncthink_jax.tasks import Countdown
+from asyncthink_jax.tasks.countdown_scripts import Organizer, oracle_demonstration
+from asyncthink_jax.tasks.countdown_search import Problem, pairs
+
+TASK = Countdown(few_share=0.5)
 
 
-def demonstrations(splits, tokenizer, kind="random", **settings):
-    return pipeline.Demonstrations(splits["train"], splits["train_few"], kind, tokenizer, **settings)
+def demonstrations(splits, tokenizer, kind="random", task=TASK, **settings):
+    return pipeline.Demonstrations(task, splits, kind, tokenizer, **settings)
 
 
 def some_scripts(source, n):
@@ -30,11 +35,11 @@ def some_scripts(source, n):
 def test_demonstrations_are_well_formed_and_right(splits, tokenizer, kind, agents):
     source = demonstrations(splits, tokenizer, kind, agents=agents)
     for script in some_scripts(source, 40):
-        episode = pipeline.episode(script, tokenizer, Grammar(agents, 6))
+        episode = pipeline.episode(TASK, script, tokenizer, Grammar(agents, 6))
         assert episode.format_error is None and episode.traces[0].end == "answer"
         assert episode.score["wrong"] == 0
         if kind == "oracle":
-            assert episode.score["correct"] == min(4, len(countdown.solutions(script.problem)))
+            assert episode.score["correct"] == min(4, len(TASK.solutions(script.problem)))
             assert [trace.end for trace in episode.traces[1:]] == ["return"] * 6
 
 
@@ -42,7 +47,7 @@ def test_demonstrations_are_well_formed_and_right(splits, tokenizer, kind, agent
 def test_training_traces_are_the_episodes_traces(splits, tokenizer, kind):
     source = demonstrations(splits, tokenizer, kind)
     for script in some_scripts(source, 60):
-        episode = pipeline.episode(script, tokenizer, Grammar(4, 6))
+        episode = pipeline.episode(TASK, script, tokenizer, Grammar(4, 6))
         traces = pipeline.training_traces(script, tokenizer)
         assert len(traces) == len(episode.traces)
         for ours, theirs in zip(traces, episode.traces, strict=True):
@@ -55,7 +60,7 @@ def test_training_traces_are_the_episodes_traces(splits, tokenizer, kind):
 
 
 def test_prompts_and_joined_text_are_not_trained(splits, tokenizer):
-    script = countdown.oracle_demonstration(countdown.Problem((5, 6, 8, 10), 3))
+    script = oracle_demonstration(Problem((5, 6, 8, 10), 3), TASK.search)
     organizer, first_worker, *_ = pipeline.training_traces(script, tokenizer)
     untrained = tokenizer.decode(organizer["tokens"][organizer["loss_weights"] == 0])
     joined = "".join(f"{script.returns[i]}</JOIN-{i}>" for i in range(1, 7))
@@ -71,13 +76,13 @@ def same(one, two):
 
 def test_work_alone_is_searches_tallies_and_answers(splits, tokenizer):
     problem = splits["train"][0]
-    writer = countdown._Organizer(problem)
-    first, second, *_ = countdown.pairs(problem)
+    writer = Organizer(problem, TASK.search)
+    first, second, *_ = pairs(problem)
     fork_id = writer.fork(first)
     writer.search(second)
     writer.join(fork_id)
     script = writer.answer()
-    text = countdown.search(problem, second)[0]
+    text = TASK.search(problem, second)[0]
     organizer, worker = pipeline.training_traces(script, tokenizer, work_only=True)
     trained = tokenizer.decode(organizer["tokens"][organizer["loss_weights"] > 0].tolist())
     tallies = [piece for piece in script.organizer if piece.startswith(" #")]
@@ -134,7 +139,7 @@ def test_rows_too_short_for_any_demonstration_are_refused(splits, tokenizer):
 
 def test_hits_and_answers_weigh_what_the_config_says(splits, tokenizer):
     def batch(**weights):
-        source = demonstrations(splits, tokenizer, **weights)
+        source = demonstrations(splits, tokenizer, task=dataclasses.replace(TASK, **weights))
         return pipeline.packed_batch(source, 8, 256, np.random.default_rng(5))
 
     plain, weighted = batch(), batch(hit_weight=4.0, answer_weight=3.0)

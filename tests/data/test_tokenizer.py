@@ -5,7 +5,8 @@ import pytest
 
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.protocol.grammar import tag_literals
-from asyncthink_jax.tasks import countdown
+from asyncthink_jax.tasks import Countdown
+from asyncthink_jax.tasks.countdown_scripts import random_demonstration
 
 WORDS = [f" {n}" for n in range(1, 100)] + [f" {word}" for word in [*"+-*/()=:!,", "none", "#0", "#4"]]
 
@@ -17,7 +18,7 @@ def test_every_word_and_tag_is_one_token(tokenizer, word):
 
 def scripts(splits, n):
     rng = np.random.default_rng(0)
-    return [countdown.random_demonstration(problem, rng) for problem in splits["train_few"][:n]]
+    return [random_demonstration(problem, Countdown().search, rng) for problem in splits["train_few"][:n]]
 
 
 def test_task_texts_come_back_and_have_one_token_a_word(tokenizer, splits):
@@ -47,7 +48,7 @@ def test_token_bytes_spell_the_text_and_control_tokens_nothing(tokenizer):
 
 
 def test_the_same_texts_give_the_same_model_and_it_loads(tokenizer, tmp_path):
-    again = SentencePieceTokenizer.train(countdown.tokenizer_texts(), tag_literals(6), tmp_path / "new" / "t.model")
+    again = SentencePieceTokenizer.train(Countdown().tokenizer_texts(), tag_literals(6), tmp_path / "new" / "t.model")
     loaded = SentencePieceTokenizer.load(tmp_path / "new" / "t.model")
     assert again.model.serialized_model_proto() == tokenizer.model.serialized_model_proto()
     assert loaded.vocab_size == tokenizer.vocab_size < 200

@@ -20,15 +20,16 @@ from asyncthink_jax.report.metrics import read_metrics
 TINY = '''"""A run of seconds, whose episodes earn something: they are well-formed, and some fork more than others."""
 
 from asyncthink_jax.config import (
-    CheckpointConfig, Config, EvalConfig, PoolConfig, RLConfig, RolloutConfig, SFTConfig, TaskConfig
+    CheckpointConfig, Config, EvalConfig, PoolConfig, RLConfig, RolloutConfig, SFTConfig
 )
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.tasks import Countdown
 
 
 def get_config():
     return Config(
         name="tiny",
-        task=TaskConfig(max_number=8, max_target=12, n_solutions=2, validation_problems=4, test_problems=4),
+        task=Countdown(max_number=8, max_target=12, n_solutions=2, validation_problems=4, test_problems=4),
         pool=PoolConfig(agents=3, max_forks=2),
         model=ModelConfig(vocab_size=0, layers=1, width=32, heads=2, kv_heads=2, head_dim=16, mlp_width=64),
         rollout=RolloutConfig(slots=8, organizer_budget=12, worker_budget=6, context=20, constrain=True),

@@ -12,7 +12,7 @@ import tokenizers
 from absl.testing import flagsaver
 
 from asyncthink_jax import convert
-from asyncthink_jax.config import Config, ConfigError, RLConfig, RolloutConfig, SFTConfig, TaskConfig, to_json
+from asyncthink_jax.config import Config, ConfigError, RLConfig, RolloutConfig, SFTConfig, to_json
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.lora import LoRA
 from asyncthink_jax.model.save_hf import save_hf
@@ -21,7 +21,7 @@ from asyncthink_jax.model.weights import load, open_weights
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.prompts import Prompts, organizer_examples, organizer_instructions, worker_instructions
 from asyncthink_jax.report.metrics import Progress
-from asyncthink_jax.tasks import countdown
+from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.run import Run
 
@@ -49,7 +49,7 @@ def release(tmp_path_factory):
         special_tokens=["<|turn|>", "<|end|>"],
         show_progress=False,
     )
-    texts = [organizer_instructions(Grammar(4, 6)), worker_instructions(), countdown.instructions()]
+    texts = [organizer_instructions(Grammar(4, 6)), worker_instructions(), Countdown().instructions]
     bpe.train_from_iterator(texts, trainer)
     beside = folder / "beside"
     beside.mkdir()
@@ -71,7 +71,7 @@ def config_of(release: Path, **model: object) -> Config:
     return Config(
         name="pretrained",
         pretrained=str(release),
-        task=TaskConfig(max_number=12, validation_problems=4, test_problems=4),
+        task=Countdown(max_number=12, validation_problems=4, test_problems=4),
         model=dataclasses.replace(SIZES, **model),
         rollout=SHORT,
         sft=SFTConfig(steps=3, rows=4, row_length=1024, optimizer="adamw", learning_rate=1e-3, warmup_steps=0),

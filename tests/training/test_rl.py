@@ -320,7 +320,7 @@ def update_of(top_k=0, **config):
     fields = {"group_size": 2, "prompts": 2, "optimizer_steps": 1, "worker_keep": 1.0, "microbatches": 1}
     config = SimpleNamespace(rl=RLConfig(**(CLIP | SIZES | fields | config)), rollout=RolloutConfig(top_k=top_k))
     mesh, optimizer = make_mesh(devices=jax.devices()[:1]), optax.adamw(1e-2, weight_decay=0.1)
-    parts = SimpleNamespace(config=config, model=MODEL, mesh=mesh, frozen={}, demonstrations=lambda: None)
+    parts = SimpleNamespace(config=config, model=MODEL, mesh=mesh, frozen={}, demonstrations=None)
     update = Update(parts, optimizer, None)
     return lambda params: new_state(params, optimizer, mesh), update
 

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from asyncthink_jax.config import Config, PoolConfig, RLConfig, RolloutConfig, SFTConfig, TaskConfig
+from asyncthink_jax.config import Config, PoolConfig, RLConfig, RolloutConfig, SFTConfig
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model import lora
 from asyncthink_jax.model.lora import LoRA
 from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.protocol.prompts import TINY
+from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment, sft
 from asyncthink_jax.training.evaluation import play
 from asyncthink_jax.training.logprobs import token_logprobs
@@ -33,7 +34,7 @@ def config_of(rank: int, learning_rate: float) -> Config:
     return Config(
         name="smollm2",
         pretrained=str(SMOLLM2),
-        task=TaskConfig(max_number=9, validation_problems=4, test_problems=4, in_order=1.0),
+        task=Countdown(max_number=9, validation_problems=4, test_problems=4, in_order=1.0),
         pool=PoolConfig(agents=4, max_forks=6),
         model=dataclasses.replace(PRESETS["SmolLM2-135M"], lora=LoRA(rank=rank)),
         rollout=RolloutConfig(
@@ -54,7 +55,7 @@ def test_both_stages_run_and_the_trainer_replays_what_the_engine_recorded(tmp_pa
     state = new_state(built.new_params(), optimizer, built.mesh)
     assert (sum(x.size for x in jax.tree.leaves(state.params)) > 10**8) == (rank == 0)
     step = OptimizerStep(sft.make_loss(built.model, config.sft), optimizer, built.mesh, 1, built.frozen)
-    batch = pipeline.packed_batch(built.demonstrations(), config.sft.rows, 512, np.random.default_rng(0))
+    batch = pipeline.packed_batch(built.demonstrations, config.sft.rows, 512, np.random.default_rng(0))
     losses = []
     for _ in range(5):
         state, numbers = step(state, sft.normalised(batch))

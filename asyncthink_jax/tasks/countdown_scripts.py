@@ -1,0 +1,160 @@
+"""Demonstrations of Countdown: who searches which pair, in which order, as scripts, so that they can be read as text.
+
+`search(problem, pair)` gives the text of a search and the solutions found (`countdown_search.py`).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from asyncthink_jax.tasks.countdown_search import Found, Pair, Problem, listing, pairs, sub_query, worker_text
+from asyncthink_jax.tasks.task import Script
+
+Search = Callable[[Problem, Pair], Found]
+
+
+def random_demonstration(
+    problem: Problem,
+    search: Search,
+    rng: np.random.Generator,
+    agents: int = 4,
+    self_search: float = 0.15,
+    early: float = 0.1,
+    in_order: float = 0.5,
+    enough: float = 0.0,
+) -> Script:
+    """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
+
+    Of six pairs, 1 to 6 with weights 8, 7, 6, 5, 4, 3: sampling below temperature 1 takes all of them more often than
+    it was shown, and falling weights leave that to be learned by RL. At each point either the next pair is taken up or
+    a worker is joined. Where a worker is free, the next pair is taken up with a probability that is the demonstration's
+    own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the organizer's own
+    search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself three times in four,
+    else it joins. With probability `early` the answer comes while a random number of workers is unjoined; otherwise all
+    are joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever was still
+    planned.
+
+    With probability `in_order` it is an orderly one: the pairs in the order of `pairs`, as someone who counts them off
+    would take them, the oldest worker joined first, and a join after every own search in a full pool. The others take
+    pairs and join workers in any order, so that every legal interleaving can occur.
+    """
+    orderly = rng.random() < in_order
+    order = _some_pairs(problem, rng, orderly)
+    writer = Organizer(problem, search)
+    unjoined: list[int] = []
+    left_behind = -1
+    must_join = False
+    eagerness, leaves_early, stops = rng.random(), rng.random() < early, rng.random() < enough
+    while (order or unjoined) and not (stops and writer.has_enough):
+        if not order and left_behind < 0:
+            left_behind = int(rng.integers(1, len(unjoined) + 1)) if leaves_early else 0
+        if left_behind >= 0 and len(unjoined) <= left_behind:
+            break
+        full = len(unjoined) == agents - 1
+        chance = 0.75 if full else eagerness
+        if order and (not unjoined or (not must_join and rng.random() < chance)):
+            pair = order.pop(0)
+            if full or rng.random() < self_search:
+                writer.search(pair)
+                must_join = full and orderly
+            else:
+                unjoined.append(writer.fork(pair))
+        else:
+            writer.join(unjoined.pop(0 if orderly else int(rng.integers(len(unjoined)))))
+            must_join = False
+    return writer.answer()
+
+
+def oracle_demonstration(problem: Problem, search: Search, agents: int = 4) -> Script:
+    """The best organization: every pair forked as early as the pool allows, the oldest worker joined first."""
+    writer = Organizer(problem, search)
+    unjoined: list[int] = []
+    for pair in pairs(problem):
+        if len(unjoined) == agents - 1:
+            writer.join(unjoined.pop(0))
+        unjoined.append(writer.fork(pair))
+    for fork_id in unjoined:
+        writer.join(fork_id)
+    return writer.answer()
+
+
+def sequential_demonstration(
+    problem: Problem, search: Search, rng: np.random.Generator, in_order: float = 0.5, enough: float = 0.0
+) -> Script:
+    """One trace, no forks: some pairs, drawn as for `random_demonstration`, searched one after the other.
+
+    The baseline's traces: the same searches under the same headers as the workers', so that everything which makes a
+    worker's search easy to learn helps here too. The parallel paradigm uses them as well.
+    """
+    writer = Organizer(problem, search)
+    stops = rng.random() < enough
+    for pair in _some_pairs(problem, rng, rng.random() < in_order):
+        if stops and writer.has_enough:
+            break
+        writer.search(pair)
+    return writer.answer()
+
+
+def _some_pairs(problem: Problem, rng: np.random.Generator, in_order: bool) -> list[Pair]:
+    """Any of the pairs, from one to all, fewer likelier: weights 8, 7, 6, 5, 4, 3 for 1 to 6 of six."""
+    candidates = pairs(problem)
+    weights = np.arange(len(candidates) + 2, 2, -1)
+    count = 1 + rng.choice(len(candidates), p=weights / weights.sum())
+    chosen = rng.permutation(len(candidates))[:count]
+    return [candidates[i] for i in (sorted(chosen) if in_order else chosen)]
+
+
+class Organizer:
+    """Writes an organizer's script and keeps the solutions it has seen, in the order in which they came."""
+
+    def __init__(self, problem: Problem, search: Search):
+        self.problem = problem
+        self._search = search
+        self.pieces: list[str] = []
+        self.work: list[int] = []  # places of the pieces that don't organize
+        self.workers: dict[int, str] = {}
+        self.found: dict[int, tuple[str, ...]] = {}
+        self.seen: dict[str, None] = {}  # an ordered set
+        self.taken = 0  # pairs taken up, own searches included: a fork's id is its pair's place among them
+
+    def fork(self, pair: Pair) -> int:
+        fork_id = self._take_up()
+        self.pieces += [f"<FORK-{fork_id}>", sub_query(self.problem, pair), f"</FORK-{fork_id}>"]
+        found = self._search(self.problem, pair)
+        self.workers[fork_id], self.found[fork_id] = worker_text(found), found[1]
+        return fork_id
+
+    def join(self, fork_id: int) -> None:
+        self.pieces.append(f"<JOIN-{fork_id}>")
+        self._count(self.found[fork_id])
+
+    def search(self, pair: Pair) -> None:
+        self._take_up()
+        text, hits = self._search(self.problem, pair)
+        self.pieces += [sub_query(self.problem, pair), " :"]
+        self._do(text)
+        self._count(hits)
+
+    def _do(self, text: str) -> None:
+        self.work.append(len(self.pieces))
+        self.pieces.append(text)
+
+    def _take_up(self) -> int:
+        self.taken += 1
+        return self.taken
+
+    def _count(self, hits: Sequence[str]) -> None:
+        self.seen |= dict.fromkeys(hits)
+        self._do(f" #{min(len(self.seen), self.problem.n_solutions)}")
+
+    @property
+    def has_enough(self) -> bool:
+        return len(self.seen) >= self.problem.n_solutions
+
+    def answer(self) -> Script:
+        best = listing(list(self.seen)[: self.problem.n_solutions])
+        self.pieces.append("<ANSWER>")
+        self._do(best)
+        self.pieces.append("</ANSWER>")
+        returns = {fork_id: listing(hits) for fork_id, hits in self.found.items()}
+        return Script(self.problem, tuple(self.pieces), frozenset(self.work), self.workers, returns)
