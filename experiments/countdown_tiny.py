@@ -48,7 +48,13 @@ def get_config() -> Config:
         ),
         mesh=MeshConfig(cpu_devices=2),
         rollout=RolloutConfig(
-            slots=16, organizer_budget=200, worker_budget=112, context=224, worker_context=120, feed_width=1
+            slots=16,
+            organizer_budget=200,
+            worker_budget=112,
+            context=224,
+            worker_context=120,
+            feed_width=1,
+            whole_cache=True,
         ),
         sft=SFTConfig(
             steps=4300,

@@ -187,7 +187,7 @@ def make_engine(
         mesh=mesh,
         sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
         constrain=rollout.constrain,
-        whole_cache=whole_cache,
+        whole_cache=whole_cache or rollout.whole_cache,
     )
 
 
