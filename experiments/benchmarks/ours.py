@@ -48,7 +48,11 @@ def forced(model: DecodingModel) -> DecodingModel:
         allowed = jnp.where(wanted == FREE, token >= FIRST_WORD, token == wanted)
         return jnp.where(allowed, values, -1e9), cache
 
-    return DecodingModel(model.init_cache, logits, lambda params: {**params, "model": model.prepare(params["model"])})
+    def prefill(params, tokens):
+        return model.prefill(params["model"], tokens)
+
+    prepare = lambda params: {**params, "model": model.prepare(params["model"])}  # noqa: E731
+    return model._replace(logits=logits, prepare=prepare, prefill=prefill)
 
 
 @dataclasses.dataclass

@@ -1,7 +1,7 @@
 """Rows of very different lengths, all of them wanted: ours reuses slots, tunix goes batch by batch.
 
-128 rows, a prompt of 32 tokens, lengths geometric with mean 64, at most 256. Ours: a queue for each slot; a row that
-ends hands its slot on. tunix: batches in the order of the rows, each as long as its longest row. Both sides at several
+128 rows, a prompt of 32 tokens, lengths geometric with mean 64, at most 256. Ours: a row that ends hands its slot to the
+next prompt, which is read at once, by itself. tunix: batches in the order of the rows, each as long as its longest row. Both sides at several
 numbers of rows in flight; each side's best counts, the others are in `detail`.
 
 Lengths are forced inside the model on both sides: the end-of-text token can't be chosen before a row's last place, and
@@ -24,7 +24,7 @@ def main() -> None:
     peers = peer.start(["tunix_sampler"], flags)
     sides, steps = {}, {}
     for rows in in_flight:
-        ours = Ours(flags.model, Limits(rows, prompt + cap, cap, 0, feed_width=min(prompt, 16)))
+        ours = Ours(flags.model, Limits(rows, prompt + cap, cap, 0, prefill=prompt))
         run = lambda ours=ours: ours.run(ours.prompts([prompt] * count), ending_after(lengths))  # noqa: E731
         rollout = run()
         assert rollout.record["decoded"][:, 0].tolist() == lengths
