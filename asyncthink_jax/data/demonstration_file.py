@@ -74,14 +74,14 @@ def _organizer(pieces: tuple[str, ...], grammar: Grammar) -> list[int]:
     """The ids that an organizer forks, in this order."""
     parser = Parser("organizer", grammar)
     forked: list[int] = []
-    begins, texts = 0, 0  # the piece's first character, and how many pieces of text stand before it without a tag
+    texts = 0  # pieces of text since the last tag
     for place, piece in enumerate(pieces):
         if parser.done:
             raise ValueError(f"piece {place} of the organizer, {piece!r}, stands behind its answer")
         actions = parser.feed(piece)
         if parser.error:
             raise ValueError(f"piece {place} of the organizer, {piece!r}: {parser.error.name.lower()}")
-        if actions and (piece != tag_literal(actions[0].tag, actions[0].id) or actions[0].start != begins):
+        if actions and piece != tag_literal(actions[0].tag, actions[0].id):
             raise ValueError(f"piece {place} of the organizer, {piece!r}, is not one tag alone")
         if actions and actions[0].tag == Tag.FORK:
             forked.append(actions[0].id)
@@ -89,7 +89,7 @@ def _organizer(pieces: tuple[str, ...], grammar: Grammar) -> list[int]:
             raise ValueError(f"piece {place} of the organizer, {piece!r}, needs its sub-query as one piece before it")
         elif actions and actions[0].tag == Tag.JOIN:
             parser.interrupt()
-        begins, texts = begins + len(piece), 0 if actions else texts + 1
+        texts = 0 if actions else texts + 1
     if not parser.done:
         raise ValueError("the organizer ends without an answer")
     return forked

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from asyncthink_jax.config import Config, ConfigError, RolloutConfig
+from asyncthink_jax.config import Config, ConfigError, RolloutConfig, from_json
 from asyncthink_jax.data import builder, demonstration_file
 from asyncthink_jax.data.pipeline import Demonstrations, packed_batch
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -301,14 +301,18 @@ def grammar_of(config: Config) -> Grammar:
 
 def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | None) -> tuple[Tokenizer, Prompts]:
     """The tokenizer and the prompts of the run; those that a new run starts with are kept in its folder."""
-    is_run = (workdir / "config.json").exists()  # else what is there is what a refused command has left
+    saved = workdir / "config.json"
     kept = workdir / "prompts.json"
-    if is_run:
-        return load_tokenizer(workdir), Prompts.load(kept) if kept.exists() else TINY
+    if saved.exists():  # else what is there is what a refused command has left
+        tokenizer: Tokenizer = load_tokenizer(workdir)
+        trained_on = from_json(saved.read_text(encoding="utf-8")).task
+        if config.pretrained and trained_on.instructions != config.task.instructions:  # scored on another task
+            return tokenizer, prompts_for(tokenizer, grammar, config.task.instructions)
+        return tokenizer, Prompts.load(kept) if kept.exists() else TINY
     if weights is None:
         symbols = tag_literals(config.pool.max_forks)
         texts = config.task.tokenizer_texts()
-        tokenizer: Tokenizer = SentencePieceTokenizer.train(texts, symbols, workdir / "tokenizer.model")
+        tokenizer = SentencePieceTokenizer.train(texts, symbols, workdir / "tokenizer.model")
         prompts = TINY
     else:
         tokenizer = load_tokenizer(weights.path)

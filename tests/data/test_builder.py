@@ -40,6 +40,12 @@ def test_what_changes_the_problems_is_another_set(folder, change):
     assert builder.prepare(folder, dataclasses.replace(TASK, **change)) != builder.prepare(folder, TASK)
 
 
+def test_a_split_may_be_empty(tmp_path):
+    task = dataclasses.replace(TASK, n_solutions=1)  # none of its problems has fewer solutions
+    assert builder.prepare(tmp_path, task)["train_few"] == []
+    assert builder.prepare(tmp_path, task) == task.splits()
+
+
 def test_a_folder_says_what_is_not_as_by_default():
     name = builder.folder_of(TASK, skip_bad=False)
     assert name.startswith("countdown_tiny-validation_problems_20-test_problems_30-split_seed_3-max_number_10-")
