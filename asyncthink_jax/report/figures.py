@@ -93,7 +93,7 @@ def _draw_series(
         return
     if cold_start and steps.size and steps[0] == 1:
         look = {"markersize": 7, "markerfacecolor": PAPER, "markeredgecolor": hue, "markeredgewidth": 1.6}
-        (mark,) = axes.plot(steps[:1], scale * values[:1], "D", **look, label="after the cold start", clip_on=False)
+        (mark,) = axes.plot(steps[:1], scale * values[:1], "D", **look, label=f"{label}, cold start", clip_on=False)
         hover(mark, f"after the cold start: {label} {scale * values[0]:.4g}")
     steps, values = _points(lines, "validation", name)
     for n, (step, value) in enumerate(zip(steps, scale * values, strict=True)):
@@ -123,7 +123,7 @@ def at_least_bars(results: Mapping[str, Any]) -> Figure:
     """Share of problems with at least a correct solutions, a group of bars for each a; after RL, else after SFT."""
     entries = [(name, _last(stages)) for name, stages in ordered(results)]
     counts = sorted({count for _, scores in entries for count in scores["at_least"]}, key=int, reverse=True)
-    figure = new_figure(7.6, 3.8)
+    figure = new_figure(7.0, 4.4)
     axes = figure.add_subplot()
     style(axes, "problems with at least a correct solutions (%)")
     width = 0.84 / max(len(entries), 1)
@@ -159,11 +159,12 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
     errors; small, the same at other temperatures; dots, the validations of the run whose metrics `lines` are. The
     frontier goes through what nothing else of the same kind (sampled at the temperature of RL) beats in both.
     """
-    figure = new_figure(7.6, 4.6)
+    figure = new_figure(7.0, 4.4)
     axes = figure.add_subplot()
     style(axes, "all correct (%) against critical path (tokens)")
     axes.set_xlabel("critical path (tokens)", fontsize=9, color=FAINT)
     main: list[tuple[float, float]] = []
+    labels: list[tuple[str, tuple[float, float]]] = []
     for i, (name, stages) in enumerate(ordered(results)):
         hue = _color(name, i)
         points = {stage: _point(scores) for stage, scores in stages.items() if scores}
@@ -178,14 +179,14 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
                 (mark,) = axes.plot([x], [y], "o", markersize=9, markeredgewidth=2, zorder=3, **face)
                 main.append((x, y))
             else:
-                look = {"markersize": 5.5, "markeredgewidth": 0, "alpha": 0.8}
+                look = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.65}
                 (mark,) = axes.plot([x], [y], "D" if "greedy" in stage else "s", color=hue, **look)
             hover(mark, told)
         both = [points[stage] for stage in ("after_sft", "after_rl") if stage in points]
         if len(both) == 2:
             arrow = {"arrowstyle": "-|>", "color": hue, "linewidth": 1.6, "shrinkA": 6, "shrinkB": 6, "alpha": 0.8}
             axes.annotate("", both[1], both[0], arrowprops=arrow)
-        axes.annotate(_name(name), both[-1], (8, 6), textcoords="offset points", fontsize=9.5, color=INK)
+        labels.append((_name(name), both[-1]))
     validations = [line for line in lines if line["stage"] == "validation" and "critical_path" in line]
     for line in validations:
         x, y = _point(line)
@@ -193,7 +194,12 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
         hover(dot, f"validation at iteration {line['step']}: {y:.1f} % all correct on a path of {x:.1f} tokens")
     best = frontier(main)
     axes.plot(*np.array(best).reshape(-1, 2).T, "--", color=color("axis"), linewidth=1.6, zorder=0.5)
-    axes.margins(x=0.16, y=0.14)
+    axes.margins(x=0.08, y=0.12)
+    left, right = axes.get_xlim()
+    for name, point in labels:  # inwards, so that none is cut off
+        is_right = point[0] > left + 0.6 * (right - left)
+        side = {"xytext": (-9, -15) if is_right else (9, 7), "ha": "right" if is_right else "left"}
+        axes.annotate(name, point, textcoords="offset points", fontsize=9.5, color=INK, **side)
     _legend_of_marks(figure, axes, results, bool(validations))
     return figure
 

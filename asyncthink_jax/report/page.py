@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asyncthink_jax.report import style
+from asyncthink_jax.report import style, timeline
 from asyncthink_jax.report.choice import Chosen, is_right
 from asyncthink_jax.report.layout import clean
-from asyncthink_jax.report.metrics import STAGES, caption, minutes, result_rows
+from asyncthink_jax.report.metrics import caption, minutes, result_rows
 from asyncthink_jax.report.run_files import RunFiles, flat
 from asyncthink_jax.report.text import TAG, harmless, one_line, shortened
 
@@ -171,8 +171,8 @@ def _tiles(stages: Mapping[str, Any]) -> str:
     cells = []
     for key, label, form, factor in TILES:
         if last.get(key) is not None:
-            was = f"{STAGES['after_sft']}: {form.format(factor * before[key])}" if after and before else ""
-            about = f"<small>{was or STAGES['after_rl' if after else 'after_sft']}</small>"
+            was = f"after the cold start {form.format(factor * before[key])}" if after and before else ""
+            about = f"<small>{was or ('after RL' if after else 'after the cold start')}</small>"
             cells.append(f"<div><dt>{label}</dt><dd>{form.format(factor * last[key])}{about}</dd></div>")
     return f'<dl class="tiles">{"".join(cells)}</dl>'
 
@@ -203,6 +203,8 @@ def _scrolled(element: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- episodes
 
+ENDS = {"answer": "answered", "return": "returned", "budget": "out of tokens", "format_error": "format error"}
+
 
 def _episodes(evaluations: Mapping[str, Sequence[DrawnEpisode]]) -> str:
     parts = [
@@ -231,11 +233,12 @@ def _episode(drawn: DrawnEpisode) -> str:
     traces = [*episode["traces"]]
     organizers = [trace for trace in traces if trace["role"] == "organizer"]
     texts = "\n".join(_lane(trace, f"{drawn.anchor}-{n}", len(organizers), n) for n, trace in enumerate(traces))
-    answer = "none" if episode["answer"] is None else clean(str(episode["answer"]))
+    answer = clean(str(episode["answer"] or ""))
+    more = f"<br>answers {escaped(answer)}" if len(answer) > timeline.ANSWER else ""
     return f"""<article class="episode">
 <header><h4>{escaped(chosen.why)} <span class="note">(line {chosen.number})</span></h4>{badge}</header>
 <div class="scroll wide">{drawn.svg}</div>
-<p class="note">{_asked(episode["problem"])} · answer: {escaped(shortened(answer, 1000))}</p>
+<p class="note">{_asked(episode["problem"])}{more}</p>
 <div class="lanes">
 {texts}
 </div>
@@ -253,7 +256,7 @@ def _lane(trace: Mapping[str, Any], anchor: str, organizers: int, number: int) -
     kind = " organizer" if worker is None and organizers == 1 else ""
     hue = f' style="--lane:{style.WORKERS[(int(worker) - 1) % len(style.WORKERS)][0]}"' if worker is not None else ""
     steps = f"steps {trace['start_step'] + 1} to {trace['end_step']}" if trace["decoded_tokens"] else "no step"
-    about = f"{steps}, {trace['decoded_tokens']} tokens decoded, ended by {str(trace['end']).replace('_', ' ')}"
+    about = f"{steps}, {trace['decoded_tokens']} tokens, {ENDS.get(trace['end'], str(trace['end']))}"
     prompt = str(trace["prompt"])
     asked = f'<pre class="prompt">{escaped(prompt)}</pre>'
     if len(prompt) > 300:

@@ -65,6 +65,7 @@ def save_timeline(episode: Mapping[str, Any], path: str | os.PathLike[str]) -> N
 
 
 HALF = 0.29  # half the height of a bar, in lanes
+ANSWER = 110  # characters of an answer above the lanes
 
 
 def _worker_colors(fork_id: int) -> tuple[str, str]:
@@ -196,7 +197,7 @@ def _draw_title(figure: Figure, episode: Mapping[str, Any], height: float, width
         facts.append(f"{episode['score']['correct']}{f' of {asked}' if asked else ''} correct")
     figure.text(right, 1 - 0.27 / height, "   ·   ".join(facts), fontsize=11, color=INK, va="center", ha="right")
     answer = "no answer" if episode.get("answer") is None else harmless(clean(episode["answer"]))
-    answer = shortened(answer, 110)
+    answer = shortened(answer, ANSWER)
     figure.text(left, 1 - 0.55 / height, f"answers  {answer}", fontsize=11, color=FAINT, va="center", parse_math=False)
 
 
