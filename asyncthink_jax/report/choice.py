@@ -54,7 +54,11 @@ def _rules(episodes: Sequence[Episode], left: list[int]) -> Iterator[tuple[str, 
     right = [n for n in well_formed if is_right(episodes[n])]
     wrong = [n for n in well_formed if n not in set(right)]
     malformed = [n for n in left if episodes[n]["format_error"]]
-    yield "typical", f"typical of {'those with everything right' if right else 'all'}", _typical(episodes, right or left)
+    yield (
+        "typical",
+        f"typical of {'those with everything right' if right else 'all'}",
+        _typical(episodes, right or left),
+    )
     at_once = sorted(right or well_formed, key=lambda n: (-episodes[n]["concurrency"], episodes[n]["critical_path"]))
     yield "concurrent", "most concurrent", at_once
     yield "wrong", "typical of those with something wrong or missing", _typical(episodes, wrong)
@@ -79,6 +83,8 @@ def _typical(episodes: Sequence[Episode], among: Sequence[int]) -> list[int]:
     if not counts:
         return []
     usual = max(set(counts), key=counts.count)
-    alike = sorted((n for n in among if len(episodes[n]["traces"]) == usual), key=lambda n: episodes[n]["critical_path"])
+    alike = sorted(
+        (n for n in among if len(episodes[n]["traces"]) == usual), key=lambda n: episodes[n]["critical_path"]
+    )
     middle = len(alike) // 2
     return [alike[place] for place in sorted(range(len(alike)), key=lambda place: abs(place - middle))]

@@ -1,7 +1,8 @@
-"""Figures of a run: learning curves (paper, Figure 6), at least a correct (Figure 5), accuracy over critical path (7)."""
+"""Figures of a run: at least a correct (paper, Figure 5), learning curves (6), accuracy against critical path (7)."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ PARADIGMS = {  # row of results.json -> its colour
 }
 OTHERS = ["vermillion", "sky", "purple", "orange", "green", "grey"]  # of rows and runs with other names, in turn
 
-# stage, title, [(metric, label, color)], axis in percent? The last metric of a panel is the one that runs are compared by.
+# stage, title, [(metric, label, color)], axis in percent? Runs are compared by the last metric of a panel.
 PANELS: list[tuple[str, str, list[tuple[str, str, str]], bool]] = [
     ("sft", "cold start: loss (nats a token)", [("loss", "loss", "navy")], False),
     ("rl", "accuracy (%)", [("accuracy", "mean", "sky"), ("all_correct", "all correct", "navy")], True),
@@ -126,12 +127,13 @@ def at_least_bars(results: Mapping[str, Any]) -> Figure:
     figure = new_figure(7.0, 4.4)
     axes = figure.add_subplot()
     style(axes, "problems with at least a correct solutions (%)")
+    hues = _colors([name for name, _ in entries])
     width = 0.84 / max(len(entries), 1)
     for i, (name, scores) in enumerate(entries):
         at = np.arange(len(counts)) + (i - (len(entries) - 1) / 2) * width
         shares = np.array([100 * scores["at_least"].get(count, np.nan) for count in counts])
         errors = _errors(scores, shares)
-        bars = axes.bar(at, shares, 0.92 * width, color=_color(name, i), label=_name(name))
+        bars = axes.bar(at, shares, 0.92 * width, color=hues[name], label=_name(name))
         axes.errorbar(at, shares, errors, fmt="none", ecolor=FAINT, elinewidth=1, capsize=2)
         for bar, x, count, share, error in zip(bars, at, counts, shares, errors, strict=True):
             if np.isfinite(share):
@@ -165,8 +167,9 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
     axes.set_xlabel("critical path (tokens)", fontsize=9, color=FAINT)
     main: list[tuple[float, float]] = []
     labels: list[tuple[str, tuple[float, float]]] = []
-    for i, (name, stages) in enumerate(ordered(results)):
-        hue = _color(name, i)
+    hues = _colors([name for name, _ in ordered(results)])
+    for name, stages in ordered(results):
+        hue = hues[name]
         points = {stage: _point(scores) for stage, scores in stages.items() if scores}
         for stage, (x, y) in points.items():
             told = f"{_name(name)}, {STAGES.get(stage, stage)}{_temperature(stages[stage])}: "
@@ -266,5 +269,8 @@ def _shown(name: str) -> str:
     return shortened(one_line(name), 40).replace("$", "\uff04")
 
 
-def _color(name: str, place: int) -> str:
-    return color(PARADIGMS.get(name) or OTHERS[place % len(OTHERS)])
+def _colors(names: Sequence[str]) -> dict[str, str]:
+    """Known rows have their own colour, others one of those that are left."""
+    taken = {PARADIGMS.get(name) for name in names}
+    left = itertools.cycle([hue for hue in OTHERS if hue not in taken] or OTHERS)
+    return {name: color(PARADIGMS.get(name) or next(left)) for name in names}

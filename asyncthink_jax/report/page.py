@@ -1,4 +1,4 @@
-"""The HTML page of a run: one file that needs no network, runs no script, and takes text of a model as nothing but text.
+"""The HTML page of a run: one file that needs no network, runs no script, and takes a model's text as mere text.
 
 Everything that comes from a file goes through `escaped`, or is drawn by figures that `svg.py` writes as XML. The page's
 own policy forbids scripts, and anything from elsewhere, on top of that.
@@ -18,7 +18,7 @@ from asyncthink_jax.report import style, timeline
 from asyncthink_jax.report.choice import Chosen, is_right
 from asyncthink_jax.report.layout import clean
 from asyncthink_jax.report.metrics import caption, minutes, result_rows
-from asyncthink_jax.report.run_files import RunFiles, flat
+from asyncthink_jax.report.run_files import RunFiles, flat, labels
 from asyncthink_jax.report.text import TAG, harmless, one_line, shortened
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -123,7 +123,7 @@ def _facts(run: RunFiles, others: Sequence[RunFiles], results: Mapping[str, Any]
         str(made.get("hardware") or ""),
         f"commit {str(made['commit'])[:10]}" if made.get("commit") else "",
         ", ".join(f"{stage} {minutes(seconds)}" for stage, seconds in times.items() if seconds is not None),
-        f"compared with {', '.join(other.name for other in others)}" if others else "",
+        f"compared with {', '.join(labels([run, *others])[1:])}" if others else "",
     ]
     rows = ["".join(f"<span>{escaped(one_line(str(one)))}</span>" for one in facts if one) for facts in (what, how)]
     return "\n".join(f'<p class="facts">{row}</p>' for row in rows if row)
@@ -185,7 +185,7 @@ def _table(results: Mapping[str, Any]) -> str:
         first = row[0] != previous
         cells = [row[0] if first else "", *row[1:]]
         previous = row[0]
-        lines.append(f'<tr{" class=first" * first}>{_cells("td", cells)}</tr>')
+        lines.append(f"<tr{' class=first' * first}>{_cells('td', cells)}</tr>")
     return _scrolled(f"<table><thead><tr>{_cells('th', header)}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
 
 
@@ -209,8 +209,8 @@ ENDS = {"answer": "answered", "return": "returned", "budget": "out of tokens", "
 def _episodes(evaluations: Mapping[str, Sequence[DrawnEpisode]]) -> str:
     parts = [
         '<p class="note">Lanes over steps: a step is one decoded token of the longest chain, so agents side by side '
-        "decode at the same time. Point at a bar or an arrow to read it; click, or tab to it and press Enter, to get to "
-        "the whole text of its lane.</p>"
+        "decode at the same time. Point at a bar or an arrow to read it; click, or tab to it and press Enter, to "
+        "get to the whole text of its lane.</p>"
     ]
     several = len(evaluations) > 1
     for n, (name, drawn) in enumerate(evaluations.items()):
@@ -225,7 +225,9 @@ def _episodes(evaluations: Mapping[str, Sequence[DrawnEpisode]]) -> str:
 def _episode(drawn: DrawnEpisode) -> str:
     chosen, episode = drawn.chosen, drawn.chosen.episode
     if episode["format_error"]:
-        badge = f'<span class="badge wrong">format error: {escaped(str(episode["format_error"]).replace("_", " "))}</span>'
+        badge = (
+            f'<span class="badge wrong">format error: {escaped(str(episode["format_error"]).replace("_", " "))}</span>'
+        )
     elif is_right(episode):
         badge = '<span class="badge right">right</span>'
     else:
@@ -285,7 +287,7 @@ def _config(run: RunFiles, others: Sequence[RunFiles]) -> str:
     fields = [flat(one.config) for one in runs]
     names = list(dict.fromkeys(name for one in fields for name in one))
     differ = [name for name in names if any(one.get(name) != fields[0].get(name) for one in fields)]
-    header = ["field", *[one.name for one in runs]]
+    header = ["field", *labels(runs)]
     parts = []
     if len(runs) > 1:
         parts += ["<h3>What differs</h3>", _fields(header, differ, fields)]

@@ -66,7 +66,9 @@ def read_run(folder: str) -> RunFiles:
     try:
         return _read(AnyPath(folder), folder)
     except ImportError as error:
-        raise ReportError(f"{folder} can't be read: {error}; pip install 'asyncthink_jax[tpu]', or copy the run") from error
+        raise ReportError(
+            f"{folder} can't be read: {error}; pip install 'asyncthink_jax[tpu]', or copy the run"
+        ) from error
     except (ValueError, OSError) as error:
         raise ReportError(" ".join(str(error).split())) from error
 
@@ -111,14 +113,19 @@ def _json(path: Any) -> dict[str, Any]:
 
 
 def merged_results(runs: Sequence[RunFiles]) -> dict[str, Any]:
-    """The rows of all runs as one results.json; a row that two have carries the later one's name."""
+    """The rows of all runs as one results.json; a row that two have carries the later one's label."""
     merged: dict[str, Any] = {**runs[0].results, "paradigms": {}}
-    for run in runs:
+    for run, label in zip(runs, labels(runs), strict=True):
         for row, stages in run.results["paradigms"].items():
-            name = row if row not in merged["paradigms"] else f"{row}, {run.folder.resolve().name}"
-            if name not in merged["paradigms"]:
-                merged["paradigms"][name] = stages
+            merged["paradigms"][row if row not in merged["paradigms"] else f"{row}, {label}"] = stages
     return merged
+
+
+def labels(runs: Sequence[RunFiles]) -> list[str]:
+    """A name for each run that none of the others has: the config's, the folder's, or the whole path."""
+    folders = [run.folder.resolve() for run in runs]
+    kinds = [[run.name for run in runs], [folder.name for folder in folders], list(map(str, folders))]
+    return next((names for names in kinds if len(set(names)) == len(runs)), kinds[-1])
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,8 +21,8 @@ def inline(figure: Figure, name: str, label: str) -> str:
     """The `<svg>` element of a figure.
 
     Args:
-      figure: what `hover` was told of its artists is shown under the pointer; those that lead somewhere are links, which
-        a keyboard reaches too.
+      figure: what `hover` was told of its artists is shown under the pointer; those that lead somewhere are links,
+        which a keyboard reaches too.
       name: of this figure on the page, by which its ids differ from those of all others.
       label: what the figure shows, for those who can't see it.
     """

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from asyncthink_jax.report import figures, timeline
 from asyncthink_jax.report.choice import choose
 from asyncthink_jax.report.page import Drawn, DrawnEpisode, page
-from asyncthink_jax.report.run_files import ReportError, RunFiles, merged_results, read_run
+from asyncthink_jax.report.run_files import ReportError, RunFiles, labels, merged_results, read_run
 from asyncthink_jax.report.svg import inline
 
 EPISODES = 4  # of an evaluation, unless told otherwise
@@ -46,7 +46,7 @@ def write_report(
     draw = _Figures(folder / "figures")
     bars, curves = _of_results(draw, run, results), _of_training(draw, run, others)
     chosen = _of_episodes(draw, run, episodes)
-    written = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    written = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = page(run, others, results, bars=bars, curves=curves, episodes=chosen, written=written)
     path = folder / "report.html"
     path.write_text(text, encoding="utf-8")
@@ -71,7 +71,9 @@ def _of_results(draw: _Figures, run: RunFiles, results: Mapping[str, Any]) -> li
     bars = draw("at_least", figures.at_least_bars(results), "Share of problems with at least a correct solutions")
     against = figures.accuracy_against_path(results, run.lines)
     return [
-        Drawn(bars, "After RL, or after the cold start where that is all. Whiskers: ± one standard error over problems."),
+        Drawn(
+            bars, "After RL, or after the cold start where that is all. Whiskers: ± one standard error over problems."
+        ),
         Drawn(
             draw("accuracy_against_path", against, "Share of problems with everything correct, over the critical path"),
             "Up and left is better: more right answers, fewer tokens one after the other. Dashed: what no other of the "
@@ -83,9 +85,10 @@ def _of_results(draw: _Figures, run: RunFiles, results: Mapping[str, Any]) -> li
 def _of_training(draw: _Figures, run: RunFiles, others: Sequence[RunFiles]) -> Drawn | None:
     if not run.lines:
         return None
-    lines = {other.name if other.name != run.name else other.folder.name: other.lines for other in others}
+    names = labels([run, *others])[1:]
+    lines = {name: other.lines for name, other in zip(names, others, strict=True)}
     figure = figures.learning_curves(run.lines, lines, cold_start=run.had_cold_start)
-    words = "Faint: each step. Strong: the mean over a tenth of the steps. Dots: validation. Diamonds: after the cold start."
+    words = "Faint: each step. Strong: the mean over a tenth of the steps. Dots: validation. Diamonds: the cold start."
     return Drawn(draw("learning_curves", figure, "Learning curves over the steps of each stage"), words)
 
 

@@ -4,6 +4,7 @@ The probe is a script, so it goes into a copy of the page without the policy tha
 sharper: what the page fails to escape would run there.
 """
 
+import functools
 import html
 import json
 import re
@@ -15,11 +16,7 @@ from runs_on_disk import EPISODES, HOSTILE, fork_join, write_run
 
 from asyncthink_jax.report.write import write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"),
-]
+pytestmark = pytest.mark.slow
 PROBE = """<pre id="probe"></pre><script>
 const at = (box) => document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
 const bars = [...document.querySelectorAll('article svg a')].map((link) => {
@@ -39,7 +36,8 @@ document.getElementById('probe').textContent = JSON.stringify({
   bars,
   title: document.title,
   lanes: [...document.querySelectorAll('article')].map((one) =>
-    [...one.querySelectorAll('svg text')].map((text) => text.textContent).filter((text) => /^(organizer|worker \\d)$/.test(text))),
+    [...one.querySelectorAll('svg text')].map((text) => text.textContent)
+      .filter((text) => /^(organizer|worker \\d)$/.test(text))),
   overflow: document.documentElement.scrollWidth - innerWidth,
   background: seen(document.body).backgroundColor,
   organizer: seen(document.querySelector('article svg a path')).fill,
@@ -49,12 +47,22 @@ document.getElementById('probe').textContent = JSON.stringify({
 </script>"""
 
 
+@functools.cache
+def chromium():
+    """The browser's command; without one that starts, the test skips."""
+    for name in filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        # Ubuntu's package is a script that says what else to install.
+        if subprocess.run([name, "--version"], capture_output=True, check=False).returncode == 0:
+            return name
+    pytest.skip("needs Chromium: apt-get install chromium")
+
+
 def opened(page, *, size="1280,900", flags=()):
     """(DOM after loading, what stood on the console) of a file."""
     profile = page.parent / "profile"
     done = subprocess.run(
         [
-            CHROMIUM,
+            chromium(),
             *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
             f"--user-data-dir={profile}",

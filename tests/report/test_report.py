@@ -1,4 +1,4 @@
-"""The report of a run: what is on the page for what is in the folder, and what it says when there is nothing to report."""
+"""The report of a run: what is on the page for what is in the folder, and what it says where there is nothing."""
 
 import html.parser
 import json
@@ -8,7 +8,7 @@ import sys
 import pytest
 from runs_on_disk import CONFIG, EPISODES, HOSTILE, LINES, RESULTS, fork_join, lines_of, parallel, scores, write_run
 
-from asyncthink_jax.report.run_files import ReportError, merged_results, read_run
+from asyncthink_jax.report.run_files import ReportError, labels, merged_results, read_run
 from asyncthink_jax.report.write import write_report
 
 
@@ -151,14 +151,16 @@ def test_runs_are_compared_on_one_page(tmp_path):
     config = CONFIG | {"name": "baseline", "seed": 9}
     other = write_run(tmp_path / "other", config=config, results=RESULTS | {"paradigms": rows})
     page = report(run, compare=[other], out=tmp_path / "out")
-    for shown in ("sequential", "async, other", "compared with baseline", "What differs seed", "seed 3 9"):
-        assert shown.replace("What differs seed", "What differs") in page.text
+    for shown in ("sequential", "async, baseline", "compared with baseline", "What differs", "seed 3 9"):
+        assert shown in page.text
     assert not (run / "report.html").exists() and (tmp_path / "out" / "figures" / "at_least.png").exists()
 
 
-def test_a_row_that_two_runs_have_keeps_both_numbers(tmp_path):
-    runs = [read_run(str(write_run(tmp_path / name, episodes={}))) for name in ("one", "two")]
-    assert sorted(merged_results(runs)["paradigms"]) == ["async", "async, two", "parallel", "parallel, two"]
+def test_runs_of_one_config_are_told_apart_by_their_folders(tmp_path):
+    runs = [read_run(str(write_run(tmp_path / name, episodes={}))) for name in ("one", "two", "a/two")]
+    assert labels(runs[:2]) == ["one", "two"]
+    assert labels(runs) == [str(tmp_path / name) for name in ("one", "two", "a/two")]
+    assert sorted(merged_results(runs[:2])["paradigms"]) == ["async", "async, two", "parallel", "parallel, two"]
 
 
 def test_what_evaluate_scored_has_a_table_of_its_own_and_comes_last(tmp_path):
@@ -235,9 +237,7 @@ def test_hostile_text_of_every_file_is_text_on_the_page(tmp_path):
     bad = fork_join(text=HOSTILE, prompt=HOSTILE, answer=HOSTILE) | {"problem": {HOSTILE: HOSTILE}}
     stages = {"after_sft": scores(0.3, 180), "after_rl": scores(0.5, 170)}
     results = RESULTS | {"hardware": HOSTILE, "paradigms": {HOSTILE: stages, "parallel": {"after_sft": scores(0.2, 9)}}}
-    folder = write_run(
-        tmp_path / "hostile", episodes={"async": [bad]}, config=hostile_config(HOSTILE), results=results
-    )
+    folder = write_run(tmp_path / "hostile", episodes={"async": [bad]}, config=hostile_config(HOSTILE), results=results)
     page = report(folder)
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
     assert {name for _, a in page.tags for name in a} == {name for _, a in plain.tags for name in a}
