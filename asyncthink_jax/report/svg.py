@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from asyncthink_jax.report.style import COLORS
+from asyncthink_jax.report.text import harmless
 
 _NAMES = {pair[0]: name for name, pair in COLORS.items()}
 # Characters that no XML may hold. `hover` and the figures make such text harmless; here it can't break the page either.
@@ -37,7 +38,7 @@ def inline(figure: Figure, name: str, label: str) -> str:
     used = set(re.findall(r"#([^)\"\s]+)", " ".join(value for e in root.iter() for value in e.attrib.values())))
     for element in root.iter():
         _finish(element, name, used)
-    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "group", "aria-label": label}
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "group", "aria-label": harmless(label)}
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -5,6 +5,7 @@ What has to be drawn, in steps and lanes, says `report/layout.py`.
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -170,12 +171,16 @@ def _fit(figure, axes, bar: Bar, text: str, *, size, weight, y, ink, centered=Fa
         return to_data.transform((box.x1, box.y1))[0] > bar.end - 0.5 * pad
 
     words = label.get_text().split(" ")
-    while words and too_wide():
-        words.pop()
-        label.set_text(" ".join(words).rstrip(" ,") + " …" if words and not centered else "")
-        if centered or label.get_text() in (" …", "→ …"):
-            label.set_text("")
-            break
+
+    def too_many(count: int) -> bool:
+        label.set_text(" ".join(words[:count]).rstrip(" ,") + " …")
+        return too_wide()
+
+    if too_wide():
+        # The longest start that fits: to measure text takes long, and the whole may be pages.
+        count = 0 if centered else bisect.bisect_left(range(1, len(words)), True, key=too_many)
+        start = " ".join(words[:count]).rstrip(" ,")
+        label.set_text(f"{start} …" if start.strip("→ ") else "")
     if centered and label.get_text():
         label.set_x((bar.start + bar.end) / 2)
         label.set_ha("center")
@@ -191,11 +196,12 @@ def _draw_title(figure: Figure, episode: Mapping[str, Any], height: float, width
     )
     facts = [f"critical path {episode['critical_path']} steps", f"η/c {episode['concurrency']:.2f}"]
     if episode.get("format_error"):
-        facts.append(f"format error: {episode['format_error'].replace('_', ' ')}")
+        facts.append(f"format error: {shortened(harmless(episode['format_error']), 40).replace('_', ' ')}")
     elif episode.get("score") and "correct" in episode["score"]:
         asked = episode["problem"].get("n_solutions")
         facts.append(f"{episode['score']['correct']}{f' of {asked}' if asked else ''} correct")
-    figure.text(right, 1 - 0.27 / height, "   ·   ".join(facts), fontsize=11, color=INK, va="center", ha="right")
+    facts_look = {"fontsize": 11, "color": INK, "va": "center", "ha": "right", "parse_math": False}
+    figure.text(right, 1 - 0.27 / height, "   ·   ".join(facts), **facts_look)
     answer = "no answer" if episode.get("answer") is None else harmless(clean(episode["answer"]))
     answer = shortened(answer, ANSWER)
     figure.text(left, 1 - 0.55 / height, f"answers  {answer}", fontsize=11, color=FAINT, va="center", parse_math=False)

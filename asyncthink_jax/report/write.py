@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,11 @@ def write_report(
     except OSError as error:
         raise ReportError(f"{folder} can't be written: {error.strerror}") from error
     draw = _Figures(folder / "figures")
-    bars, curves = _of_results(draw, run, results), _of_training(draw, run, others)
-    chosen = _of_episodes(draw, run, episodes)
+    with warnings.catch_warnings():
+        # A script that the font of PNG files doesn't have; the page takes the reader's fonts.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        bars, curves = _of_results(draw, run, results), _of_training(draw, run, others)
+        chosen = _of_episodes(draw, run, episodes)
     written = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = page(run, others, results, bars=bars, curves=curves, episodes=chosen, written=written)
     path = folder / "report.html"

@@ -11,6 +11,8 @@ from runs_on_disk import CONFIG, EPISODES, HOSTILE, LINES, RESULTS, fork_join, l
 from asyncthink_jax.report.run_files import ReportError, labels, merged_results, read_run
 from asyncthink_jax.report.write import write_report
 
+NO_NUMBERS = {"lines": None, "results": None}
+
 
 class Page(html.parser.HTMLParser):
     """Tags with their attributes, and the text, of a page."""
@@ -88,9 +90,8 @@ def test_every_link_of_the_page_leads_somewhere_and_no_id_is_there_twice(finishe
 
 
 def test_the_whole_text_of_every_lane_is_on_the_page(tmp_path):
-    long = "word " * 5000
-    page = report(write_run(tmp_path / "run", episodes={"async": [fork_join(text=long)]}))
-    assert page.text.count("word word") and page.text.count("word") >= 4 * 5000
+    page = report(write_run(tmp_path / "run", **NO_NUMBERS, episodes={"async": [fork_join(text="word " * 2000)]}))
+    assert page.text.count("word") >= 4 * 2000
 
 
 # ------------------------------------------------------------------------------------------------- what is not there
@@ -114,7 +115,7 @@ def test_a_run_without_reinforcement_learning_has_a_report(tmp_path):
 
 
 def test_a_run_of_independent_traces_has_a_lane_for_each(tmp_path):
-    page = report(write_run(tmp_path / "run", episodes={"parallel": [parallel(), parallel(0.5)]}))
+    page = report(write_run(tmp_path / "run", **NO_NUMBERS, episodes={"parallel": [parallel(), parallel(0.5)]}))
     names = [f"episode1-{kind}-{n}" for kind in ("typical", "wrong") for n in range(3)]
     assert [a["id"] for a in page.all("div") if a.get("id")] == names
     assert {a["href"] for a in page.all("a")} >= {f"#{name}" for name in names}
@@ -122,11 +123,11 @@ def test_a_run_of_independent_traces_has_a_lane_for_each(tmp_path):
 
 
 def test_a_line_that_is_still_being_written_is_left_out(tmp_path):
-    folder = write_run(tmp_path / "run")
+    folder = write_run(tmp_path / "run", results=None, episodes={"async": EPISODES[:1]})
     for name, start in (("metrics.jsonl", b'{"stage": "rl", "st'), ("eval/async/episodes.jsonl", b'{"task": "\xc3')):
         with open(folder / name, "ab") as file:
             file.write(start)
-    assert len(report(folder).all("article")) == 4
+    assert len(report(folder).all("article")) == 1
     assert read_run(str(folder)).lines == LINES
 
 
@@ -139,14 +140,14 @@ def test_each_file_alone_makes_a_report(tmp_path, what):
 
 def test_a_score_that_is_not_known_is_not_shown(tmp_path):
     results = RESULTS | {"paradigms": {"async": {"after_sft": scores(0.3, 180, reward=None) | {"stderr": {}}}}}
-    assert "30.0" in report(write_run(tmp_path / "run", results=results)).text
+    assert "30.0" in report(write_run(tmp_path / "run", lines=None, results=results, episodes={})).text
 
 
 # ------------------------------------------------------------------------------------------------------- several runs
 
 
 def test_runs_are_compared_on_one_page(tmp_path):
-    run = write_run(tmp_path / "run")
+    run = write_run(tmp_path / "run", episodes={})
     rows = {"sequential": {"after_sft": scores(0.4, 300)}, "async": {"after_sft": scores(0.11, 99)}}
     config = CONFIG | {"name": "baseline", "seed": 9}
     other = write_run(tmp_path / "other", config=config, results=RESULTS | {"paradigms": rows})
@@ -164,7 +165,8 @@ def test_runs_of_one_config_are_told_apart_by_their_folders(tmp_path):
 
 
 def test_what_evaluate_scored_has_a_table_of_its_own_and_comes_last(tmp_path):
-    folder = write_run(tmp_path / "run", episodes={"a_best_validation_t1": EPISODES[:1], "async": EPISODES[:2]})
+    evaluations = {"a_best_validation_t1": EPISODES[:1], "async": EPISODES[:1]}
+    folder = write_run(tmp_path / "run", **NO_NUMBERS, episodes=evaluations)
     (folder / "eval/a_best_validation_t1/scores.json").write_text(json.dumps(scores(0.123, 150)))
     page = report(folder)
     assert "12.3" in page.text and list(read_run(str(folder)).episodes) == ["async", "a_best_validation_t1"]
@@ -233,7 +235,8 @@ def test_a_broken_file_is_told_with_its_name_and_line(tmp_path, name, text, told
 
 
 def test_hostile_text_of_every_file_is_text_on_the_page(tmp_path):
-    plain = report(write_run(tmp_path / "plain", episodes={"async": EPISODES[:1]}, config=hostile_config("x")))
+    good = fork_join(answer="1 + " * 60)
+    plain = report(write_run(tmp_path / "plain", episodes={"async": [good]}, config=hostile_config("x")))
     bad = fork_join(text=HOSTILE, prompt=HOSTILE, answer=HOSTILE) | {"problem": {HOSTILE: HOSTILE}}
     stages = {"after_sft": scores(0.3, 180), "after_rl": scores(0.5, 170)}
     results = RESULTS | {"hardware": HOSTILE, "paradigms": {HOSTILE: stages, "parallel": {"after_sft": scores(0.2, 9)}}}
@@ -253,5 +256,6 @@ def hostile_config(text):
 def test_hostile_fields_of_an_episode_are_text_too(tmp_path):
     bad = fork_join(error=HOSTILE)
     bad["traces"][2]["end"] = HOSTILE
-    page = report(write_run(tmp_path / "run", episodes={HOSTILE.replace("/", "")[:60].replace("\x00", ""): [bad]}))
+    name = HOSTILE.replace("/", "")[:60]
+    page = report(write_run(tmp_path / "run", **NO_NUMBERS, episodes={name: [bad], "other": EPISODES[:1]}))
     assert not page.all("script") and not page.all("img")
