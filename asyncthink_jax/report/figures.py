@@ -51,8 +51,9 @@ def learning_curves(lines: Lines, others: Mapping[str, Lines] | None = None, *, 
       others: lines of runs that it is compared with, by name: dashed, the mean alone.
       cold_start: whether RL began at one.
     """
-    others = others or {}
     panels = [panel for panel in PANELS if any(_points(lines, panel[0], name)[0].size for name, _, _ in panel[2])]
+    drawn = [(stage, series[-1][0]) for stage, _, series, _ in panels]
+    others = {n: ls for n, ls in (others or {}).items() if any(_points(ls, *panel)[0].size for panel in drawn)}
     columns = 3 if len(panels) > 2 else max(len(panels), 1)
     rows = max(-(-len(panels) // columns), 1)
     figure = new_figure(4.0 * columns, 2.9 * rows + 0.3 * bool(others))

@@ -240,16 +240,17 @@ def _episode(drawn: DrawnEpisode) -> str:
     return f"""<article class="episode">
 <header><h4>{escaped(chosen.why)} <span class="note">(line {chosen.number})</span></h4>{badge}</header>
 <div class="scroll wide">{drawn.svg}</div>
-<p class="note">{_asked(episode["problem"])}{more}</p>
+<p class="note">{_problem(episode["problem"])}{more}</p>
 <div class="lanes">
 {texts}
 </div>
 </article>"""
 
 
-def _asked(problem: Mapping[str, Any]) -> str:
-    asked = problem.get("question") or ", ".join(f"{key} {value}" for key, value in problem.items())
-    return escaped(one_line(shortened(str(asked), 1000)))
+def _problem(problem: Mapping[str, Any]) -> str:
+    """All that is known of it, so the right answer too where there is one."""
+    between = "<br>" if "question" in problem else ", "
+    return between.join(escaped(one_line(shortened(f"{name} {value}", 1000))) for name, value in problem.items())
 
 
 def _lane(trace: Mapping[str, Any], anchor: str, organizers: int, number: int) -> str:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 
-from asyncthink_jax.report.layout import Bar, Layout, Link, clean, layout, worker_texts
+from asyncthink_jax.report.layout import Bar, Layout, Link, asked, clean, layout, worker_texts
 from asyncthink_jax.report.style import FAINT, INK, WORKERS, color, hover, new_figure
 from asyncthink_jax.report.text import harmless, shortened
 
@@ -187,10 +187,8 @@ def _fit(figure, axes, bar: Bar, text: str, *, size, weight, y, ink, centered=Fa
 
 
 def _draw_title(figure: Figure, episode: Mapping[str, Any], height: float, width: float) -> None:
-    # A released model's prompt is pages of instructions; what it was asked is kept beside it.
-    question = episode["problem"].get("question") or clean(episode["traces"][0]["prompt"]).removesuffix(":")
     left, right = 0.22 / width, 1 - 0.2 / width
-    title = shortened(harmless(clean(question)).strip(), 54)
+    title = shortened(harmless(asked(episode)), 54)
     figure.text(
         left, 1 - 0.27 / height, title, fontsize=14, fontweight="bold", color=INK, va="center", parse_math=False
     )
