@@ -143,6 +143,21 @@ def test_a_score_that_is_not_known_is_not_shown(tmp_path):
     assert "30.0" in report(write_run(tmp_path / "run", lines=None, results=results, episodes={})).text
 
 
+@pytest.mark.parametrize(
+    ("config", "lines", "had"),
+    [
+        (CONFIG, LINES, True),
+        (CONFIG, LINES[40:], True),  # taken from another run
+        (CONFIG | {"sft": {"steps": 0}}, LINES[40:], False),
+        (None, LINES, True),
+        (None, LINES[40:], False),
+    ],
+)
+def test_a_run_without_a_cold_start_is_told_by_its_config(tmp_path, config, lines, had):
+    run = read_run(str(write_run(tmp_path / "run", config=config, lines=lines, results=None, episodes={})))
+    assert run.had_cold_start == had
+
+
 # ------------------------------------------------------------------------------------------------------- several runs
 
 
