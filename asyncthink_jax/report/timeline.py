@@ -196,8 +196,8 @@ def _draw_title(figure: Figure, episode: Mapping[str, Any], height: float, width
     if episode.get("format_error"):
         facts.append(f"format error: {shortened(harmless(episode['format_error']), 40).replace('_', ' ')}")
     elif episode.get("score") and "correct" in episode["score"]:
-        asked = episode["problem"].get("n_solutions")
-        facts.append(f"{episode['score']['correct']}{f' of {asked}' if asked else ''} correct")
+        wanted = episode["problem"].get("n_solutions")
+        facts.append(f"{episode['score']['correct']}{f' of {wanted}' if wanted else ''} correct")
     facts_look = {"fontsize": 11, "color": INK, "va": "center", "ha": "right", "parse_math": False}
     figure.text(right, 1 - 0.27 / height, "   ·   ".join(facts), **facts_look)
     answer = "no answer" if episode.get("answer") is None else harmless(clean(episode["answer"]))
