@@ -71,6 +71,11 @@ def read_run(folder: str) -> RunFiles:
         ) from error
     except (ValueError, OSError) as error:
         raise ReportError(" ".join(str(error).split())) from error
+    except Exception as error:
+        if isinstance(error, ReportError) or "://" not in folder:
+            raise
+        # Each kind of bucket has errors of its own.
+        raise ReportError(f"{folder} can't be read: {' '.join(str(error).split())}") from error
 
 
 def _read(folder: Any, named: str) -> RunFiles:
@@ -123,8 +128,7 @@ def merged_results(runs: Sequence[RunFiles]) -> dict[str, Any]:
 
 def labels(runs: Sequence[RunFiles]) -> list[str]:
     """A name for each run that none of the others has: the config's, the folder's, or the whole path."""
-    folders = [run.folder.resolve() for run in runs]
-    kinds = [[run.name for run in runs], [folder.name for folder in folders], list(map(str, folders))]
+    kinds = [[run.name for run in runs], [run.folder.resolve().name for run in runs], [str(run.folder) for run in runs]]
     return next((names for names in kinds if len(set(names)) == len(runs)), kinds[-1])
 
 
