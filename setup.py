@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["asyncthink_jax", "asyncthink_jax.*"]),
+    package_data={"asyncthink_jax.report": ["page.css"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.5",

@@ -76,8 +76,8 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     # Imported late, so that a wrong config is reported sooner.
     import jax
 
-    from asyncthink_jax.report.figures import draw_run
     from asyncthink_jax.report.metrics import Progress, print_results
+    from asyncthink_jax.report.write import write_report
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
     from asyncthink_jax.training.run import Run, evaluation_rows, read_results
@@ -125,9 +125,9 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
                 print("stopped as it was asked to; the same command goes on from here", file=sys.stderr)
             return run.preemption.exit_code
     if FLAGS.evaluate and is_first():
-        draw_run(workdir, name, read_results(table))
+        write_report(workdir, compare=[table] if table != workdir else [])
         if table != workdir:
-            draw_run(table, config.paradigm, read_results(table))
+            write_report(table)  # with the new row
         print_results(read_results(table))
     return 0
 

@@ -64,8 +64,16 @@ def commands_in(document: str) -> list[tuple[str, list[str]]]:
     return [(line[2].removeprefix("asyncthink_jax."), line[3:]) for line in words]
 
 
+def source_of(command: str) -> Path:
+    """A command is a file of the package, or a folder that can be run."""
+    places = (PACKAGE / f"{command}.py", PACKAGE / command / "__main__.py")
+    found = [path for path in places if path.is_file()]
+    assert found, f"there is no command {command}"
+    return found[0]
+
+
 def flags_of(command: str) -> set[str]:
-    source = (PACKAGE / f"{command}.py").read_text(encoding="utf-8")
+    source = source_of(command).read_text(encoding="utf-8")
     found = re.findall(r'flags\.DEFINE_(\w+)\(\s*"(\w+)"', source)
     return {f"--{name}" for _, name in found} | {f"--no{name}" for kind, name in found if kind == "bool"}
 
@@ -113,7 +121,6 @@ def _defined(node: ast.stmt) -> set[str]:
 @each_document
 def test_every_command_and_every_flag_in_a_document_exists(document):
     for command, arguments in commands_in(document):
-        assert (PACKAGE / f"{command}.py").is_file(), command
         others, _ = config.split_argv(arguments)
         unknown = {word.split("=")[0] for word in others if word.startswith("--")} - flags_of(command)
         assert not unknown, f"{command} has no {unknown}"
@@ -130,7 +137,8 @@ def test_the_config_and_the_overrides_of_every_command_load(document):
 def test_the_readme_tells_of_every_flag_of_its_commands():
     named = set(re.findall(r"`(--\w+)`", text_of("README.md")))
     commands = {command for command, _ in commands_in("README.md")}
-    assert commands == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "config", "sections"}
+    folders = {path.parent.name for path in PACKAGE.glob("*/__main__.py")}
+    assert commands == ({path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "config", "sections"}) | folders
     for command in commands:
         missing = {flag for flag in flags_of(command) if not flag.startswith("--no")} - named
         assert missing <= {"--evaluate"}, command  # told of as --noevaluate

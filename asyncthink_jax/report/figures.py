@@ -1,11 +1,9 @@
-"""Figures of a run: learning curves (paper, Figure 6), at least a correct (Figure 5), accuracy over critical path."""
+"""Figures of a run: at least a correct (paper, Figure 5), learning curves (6), accuracy against critical path (7)."""
 
 from __future__ import annotations
 
-import json
-import os
+import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,66 +11,100 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from asyncthink_jax.report.metrics import ROWS, STAGES, read_metrics
-from asyncthink_jax.report.timeline import save_timeline
+from asyncthink_jax.report.metrics import ROWS, STAGES
+from asyncthink_jax.report.style import FAINT, INK, PAPER, color, hover, legend_below, new_figure, style
+from asyncthink_jax.report.text import one_line, shortened
 
-COLORS = {
-    "async": "#24476b",
-    "async_without_concurrency": "#6f9bd1",
-    "sequential": "#d9a441",
-    "parallel": "#5fa8a0",
-    "control": "#9aa3ad",
-    "oracle": "#b98bc0",
+PARADIGMS = {  # row of results.json -> its colour
+    "async": "navy",
+    "async_without_concurrency": "sky",
+    "sequential": "orange",
+    "parallel": "green",
+    "control": "grey",
+    "oracle": "purple",
 }
-OTHER = "#d68a6a"
-INK = "#22272e"
-FAINT = "#6b7480"
+OTHERS = ["vermillion", "sky", "purple", "orange", "green", "grey"]  # of rows and runs with other names, in turn
 
-# stage, title, [(metric, label, color)], axis in percent?
+# stage, title, [(metric, label, color)], axis in percent? Runs are compared by the last metric of a panel.
 PANELS: list[tuple[str, str, list[tuple[str, str, str]], bool]] = [
-    ("sft", "cold start: loss (nats a token)", [("loss", "loss", "#24476b")], False),
-    ("rl", "accuracy (%)", [("accuracy", "mean", "#6f9bd1"), ("all_correct", "all correct", "#24476b")], True),
-    ("rl", "critical path (tokens)", [("critical_path", "critical path", "#e0453a")], False),
-    ("rl", "concurrency ratio η/c (%)", [("concurrency", "η/c", "#5fa8a0")], True),
-    ("rl", "forks an episode", [("forks", "forks", "#b98bc0")], False),
-    ("rl", "format errors (%)", [("format_error", "format errors", "#d9a441")], True),
+    ("sft", "cold start: loss (nats a token)", [("loss", "loss", "navy")], False),
+    ("rl", "accuracy (%)", [("accuracy", "mean", "sky"), ("all_correct", "all correct", "navy")], True),
+    ("rl", "critical path (tokens)", [("critical_path", "critical path", "critical")], False),
+    ("rl", "concurrency ratio η/c (%)", [("concurrency", "η/c", "green")], True),
+    ("rl", "forks an episode", [("forks", "forks", "purple")], False),
+    ("rl", "format errors (%)", [("format_error", "format errors", "orange")], True),
 ]
+Lines = Sequence[Mapping[str, Any]]  # of a metrics.jsonl
 
 
 # -------------------------------------------------------------------------------------------------- learning curves
 
 
-def learning_curves(lines: Sequence[Mapping[str, Any]]) -> Figure:
+def learning_curves(lines: Lines, others: Mapping[str, Lines] | None = None, *, cold_start: bool = True) -> Figure:
     """One panel a quantity over the steps of its stage, from the lines of `metrics.jsonl`.
 
-    Faint: each step. Strong: a centred mean. Dots: the stage "validation", whose step is the RL iteration.
+    Faint: each step. Strong: a centred mean. Dots: the stage "validation", whose step is the RL iteration. Diamond: the
+    first iteration, whose episodes are those of the cold start (no update came before them).
+
+    Args:
+      lines: of the run.
+      others: lines of runs that it is compared with, by name: dashed, the mean alone.
+      cold_start: whether RL began at one.
     """
     panels = [panel for panel in PANELS if any(_points(lines, panel[0], name)[0].size for name, _, _ in panel[2])]
+    drawn = [(stage, series[-1][0]) for stage, _, series, _ in panels]
+    others = {n: ls for n, ls in (others or {}).items() if any(_points(ls, *panel)[0].size for panel in drawn)}
     columns = 3 if len(panels) > 2 else max(len(panels), 1)
     rows = max(-(-len(panels) // columns), 1)
-    figure = _figure(4.0 * columns, 2.9 * rows)
+    figure = new_figure(4.0 * columns, 2.9 * rows + 0.3 * bool(others))
     for i, (stage, title, series, in_percent) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
-        _style(axes, title)
+        style(axes, title)
         axes.set_xlabel("step" if stage == "sft" else "RL iteration", fontsize=9, color=FAINT)
-        for name, label, color in series:
-            scale = 100 if in_percent else 1
-            steps, values = _points(lines, stage, name)
-            if steps.size:
-                axes.plot(steps, scale * values, color=color, alpha=0.22, linewidth=1)
-                axes.plot(steps, scale * smoothed(values), color=color, linewidth=2.2, label=label)
-            steps, values = _points(lines, "validation", name)
-            if stage == "rl" and steps.size:
-                dots = {"markersize": 6, "markeredgecolor": "white", "label": f"{label}, validation"}
-                axes.plot(steps, scale * values, "o", color=color, **dots)
+        scale = 100 if in_percent else 1
+        for name, label, hue in series:
+            _draw_series(axes, lines, stage, name, label, color(hue), scale, cold_start)
+        for n, other in enumerate(others.values()):
+            steps, values = _points(other, stage, series[-1][0])
+            axes.plot(steps, scale * smoothed(values), "--", color=color(OTHERS[n % len(OTHERS)]), linewidth=1.6)
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
         axes.margins(x=0.02)
         axes.set_ylim(bottom=0 if axes.get_ylim()[0] < 0 or in_percent or stage == "sft" else None)
+    if others and panels:
+        # Handles of their own, since no single panel has them all.
+        dashed = [
+            figure.axes[0].plot([], [], "--", color=color(OTHERS[n % len(OTHERS)]), label=_shown(name))[0]
+            for n, name in enumerate(others)
+        ]
+        look = {"frameon": False, "fontsize": 9, "labelcolor": INK, "ncols": min(len(dashed), 4)}
+        figure.legend(handles=dashed, loc="outside lower center", **look)
     return figure
 
 
-def _points(lines: Sequence[Mapping[str, Any]], stage: str, name: str) -> tuple[NDArray, NDArray]:
+def _draw_series(
+    axes: Axes, lines: Lines, stage: str, name: str, label: str, hue: str, scale: int, cold_start: bool
+) -> None:
+    steps, values = _points(lines, stage, name)
+    if steps.size:
+        axes.plot(steps, scale * values, color=hue, alpha=0.25, linewidth=1)
+        mean = scale * smoothed(values)
+        (line,) = axes.plot(steps, mean, color=hue, linewidth=2.2, label=label)
+        hover(line, f"{label}: {mean[0]:.4g} at step {steps[0]:.0f}, {mean[-1]:.4g} at step {steps[-1]:.0f} (mean)")
+    if stage != "rl":
+        return
+    if cold_start and steps.size and steps[0] == 1:
+        look = {"markersize": 7, "markerfacecolor": PAPER, "markeredgecolor": hue, "markeredgewidth": 1.6}
+        (mark,) = axes.plot(steps[:1], scale * values[:1], "D", **look, label=f"{label}, cold start", clip_on=False)
+        hover(mark, f"after the cold start: {label} {scale * values[0]:.4g}")
+    steps, values = _points(lines, "validation", name)
+    for n, (step, value) in enumerate(zip(steps, scale * values, strict=True)):
+        look = {"markersize": 6, "markeredgecolor": PAPER, "label": None if n else f"{label}, validation"}
+        (dot,) = axes.plot([step], [value], "o", color=hue, **look)
+        hover(dot, f"validation at iteration {step:.0f}: {label} {value:.4g}")
+
+
+def _points(lines: Lines, stage: str, name: str) -> tuple[NDArray, NDArray]:
     points = [(line["step"], line[name]) for line in lines if line["stage"] == stage and line.get(name) is not None]
     steps, values = np.array(points, np.float64).reshape(-1, 2).T
     return steps, values
@@ -91,62 +123,130 @@ def smoothed(values: NDArray) -> NDArray:
 
 def at_least_bars(results: Mapping[str, Any]) -> Figure:
     """Share of problems with at least a correct solutions, a group of bars for each a; after RL, else after SFT."""
-    entries = [(name, _last(stages)) for name, stages in _ordered(results)]
+    entries = [(name, _last(stages)) for name, stages in ordered(results)]
     counts = sorted({count for _, scores in entries for count in scores["at_least"]}, key=int, reverse=True)
-    figure = _figure(7.6, 3.8)
+    figure = new_figure(7.0, 4.4)
     axes = figure.add_subplot()
-    _style(axes, "problems with at least $a$ correct solutions (%)")
+    style(axes, "problems with at least a correct solutions (%)")
+    hues = _colors([name for name, _ in entries])
     width = 0.84 / max(len(entries), 1)
     for i, (name, scores) in enumerate(entries):
         at = np.arange(len(counts)) + (i - (len(entries) - 1) / 2) * width
         shares = np.array([100 * scores["at_least"].get(count, np.nan) for count in counts])
-        axes.bar(at, shares, 0.92 * width, color=_color(name), label=_name(name))
-        axes.errorbar(at, shares, _errors(scores, shares), fmt="none", ecolor=FAINT, elinewidth=1, capsize=2)
-        for x, share in zip(at, shares, strict=True):
+        errors = _errors(scores, shares)
+        bars = axes.bar(at, shares, 0.92 * width, color=hues[name], label=_name(name))
+        axes.errorbar(at, shares, errors, fmt="none", ecolor=FAINT, elinewidth=1, capsize=2)
+        for bar, x, count, share, error in zip(bars, at, counts, shares, errors, strict=True):
             if np.isfinite(share):
-                label = {"ha": "center", "va": "top", "fontsize": 9 if len(entries) <= 3 else 7.5, "color": "white"}
-                axes.text(x, share - 3, f"{share:.0f}", **label)
+                hover(bar, f"{_name(name)}: {share:.1f} ± {error:.1f} % with at least {count} (n = {scores['n']})")
+                label = {"ha": "center", "va": "bottom", "fontsize": 8.5 if len(entries) <= 3 else 7, "color": INK}
+                axes.text(x, share + error + 1.5, f"{share:.0f}", **label)
     axes.set_xticks(range(len(counts)), ["all" if i == 0 else f"≥ {count}" for i, count in enumerate(counts)])
     axes.tick_params(axis="x", labelsize=10.5, labelcolor=INK, length=0)
-    axes.set_ylim(0, 104)
-    _legend_below(figure, axes)
+    axes.set_ylim(0, 108)
+    axes.set_yticks(range(0, 101, 20))
+    legend_below(figure, axes)
     return figure
 
 
 def _errors(scores: Mapping[str, Any], shares: NDArray) -> NDArray:
-    """Standard errors of the shares of n independent problems, in %."""
+    """Standard errors of the shares of independent problems, in %; samples of one problem count as one."""
     p = shares / 100
-    return 100 * np.sqrt(p * (1 - p) / max(scores["n"], 1))
+    return 100 * np.sqrt(p * (1 - p) / max(scores["n"] // scores.get("samples", 1), 1))
 
 
-def accuracy_against_path(results: Mapping[str, Any]) -> Figure:
-    """All-correct over the critical path, an arrow from the cold start to RL for each paradigm; up left is best."""
-    figure = _figure(6.4, 4.2)
+def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figure:
+    """All-correct over the critical path; up left is best.
+
+    A hollow and a full circle for each paradigm, cold start and RL, with an arrow from one to the other and standard
+    errors; small, the same at other temperatures; dots, the validations of the run whose metrics `lines` are. The
+    frontier goes through what nothing else of the same kind (sampled at the temperature of RL) beats in both.
+    """
+    figure = new_figure(7.0, 4.4)
     axes = figure.add_subplot()
-    _style(axes, "all correct (%) against critical path (tokens)")
+    style(axes, "all correct (%) against critical path (tokens)")
     axes.set_xlabel("critical path (tokens)", fontsize=9, color=FAINT)
-    for name, stages in _ordered(results):
-        pairs = [(stage, stages[stage]) for stage in ("after_sft", "after_rl") if stages.get(stage)]
-        points = [(scores["critical_path"], 100 * scores["all_correct"]) for _, scores in pairs]
-        color = _color(name)
-        if len(points) == 2:
-            arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 1.8, "shrinkA": 6, "shrinkB": 6}
-            axes.annotate("", points[1], points[0], arrowprops=arrow)
-        for (stage, _), (x, y) in zip(pairs, points, strict=True):
-            face = "white" if stage == "after_sft" else color
-            axes.plot([x], [y], "o", markersize=9, markerfacecolor=face, markeredgecolor=color, markeredgewidth=2)
-        text = {"textcoords": "offset points", "fontsize": 10, "color": INK}
-        axes.annotate(_name(name), points[-1], (9, 5), **text)
-    axes.margins(x=0.22, y=0.16)
-    handles = [
-        axes.plot([], [], "o", markersize=8, markerfacecolor=face, markeredgecolor=FAINT, label=label)[0]
-        for face, label in (("white", STAGES["after_sft"]), (FAINT, STAGES["after_rl"]))
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9.5, labelcolor=INK)
+    main: list[tuple[float, float]] = []
+    labels: list[tuple[str, tuple[float, float]]] = []
+    hues = _colors([name for name, _ in ordered(results)])
+    for name, stages in ordered(results):
+        hue = hues[name]
+        points = {stage: _point(scores) for stage, scores in stages.items() if scores}
+        for stage, (x, y) in points.items():
+            told = f"{_name(name)}, {STAGES.get(stage, stage)}{_temperature(stages[stage])}: "
+            told += f"{y:.1f} % all correct on a path of {x:.1f} tokens"
+            if stage in ("after_sft", "after_rl"):
+                error = stages[stage].get("stderr", {})
+                spread = (100 * error.get("all_correct", 0), error.get("critical_path", 0))
+                axes.errorbar([x], [y], *spread, fmt="none", ecolor=hue, elinewidth=1, alpha=0.7)
+                face = {"markerfacecolor": PAPER if stage == "after_sft" else hue, "markeredgecolor": hue}
+                (mark,) = axes.plot([x], [y], "o", markersize=9, markeredgewidth=2, zorder=3, **face)
+                main.append((x, y))
+            else:
+                look = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.65}
+                (mark,) = axes.plot([x], [y], "D" if "greedy" in stage else "s", color=hue, **look)
+            hover(mark, told)
+        both = [points[stage] for stage in ("after_sft", "after_rl") if stage in points]
+        if len(both) == 2:
+            arrow = {"arrowstyle": "-|>", "color": hue, "linewidth": 1.6, "shrinkA": 6, "shrinkB": 6, "alpha": 0.8}
+            axes.annotate("", both[1], both[0], arrowprops=arrow)
+        labels.append((_name(name), both[-1]))
+    validations = [line for line in lines if line["stage"] == "validation" and "critical_path" in line]
+    for line in validations:
+        x, y = _point(line)
+        (dot,) = axes.plot([x], [y], "o", color=color("critical"), markersize=4, zorder=2.5)
+        hover(dot, f"validation at iteration {line['step']}: {y:.1f} % all correct on a path of {x:.1f} tokens")
+    best = frontier(main)
+    axes.plot(*np.array(best).reshape(-1, 2).T, "--", color=color("axis"), linewidth=1.6, zorder=0.5)
+    axes.margins(x=0.08, y=0.12)
+    left, right = axes.get_xlim()
+    for name, point in labels:  # inwards, so that none is cut off
+        is_right = point[0] > left + 0.6 * (right - left)
+        side = {"xytext": (-9, -15) if is_right else (9, 7), "ha": "right" if is_right else "left"}
+        axes.annotate(name, point, textcoords="offset points", fontsize=9.5, color=INK, **side)
+    _legend_of_marks(figure, axes, results, bool(validations))
     return figure
 
 
-def _ordered(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of points (path, accuracy) those that no other one beats in both, by path."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or y > best[-1][1]:
+            best.append((x, y))
+    return best
+
+
+def _legend_of_marks(figure: Figure, axes: Axes, results: Mapping[str, Any], has_validations: bool) -> None:
+    rows = {stage for _, stages in ordered(results) for stage, scores in stages.items() if scores}
+    marks = [("o", PAPER, FAINT, STAGES["after_sft"])]
+    if "after_rl" in rows:
+        marks.append(("o", FAINT, FAINT, STAGES["after_rl"]))
+    if any("greedy" in row for row in rows):
+        marks.append(("D", FAINT, "none", "greedy"))
+    if any("_t" in row for row in rows):
+        marks.append(("s", FAINT, "none", "other temperature"))
+    if has_validations:
+        marks.append(("o", color("critical"), "none", "validation"))
+    handles = [
+        axes.plot([], [], mark, markersize=7, markerfacecolor=face, markeredgecolor=edge, label=label)[0]
+        for mark, face, edge, label in marks
+    ]
+    handles += axes.plot([], [], "--", color=color("axis"), linewidth=1.6, label="frontier")
+    look = {"ncols": len(handles), "frameon": False, "fontsize": 9, "labelcolor": INK, "columnspacing": 1.2}
+    figure.legend(handles=handles, loc="outside lower center", **look)
+
+
+def _point(scores: Mapping[str, Any]) -> tuple[float, float]:
+    return scores["critical_path"], 100 * scores["all_correct"]
+
+
+def _temperature(scores: Mapping[str, Any]) -> str:
+    told = scores.get("temperature")
+    return f", temperature {told:g}" if told else ""
+
+
+def ordered(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Paradigms that have a sampled result, in the order of the table."""
     order = [*ROWS, *results["paradigms"]]
     named = {
@@ -162,80 +262,16 @@ def _last(stages: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _name(name: str) -> str:
-    return ROWS.get(name, name).split(" (")[0]
+    return ROWS[name].split(" (")[0] if name in ROWS else _shown(name)
 
 
-def _color(name: str) -> str:
-    return COLORS.get(name, OTHER)
+def _shown(name: str) -> str:
+    """A name that a user chose. Its dollar signs would begin a formula, so they are wide ones."""
+    return shortened(one_line(name), 40).replace("$", "\uff04")
 
 
-# ------------------------------------------------------------------------------------------------------------ style
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axes.grid(axis="y", color="#eef0f3", linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=3, labelsize=9, labelcolor=FAINT, color="#c3c9d1")
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#c3c9d1")
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    style = {"frameon": False, "fontsize": 9.5, "labelcolor": INK, "ncols": min(len(handles), 3)}
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", **style)
-
-
-def save_figures(
-    folder: str | os.PathLike[str],
-    *,
-    lines: Sequence[Mapping[str, Any]] = (),
-    results: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """Writes the figures that there are numbers for into `folder`; returns the paths."""
-    os.makedirs(folder, exist_ok=True)
-    figures: dict[str, Figure] = {}
-    if lines:
-        figures["learning_curves.png"] = learning_curves(lines)
-    if results is not None and _ordered(results):
-        figures["at_least.png"] = at_least_bars(results)
-        figures["accuracy_against_path.png"] = accuracy_against_path(results)
-    paths = [os.path.join(folder, name) for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        figure.savefig(path)
-    return paths
-
-
-def draw_run(workdir: str | os.PathLike[str], name: str, results: Mapping[str, Any]) -> list[str]:
-    """Writes all figures of a run into `workdir/figures`: curves, bars, and the timeline of one real episode.
-
-    The episode is the first of `eval/<name>/episodes.jsonl` that found everything with as many Forks as most do.
-    """
-    workdir = Path(workdir)
-    metrics, episodes = workdir / "metrics.jsonl", workdir / "eval" / name / "episodes.jsonl"
-    folder = workdir / "figures"
-    paths = save_figures(folder, lines=read_metrics(metrics) if metrics.exists() else (), results=results)
-    if episodes.exists():
-        with open(episodes, encoding="utf-8") as file:
-            lines = [json.loads(line) for line in file]
-        right = [line for line in lines if line["score"]["accuracy"] == 1.0 and not line["format_error"]]
-        if right or lines:
-            chosen = typical_episode(right or lines)
-            save_timeline(chosen, folder / "episode.png")
-            paths.append(str(folder / "episode.png"))
-    return paths
-
-
-def typical_episode(episodes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The episode of the most common number of traces whose critical path is the median of those."""
-    counts = [len(episode["traces"]) for episode in episodes]
-    usual = max(set(counts), key=counts.count)
-    alike = sorted((e for e in episodes if len(e["traces"]) == usual), key=lambda e: e["critical_path"])
-    return alike[len(alike) // 2]
+def _colors(names: Sequence[str]) -> dict[str, str]:
+    """Known rows have their own colour, others one of those that are left."""
+    taken = {PARADIGMS.get(name) for name in names}
+    left = itertools.cycle([hue for hue in OTHERS if hue not in taken] or OTHERS)
+    return {name: color(PARADIGMS.get(name) or next(left)) for name in names}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import unicodedata
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
@@ -25,6 +24,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from asyncthink_jax.report.layout import Bar, Layout, layout, worker_texts
+from asyncthink_jax.report.text import TAG, harmless, one_line
 
 LABEL = 15  # cells of a lane's name
 STATUS = 21  # cells of what its agent does
@@ -34,7 +34,6 @@ BLOCK = 2048  # characters: text is wrapped from the start of one, so that its l
 ORGANIZER = "blue"
 WORKERS = ("cyan", "green", "yellow", "magenta", "bright_cyan", "bright_green", "bright_yellow", "bright_magenta")
 FAINT = "bright_black"
-TAG = re.compile(r"</?(?:FORK|JOIN)-\d+>|</?(?:ANSWER|RETURN)>")
 
 ERRORS = {  # what somebody did whose trace made a format error, all but NO_ANSWER
     "fork_twice": "forked a worker whose number it had used",
@@ -49,28 +48,6 @@ ERRORS = {  # what somebody did whose trace made a format error, all but NO_ANSW
 
 
 # ------------------------------------------------------------------------------------------------------------ text
-
-
-def harmless(text: str) -> str:
-    """Text that a terminal only shows: control characters become visible ones, line breaks stay."""
-    return "".join(_visible(character) for character in text.expandtabs(4))
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character == "\n" or (code >= 0x20 and character.isprintable()) or character == "\u3000":
-        return character
-    if code < 0x20:
-        return chr(0x2400 + code)  # the picture of the control character
-    # Format characters reorder or hide what stands around them, but emoji and some scripts are joined by these two.
-    if character in "\u200c\u200d" or unicodedata.category(character) == "Zs":
-        return character
-    return "\u2421" if code == 0x7F else "\ufffd"
-
-
-def one_line(text: str) -> str:
-    """As `harmless`, with every stretch of white space as one space."""
-    return harmless(re.sub(r"\s+", " ", text))
 
 
 def _cut(text: str, cells: int) -> str:

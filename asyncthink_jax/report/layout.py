@@ -129,6 +129,15 @@ def worker_texts(episode: Mapping[str, Any]) -> dict[int, tuple[str, str]]:
     return texts
 
 
+def asked(episode: Mapping[str, Any]) -> str:
+    """The question, the prompt where that is no more than it, else the problem's fields."""
+    problem, prompt = episode["problem"], episode["traces"][0]["prompt"]
+    # A released model's prompt is pages of instructions.
+    if "question" not in problem and len(prompt) > 200:
+        return ", ".join(f"{name} {value}" for name, value in problem.items())
+    return clean(str(problem.get("question") or clean(prompt).removesuffix(":"))).strip()
+
+
 def clean(text: str) -> str:
     """One line, brackets close to what they hold."""
     return re.sub(r"\( | \)| ,", lambda match: match[0].strip(), " ".join(text.split()))

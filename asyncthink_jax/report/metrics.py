@@ -20,10 +20,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from etils.epath import Path as AnyPath
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -102,9 +103,29 @@ def _plain(value: Any) -> int | float | None:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, without a last one that a kill cut short."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+    """The lines of a `metrics.jsonl`, without a last one that a kill cut short. Raises ValueError for another file."""
+    return read_lines(path, {"stage", "step"})
+
+
+def read_lines(path: str | os.PathLike[str], fields: Set[str]) -> list[dict[str, Any]]:
+    """The objects of a file with one a line, without a last one that is cut short (or is still being written).
+
+    Raises ValueError, in one line with file and line number, if one is no JSON object or lacks one of the `fields`.
+    """
+    found = []
+    with AnyPath(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                one = json.loads(line)
+            except ValueError as error:  # broken JSON, or bytes that are no UTF-8
+                raise ValueError(f"{os.fspath(path)} line {number} is no JSON: {error}") from error
+            missing = sorted(fields - one.keys()) if isinstance(one, dict) else sorted(fields)
+            if missing:
+                raise ValueError(f"{os.fspath(path)} line {number} has no {' and no '.join(missing)}")
+            found.append(one)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- progress

@@ -53,13 +53,14 @@ def test_bars_show_the_share_with_at_least_a_correct_after_the_last_stage():
 
 def test_error_bars_are_the_standard_error_of_a_share():
     assert figures._errors({"n": 400}, np.array([64.0])) == pytest.approx([2.4])
+    assert figures._errors({"n": 1600, "samples": 4}, np.array([64.0])) == pytest.approx([2.4])
 
 
 def test_curves_are_drawn_of_what_was_measured_only():
     figure = figures.learning_curves(LINES)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["cold start: loss (nats a token)", "accuracy (%)"]
     labels = figure.axes[1].get_legend_handles_labels()[1]
-    assert labels == ["all correct", "all correct, validation"]
+    assert labels == ["all correct", "all correct, cold start", "all correct, validation"]
 
 
 def test_smoothing_keeps_length_and_mean_of_a_constant_and_uses_neighbours_only():
@@ -71,13 +72,39 @@ def test_smoothing_keeps_length_and_mean_of_a_constant_and_uses_neighbours_only(
     assert smooth[50] == pytest.approx(1.0)
 
 
-def test_all_figures_of_a_run_are_written(tmp_path):
-    paths = figures.save_figures(tmp_path / "figures", lines=LINES, results=RESULTS)
-    names = ["accuracy_against_path.png", "at_least.png", "learning_curves.png"]
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
-    assert sorted(paths) == [str(tmp_path / "figures" / name) for name in names]
+def test_runs_that_are_compared_are_dashed_and_have_a_name_each():
+    others = {name: [line | {"loss": 3.0, "all_correct": 0.1} for line in LINES] for name in ("one", "two $x$")}
+    figure = figures.learning_curves(LINES, others)
+    dashed = [
+        line for axes in figure.axes for line in axes.lines if line.get_linestyle() == "--" and len(line.get_xdata())
+    ]
+    assert len(dashed) == 4 and len({line.get_color() for line in dashed}) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two \uff04x\uff04"]
 
 
-@pytest.mark.parametrize("some", [{}, {"lines": LINES[:1]}, {"results": {"paradigms": {}}}])
-def test_a_run_that_has_only_begun_gets_the_figures_it_has_numbers_for(tmp_path, some):
-    assert len(figures.save_figures(tmp_path, **some)) == ("lines" in some)
+def test_the_cold_start_is_marked_at_the_first_iteration_where_there_was_one():
+    with_one, without = (figures.learning_curves(LINES, cold_start=cold_start) for cold_start in (True, False))
+    (mark,) = [line for line in with_one.axes[1].lines if line.get_marker() == "D"]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (1, pytest.approx(100 / 30))
+    assert not [line for line in without.axes[1].lines if line.get_marker() == "D"]
+    resumed = figures.learning_curves(LINES[45:])
+    assert not [line for axes in resumed.axes for line in axes.lines if line.get_marker() == "D"]
+
+
+def test_the_frontier_goes_through_what_nothing_beats_in_both():
+    points = [(100, 50.0), (90, 40.0), (120, 50.0), (130, 80.0), (95, 30.0), (90, 10.0), (200, 79.9)]
+    assert figures.frontier(points) == [(90, 40.0), (100, 50.0), (130, 80.0)]
+
+
+def test_every_paradigm_checkpoint_and_validation_is_a_point():
+    lines = [{"stage": "validation", "step": 3, "all_correct": 0.5, "critical_path": 150}]
+    (axes,) = figures.accuracy_against_path(RESULTS, lines).axes
+    marks = [line for line in axes.lines if line.get_gid()]
+    found = sorted((float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in marks)
+    assert found == [(90, 10), (150, 50), (160, 64), (170, 90), (180, 30), (200, 80), (400, 20)]
+
+
+def test_rows_with_names_of_their_own_have_colours_of_their_own():
+    names = ["async", "sequential", "async, other", "sequential, other", "more"]
+    assert len(set(figures._colors(names).values())) == 5
+    assert len(figures._colors([f"row {n}" for n in range(20)])) == 20

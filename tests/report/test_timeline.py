@@ -166,5 +166,9 @@ def test_the_title_is_the_question_where_there_is_one_and_not_the_prompt_around_
     asked = episode(organizer(9, [], 9), problem={"question": "What is $ 6 * 7 $?"})
     texts = [[text.get_text() for text in timeline.draw(one).texts] for one in (asked, WAITING_TWICE)]
     assert "What is $ 6 * 7 $?" in texts[0] and "solve 5 6 8 10 = 3" in texts[1]
+    instructed = episode(organizer(9, [], 9) | {"prompt": "You are the organizer. " * 20})
+    assert "numbers [5, 6, 8, 10], target 3, n_solutions 4" in [
+        text.get_text() for text in timeline.draw(instructed).texts
+    ]
     long = timeline.draw(episode(organizer(9, [], 9), problem={"question": "why " * 40})).texts
     assert max(len(text.get_text()) for text in long if text.get_text().startswith("why")) <= 54
