@@ -119,6 +119,9 @@ class Math(Task[Problem]):
         """The majority's; of equal ones the first. Answers are equal that are so when they are scored."""
         return math_answers.majority([answer for answer in answers if answer is not None])
 
+    def group(self, problem: Problem) -> str:
+        return problem.source
+
     def _read(self, source: str, skip_bad: bool) -> list[Problem]:
         return sources.read(source, partial(self._problem, sources.label(source)), skip_bad)
 

@@ -113,6 +113,9 @@ class MMLUPro(Task[Problem]):
         votes = Counter(_vote(answer) for answer in given)
         return max(given, key=lambda answer: votes[_vote(answer)], default=None)
 
+    def group(self, problem: Problem) -> str:
+        return problem.category
+
     def _chosen(self, problems: list[Problem], source: str) -> list[Problem]:
         """Those of the categories and sources that are asked for. Raises ValueError if there is none of one of them."""
         for name in self.categories:
