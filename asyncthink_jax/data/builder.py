@@ -59,8 +59,8 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing to download
-        records = self.task.records(self.skip_bad)
-        return {split: self._generate_examples(records[split]) for split in self.task.split_names}
+        found = {split: list(records) for split, records in self.task.records(self.skip_bad).items()}
+        return {split: self._generate_examples(found[split]) for split in self.task.split_names if found[split]}
 
     def _generate_examples(self, records: Iterable[Record]):
         for number, record in enumerate(records):
@@ -81,7 +81,11 @@ def prepare(data_dir: str | os.PathLike, task: Task, skip_bad: bool = False) -> 
             download_dir=builder.data_path.parent / "downloads",
             download_config=tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False),
         )
-    return {split: task.problems_of(_read(builder.as_data_source(split), task.fields)) for split in task.split_names}
+    stored = builder.info.splits  # an empty one can't be stored
+    return {
+        split: task.problems_of(_read(builder.as_data_source(split), task.fields) if split in stored else [])
+        for split in task.split_names
+    }
 
 
 def folder_of(task: Task, skip_bad: bool) -> str:
