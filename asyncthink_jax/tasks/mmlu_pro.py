@@ -88,7 +88,7 @@ class MMLUPro(Task[Problem]):
     def records(self, skip_bad: bool = False) -> dict[str, list[Record]]:
         rng = np.random.default_rng(self.split_seed)
         sizes = {"train": 0, "validation": self.validation_problems, "test": self.test_problems}
-        found = {}
+        found: dict[str, list[Record]] = {}
         for split, size in sizes.items():
             source = getattr(self, split)
             problems = self._chosen(sources.read(source, _problem, skip_bad), source) if source else []
