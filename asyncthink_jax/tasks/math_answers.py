@@ -90,8 +90,7 @@ def number(text: str) -> Fraction | None:
 def equal(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
     """For each pair of a known answer and another one, both as `final` has them: whether they are equal.
 
-    None where that can't be said within the limits of time and memory. Raises RuntimeError if math-verify can't be
-    asked (`math_grader.py:Grader`).
+    None where that can't be said in time. Raises RuntimeError if math-verify can't be asked (`math_grader.py:Grader`).
     """
     known = [_at_once(gold, answer) for gold, answer in pairs]
     asked = [pair for pair, verdict in zip(pairs, known, strict=True) if verdict is None]

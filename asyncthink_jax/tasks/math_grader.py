@@ -50,9 +50,10 @@ class Grader:
         return self._worker.process.pid if self._worker else None
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """For each pair (known answer, other answer): whether they are equal; None where a limit was reached.
+        """For each pair (known answer, other answer): whether they are equal; None where the time was up.
 
-        Raises RuntimeError if no worker starts: to go on would be to call every answer wrong.
+        One that needs too much memory is not equal to anything. Raises RuntimeError if no worker starts: to go on would
+        be to call every answer wrong.
         """
         with self._lock:
             try:

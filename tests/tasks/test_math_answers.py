@@ -109,6 +109,7 @@ def test_other_spellings_are_equal(gold, answer):
         ("x^2+1", "x^2-1"),
         (r"\text{even}", "odd"),
         ("27", "?"),
+        ("27", "is 27, isn't it?"),
         ("27", "🤯"),
         ("27", "\x00"),
         ("27", "\ud800"),
@@ -121,6 +122,7 @@ def test_other_answers_are_not(gold, answer):
 def test_what_is_too_long_is_not_looked_at():
     started = time.monotonic()
     assert final("9" * 1_000_000) is None
+    assert final("9" * 1_000_000 + r"\boxed{27}") is None
     assert final("(" * 5000) is None
     assert final(r"\boxed{" * 9000) == ""  # the innermost of them
     assert time.monotonic() - started < 5

@@ -19,8 +19,10 @@ from asyncthink_jax.config import (
     SFTConfig,
     to_json,
 )
+from asyncthink_jax.data import pipeline
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.tasks import Math, MMLUPro
+from asyncthink_jax.tasks.task import Script
 from asyncthink_jax.training import experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +79,11 @@ def config(release, files):
     )
 
 
+def run_command(name, *flags):
+    words = [sys.executable, "-m", f"asyncthink_jax.{name}", *flags]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+
+
 def test_problems_come_out_of_files_with_the_prompts_of_the_task(config, tmp_path):
     built = experiment.build(config, tmp_path)
     assert {name: len(problems) for name, problems in built.splits.items()} == {"train": 18, "validation": 2, "test": 3}
@@ -108,6 +115,27 @@ def test_a_cold_start_without_demonstrations_is_refused_with_the_ways_out(config
         experiment.build(config, tmp_path).check_demonstrations(1536)
 
 
+def test_a_demonstration_of_somebody_else_is_scored_by_the_grader(config, tmp_path):
+    built = experiment.build(config, tmp_path)
+    problem = next(problem for problem in built.splits["test"] if problem.source == "odd")
+    pieces = ("<FORK-1>", "1 - 1?", "</FORK-1>", "<JOIN-1>", "<ANSWER>", r"so \boxed{\frac{2}{2}}", "</ANSWER>")
+    script = Script(problem, pieces, workers={1: "none left <RETURN>0</RETURN>"}, returns={1: "0"})
+    episode = pipeline.episode(config.task, script, built.tokenizer, built.grammar, built.prompts)
+    assert (episode.format_error, episode.answer) == (None, r"so \boxed{\frac{2}{2}}")
+    assert episode.score == {"accuracy": 1.0, "correct": 1, "answered": 1, "wrong": 0}
+
+
+@pytest.mark.slow
+def test_a_run_without_training_problems_is_refused(config, files, tmp_path):
+    saved = tmp_path / "text.json"
+    saved.write_text(
+        to_json(dataclasses.replace(config, task=MMLUPro(validation=files["choices"], test=files["choices"])))
+    )
+    done = run_command("train", "--config", str(saved), "--workdir", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "mmlu_pro has no training problems here: name some, or set rl.iterations=0" in done.stderr
+
+
 def test_a_run_is_asked_for_another_task_with_the_prompts_of_that(config, files, tmp_path):
     before = experiment.build(config, tmp_path)
     (tmp_path / "config.json").write_text(to_json(config))
@@ -118,9 +146,7 @@ def test_a_run_is_asked_for_another_task_with_the_prompts_of_that(config, files,
 
 
 def command(name, *flags):
-    done = subprocess.run(
-        [sys.executable, "-m", f"asyncthink_jax.{name}", *flags], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run_command(name, *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
