@@ -35,13 +35,17 @@ setup(
     extras_require={
         "hf": ["huggingface_hub>=0.34"],  # models by their hub id
         "lora": ["qwix>=0.1.8"],
+        # Parquet files; answers in mathematics. Datasets of the hub by name: pip install datasets.
+        "math": ["math-verify[antlr4_13_2]>=0.9", "pyarrow>=15"],
         "test": [
             "huggingface_hub>=0.34",
             "hypothesis>=6.100",
             "ipykernel>=6.29",  # to execute the notebooks, with nbclient and nbformat
+            "math-verify[antlr4_13_2]>=0.9",
             "mypy>=1.11",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "pyarrow>=15",
             "pytest>=8",
             "pyyaml>=6",
             "qwix>=0.1.8",

@@ -145,6 +145,8 @@ def _build(config: Config, workdir: Path, mesh: Any) -> Any:
         built.check_demonstrations(config.sft.row_length)
     if config.rl.iterations and config.rl.imitated_demonstrations:
         built.check_demonstrations(config.rl.row_length)
+    if config.rl.iterations and not built.splits["train"]:
+        raise ConfigError(f"task: {config.task.name} has no training problems here: name some, or set rl.iterations=0")
     if not saved.exists():  # not before: a refused command leaves the folder free
         replace_text(saved, to_json(config))
         bucket.send(workdir)  # the other processes' hosts have copies of their own

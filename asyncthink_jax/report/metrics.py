@@ -256,15 +256,18 @@ STAGES = {
 def result_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of a `results.json`: shares in %, with their standard error where it is known."""
     entries = [
-        (ROWS.get(name, name), STAGES.get(stage, stage), scores)
+        (f"  {group}" if group else ROWS.get(name, name), STAGES.get(stage, stage), part)
         for name, stages in sorted(results["paradigms"].items(), key=lambda item: _rank(item[0], ROWS))
         for stage, scores in sorted(stages.items(), key=lambda item: _rank(item[0], STAGES))
         if scores is not None
+        for group, part in {"": scores, **scores.get("groups", {})}.items()
     ]
     counts = sorted({count for _, _, scores in entries for count in scores["at_least"]}, key=int)
+    averages = sorted({name for _, _, scores in entries for name in scores if name.startswith("avg@")})
     columns: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("temperature", lambda s: f"{s['temperature']:g}" if s.get("temperature") is not None else ""),
         ("all correct", lambda s: _share(s, "all_correct")),
+        *[(name, lambda s, name=name: _share(s, name)) for name in averages],
         *[(f"≥ {count}", lambda s, count=count: _share(s["at_least"], count)) for count in counts[:-1]],
         ("wrong", lambda s: _share(s, "wrong")),
         ("format errors", lambda s: _share(s, "format_error")),

@@ -193,6 +193,11 @@ class Task(abc.ABC, Generic[P]):
     def merge(self, answers: Sequence[str | None]) -> str | None:
         """One answer out of those of independent traces (the parallel paradigm); looks at no solution."""
 
+    def group(self, problem: P) -> str:
+        """The part of its split that a problem is of, like a category: parts are scored apart too. "" = no parts."""
+        del problem
+        return ""
+
     def tokenizer_texts(self) -> list[str]:
         """Texts that hold every word of the task, to train a tokenizer on: each becomes one token.
 

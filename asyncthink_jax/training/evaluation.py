@@ -158,11 +158,27 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     poll: Callable[[], None] | None = None,
 ) -> tuple[dict[str, Any], list[Episode]]:
-    """Scores `params` (training layout) on the first `problems` of a split (0 = all). Greedy takes one sample."""
+    """Scores `params` (training layout) on the first `problems` of a split (0 = all). Greedy takes one sample.
+
+    The accuracy of several samples also stands under the name that it has elsewhere, avg@k. Where the task parts its
+    problems (`Task.group`), the scores of each part stand in `groups`.
+    """
     chosen = experiment.splits[split][: problems or None]
     samples = samples if temperature > 0 else 1
     key = jax.random.fold_in(jax.random.key(experiment.config.seed), 1_000_003)  # apart from the keys of training
     rollout_params = experiment.to_rollout_layout(params)
     played = play(experiment, rollout_params, chosen, samples, key, temperature, progress=progress, poll=poll)
-    numbers = summary(played.episodes, samples, experiment.config.task.wanted)
-    return {**numbers, "split": split, "temperature": temperature, "samples": samples}, played.episodes
+    task = experiment.config.task
+
+    def scores(episodes: Sequence[Episode]) -> dict[str, Any]:
+        numbers = summary(episodes, samples, task.wanted) | {"temperature": temperature, "samples": samples}
+        if samples > 1:
+            numbers[f"avg@{samples}"] = numbers["accuracy"]
+            numbers["stderr"][f"avg@{samples}"] = numbers["stderr"]["accuracy"]
+        return numbers
+
+    parts: dict[str, list[Episode]] = {}
+    for n, problem in enumerate(chosen):
+        parts.setdefault(task.group(problem), []).extend(played.episodes[n * samples : (n + 1) * samples])
+    groups = {name: scores(episodes) for name, episodes in sorted(parts.items())} if len(parts) > 1 else {}
+    return {**scores(played.episodes), "split": split, **({"groups": groups} if groups else {})}, played.episodes

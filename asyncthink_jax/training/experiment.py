@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,7 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
         tokenizer, prompts = _texts(config, workdir, grammar, weights)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
+    check_prompts(splits, tokenizer, prompts, config.rollout.context)
     # A released model may have more rows than its tokenizer has tokens.
     vocab_size = tokenizer.vocab_size if weights is None else weights.config.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
@@ -320,6 +322,22 @@ def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | N
         tokenizer.save(workdir)
     prompts.save(kept)
     return tokenizer, prompts
+
+
+def check_prompts(
+    splits: Mapping[str, Sequence[Problem]], tokenizer: Tokenizer, prompts: Prompts, context: int
+) -> None:
+    """Raises ConfigError for a question with which there is no room to decode; a run would end when it is its turn."""
+    around = len(organizer_tokens(tokenizer, prompts, ""))
+    for name, problems in splits.items():
+        # A token has at least a byte, so that few questions have to be encoded.
+        long = [problem.query for problem in problems if around + len(problem.query.encode()) >= context]
+        longest = max((len(organizer_tokens(tokenizer, prompts, query)) for query in long), default=0)
+        if longest >= context:
+            raise ConfigError(
+                f"task: a prompt of split {name} has {longest} tokens, and rollout.context is {context}, for it and "
+                "all that follows: raise it, or leave out long questions"
+            )
 
 
 def check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:

@@ -228,6 +228,15 @@ def test_a_column_without_numbers_is_left_out():
     assert all(len(row) == len(header) for row in rows)
 
 
+def test_parts_of_a_split_and_the_average_over_samples_have_rows_and_a_column():
+    part = {**scores(0.4), "avg@16": 0.4, "stderr": {"avg@16": 0.02}}
+    whole = {**scores(0.5), "avg@16": 0.5, "groups": {"aime24": part}}
+    header, rows = metrics.result_rows({"paradigms": {"async": {"after_rl": whole, "after_rl_greedy": scores(0.6)}}})
+    column = header.index("avg@16")
+    assert [(row[0].strip(), row[column]) for row in rows][1:] == [("aime24", "40.0 ± 2.0"), (rows[0][0], "")]
+    assert rows[0][column] == "50.0"
+
+
 def test_the_table_of_a_run_that_has_only_begun_can_be_printed():
     output = io.StringIO()
     results = {"paradigms": {"async": {"after_sft": scores(0.3), "after_rl": None}}}

@@ -1,0 +1,151 @@
+"""Problems of mathematics with one answer each (paper.md section 5: DeepScaleR for training, AIME-24 and AMC-23).
+
+They are read from files or from the hub (`sources.py`); answers are compared by math-verify (`math_answers.py`).
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from asyncthink_jax.tasks import math_answers, math_grader, sources
+from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task
+
+# In the files that are known; the first that is there counts.
+QUESTIONS = ("problem", "question", "prompt")
+ANSWERS = ("answer", "final_answer", "expected_answer", "ground_truth")
+
+
+@dataclass(frozen=True)
+class Problem:
+    question: str
+    answer: str  # as `math_answers.final` has it
+    source: str  # which dataset it is of
+
+    @property
+    def query(self) -> str:
+        return self.question
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Math(Task[Problem]):
+    """No question of the training split is one of the others'; of repeated ones the first stays."""
+
+    name: str = "math"
+    # Each a file (.jsonl, .json, .parquet, also gs://..) or a dataset of the hub, owner/name[/subset][:split].
+    train: str = "agentica-org/DeepScaleR-Preview-Dataset"
+    validation: str = ""  # "" = held out of the training problems
+    test: tuple[str, ...] = ("HuggingFaceH4/aime_2024", "math-ai/amc23:test")
+    question: str = ""  # the column of the question; "" = found by its usual names
+    answer: str = ""  # the column of the answer; "" = found by its usual names
+    test_problems: int = 0  # size of the test split; 0 = all there are
+    max_question: int = 2000  # characters; a longer training question is left out, since its prompt may not fit
+
+    fields: ClassVar[Mapping[str, FieldType]] = {"question": "text", "answer": "text", "source": "text"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **Task.ranges,
+        "test_problems": (0, INF),
+        "max_question": (1, INF),
+    }
+
+    def check(self) -> Iterator[tuple[bool, str]]:
+        yield bool(self.train and self.test), "task.train and task.test must name at least a file or a dataset each"
+
+    @property
+    def files(self) -> Sequence[str]:
+        return sources.files([source for source in (self.train, self.validation, *self.test) if source])
+
+    @property
+    def instructions(self) -> str:
+        return (
+            "Task: a question is a problem of mathematics with one answer. The answer is the result alone, a plain "
+            r"number or LaTeX, without a sentence around it, like <ANSWER>27</ANSWER> or <ANSWER>\frac{3}{4}</ANSWER>. "
+            "A sub-query is a part that can be worked out on its own: one of several cases, a count, a value that the "
+            "rest needs, or the whole by another method, as a check. It repeats all that the worker has to know, with "
+            "every number and definition, and says what to return, like <FORK-1>How many integers from 1 to 1000 are "
+            "divisible by 6 or by 10? Return the number.</FORK-1>."
+        )
+
+    def records(self, skip_bad: bool = False) -> dict[str, list[Record]]:
+        if not math_grader.is_installed():
+            raise ValueError("answers are graded by math-verify: pip install 'asyncthink_jax[math]'")
+        rng = np.random.default_rng(self.split_seed)
+        test = [problem for source in self.test for problem in self._read(source, skip_bad)]
+        test = sources.sample(test, self.test_problems, rng, "task.test_problems")
+        apart = {_key(problem) for problem in test}
+        train = self._read(self.train, skip_bad)
+        n_read = len(train)
+        train = list({_key(problem): problem for problem in reversed(train) if self._is_short(problem)}.values())[::-1]
+        train = [problem for problem in train if _key(problem) not in apart]
+        if self.validation:
+            validation = sources.sample(
+                self._read(self.validation, skip_bad), self.validation_problems, rng, "task.validation_problems"
+            )
+        else:
+            validation = sources.sample(train, self.validation_problems, rng, "task.validation_problems")
+        apart = {_key(problem) for problem in validation}
+        train = [problem for problem in train if _key(problem) not in apart]
+        if not train:
+            raise ValueError(f"{self.train}: no training problem is left beside those of validation and test")
+        left_out = n_read - len(train) - (0 if self.validation else len(validation))
+        if left_out:
+            why = f"repeated, also in validation or test, or of more than {self.max_question} characters"
+            print(f"{self.train}: {left_out} of {n_read} training problems left out: {why}", file=sys.stderr)
+        return {
+            name: [problem.to_json() for problem in problems]
+            for name, problems in (("train", train), ("validation", validation), ("test", test))
+        }
+
+    def problems(self, record: Record) -> Sequence[Problem]:
+        return [self.from_json(record)]
+
+    def from_json(self, record: Record) -> Problem:
+        return Problem(record["question"], record["answer"], record["source"])
+
+    def score(self, problem: Problem, answer: str | None) -> Score:
+        text = None if answer is None else math_answers.final(answer)
+        is_right = text is not None and bool(math_answers.equal([(problem.answer, text)])[0])
+        answered = int(answer is not None)
+        return Score(accuracy=float(is_right), correct=int(is_right), answered=answered, wrong=answered - int(is_right))
+
+    def merge(self, answers: Sequence[str | None]) -> str | None:
+        """The majority's; of equal ones the first. Answers are equal that are so when they are scored."""
+        return math_answers.majority([answer for answer in answers if answer is not None])
+
+    def group(self, problem: Problem) -> str:
+        return problem.source
+
+    def _read(self, source: str, skip_bad: bool) -> list[Problem]:
+        return sources.read(source, partial(self._problem, sources.label(source)), skip_bad)
+
+    def _problem(self, label: str, row: sources.Row) -> Problem:
+        question = sources.column(row, self.question, QUESTIONS, "task.question")
+        answer = sources.column(row, self.answer, ANSWERS, "task.answer")
+        return Problem(sources.text(question, "question"), _gold(answer), label)
+
+    def _is_short(self, problem: Problem) -> bool:
+        return len(problem.question) <= self.max_question
+
+
+def _gold(value: Any) -> str:
+    """The answer of a row, a text or a number: 27.0 is 27."""
+    if isinstance(value, float) and math.isfinite(value):
+        value = str(int(value)) if value == int(value) else repr(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    text = math_answers.final(sources.text(value, "answer"))
+    if not text:
+        raise ValueError(f"the answer has to be at most {math_answers.MAX_CHARACTERS} characters, and not empty")
+    return text
+
+
+def _key(problem: Problem) -> str:
+    """Equal for questions that differ in space and case alone."""
+    return " ".join(problem.question.split()).casefold()

@@ -1,0 +1,193 @@
+"""MMLU-Pro: questions with up to ten options, one of which is right (paper.md section 5: case studies).
+
+The dataset (TIGER-Lab/MMLU-Pro) has 12,032 test and 70 validation questions with the columns question, options, answer
+(a letter), answer_index, category and src. Its 14 categories are biology, business, chemistry, computer science,
+economics, engineering, health, history, law, math, other, philosophy, physics and psychology. The paper's two case
+studies are finer than that: genetics is a part of biology (src stemez-Genetics), graph theory one of math (among those
+of src theoremQA-Math).
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from asyncthink_jax.tasks import sources
+from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task
+
+LETTERS = string.ascii_uppercase[:10]
+MAX_ANSWER_CHARACTERS = 2000  # a longer answer is wrong and not looked at
+
+
+@dataclass(frozen=True)
+class Problem:
+    question: str
+    options: tuple[str, ...]
+    answer: str  # a letter: A is the first option
+    category: str
+    source: str  # which exam or textbook the dataset has it from
+
+    @property
+    def query(self) -> str:
+        options = (f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=False))
+        return "\n".join([self.question, *options])
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "options": list(self.options)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMLUPro(Task[Problem]):
+    """For evaluation. The benchmark has no training split: none is there, unless `train` names other such questions."""
+
+    name: str = "mmlu_pro"
+    # Each a file (.jsonl, .json, .parquet, also gs://..) or a dataset of the hub, owner/name[/subset][:split].
+    train: str = ""
+    validation: str = "TIGER-Lab/MMLU-Pro:validation"
+    test: str = "TIGER-Lab/MMLU-Pro:test"
+    categories: tuple[str, ...] = ()  # only questions of these; () = all
+    src: tuple[str, ...] = ()  # only questions whose src begins with one of these; () = all
+    validation_problems: int = 0  # size of the validation split; 0 = all there are
+    test_problems: int = 0  # size of the test split; 0 = all there are
+
+    fields: ClassVar[Mapping[str, FieldType]] = {
+        "question": "text",
+        "options": "texts",
+        "answer": "text",
+        "category": "text",
+        "source": "text",
+    }
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **Task.ranges,
+        "validation_problems": (0, INF),
+        "test_problems": (0, INF),
+    }
+
+    def check(self) -> Iterator[tuple[bool, str]]:
+        yield bool(self.validation and self.test), "task.validation and task.test must name a file or a dataset each"
+
+    @property
+    def files(self) -> Sequence[str]:
+        return sources.files([source for source in (self.train, self.validation, self.test) if source])
+
+    @property
+    def instructions(self) -> str:
+        return (
+            "Task: a question comes with up to ten options, a letter before each, exactly one of which is right. The "
+            "answer is its letter alone, like <ANSWER>C</ANSWER>. A sub-query is a part that can be thought about on "
+            "its own: whether one or some of the options can be right, a value that must be computed, or a fact that "
+            "the question rests on. It repeats all of the question that the worker has to know, and the options that "
+            "it is about, and says what to return, like <FORK-1>Is this true: a tree with n vertices has n - 1 edges? "
+            "Return yes or no, and why.</FORK-1>."
+        )
+
+    def records(self, skip_bad: bool = False) -> dict[str, list[Record]]:
+        rng = np.random.default_rng(self.split_seed)
+        sizes = {"train": 0, "validation": self.validation_problems, "test": self.test_problems}
+        found: dict[str, list[Record]] = {}
+        for split, size in sizes.items():
+            source = getattr(self, split)
+            problems = self._chosen(sources.read(source, _problem, skip_bad), source) if source else []
+            problems = sources.sample(problems, size, rng, f"task.{split}_problems")
+            found[split] = [problem.to_json() for problem in problems]
+        return found
+
+    def problems(self, record: Record) -> Sequence[Problem]:
+        return [self.from_json(record)]
+
+    def from_json(self, record: Record) -> Problem:
+        return Problem(**{**record, "options": tuple(record["options"])})
+
+    def score(self, problem: Problem, answer: str | None) -> Score:
+        is_right = answer is not None and letter(answer, problem.options) == problem.answer
+        answered = int(answer is not None)
+        return Score(accuracy=float(is_right), correct=int(is_right), answered=answered, wrong=answered - int(is_right))
+
+    def merge(self, answers: Sequence[str | None]) -> str | None:
+        """The majority's: answers count as equal that have the same letter, or the same text; of equals the first."""
+        given = [answer for answer in answers if answer is not None and answer.strip()]
+        votes = Counter(_vote(answer) for answer in given)
+        return max(given, key=lambda answer: votes[_vote(answer)], default=None)
+
+    def group(self, problem: Problem) -> str:
+        return problem.category
+
+    def _chosen(self, problems: list[Problem], source: str) -> list[Problem]:
+        """Those of the categories and sources that are asked for. Raises ValueError if there is none of one of them."""
+        for name in self.categories:
+            names = {problem.category for problem in problems}
+            if name not in names:
+                raise ValueError(f"{source} has no category {name!r} (task.categories); it has {_listed(names)}")
+        problems = [one for one in problems if not self.categories or one.category in self.categories]
+        for name in self.src:
+            names = {problem.source for problem in problems}
+            if not any(there.startswith(name) for there in names):
+                raise ValueError(f"{source} has no src that begins with {name!r} (task.src); it has {_listed(names)}")
+        return [one for one in problems if not self.src or one.source.startswith(self.src)]
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _problem(row: sources.Row) -> Problem:
+    """A row of the dataset. Raises ValueError for one that is none."""
+    question = sources.text(sources.column(row, "", ("question",), "its question"), "question")
+    options = sources.column(row, "", ("options", "choices"), "its options")
+    if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
+        raise ValueError("the options are not a list of texts")
+    while options and options[-1] == "N/A":  # some copies fill up to ten
+        options = options[:-1]
+    options = tuple(sources.text(option, "option") for option in options)
+    if not 2 <= len(options) <= len(LETTERS):
+        raise ValueError(f"{len(options)} options, must be 2 to {len(LETTERS)}")
+    answer, letters = sources.column(row, "", ("answer",), "its answer"), LETTERS[: len(options)]
+    if not isinstance(answer, str) or len(answer.strip()) != 1 or answer.strip() not in letters:
+        raise ValueError(f"the answer is {answer!r}, must be a letter from A to {letters[-1]}")
+    index = row.get("answer_index")
+    if index is not None and index != letters.index(answer.strip()):
+        raise ValueError(f"the answer is {answer!r}, but answer_index is {index!r}")
+    return Problem(question, options, answer.strip(), str(row.get("category") or ""), str(row.get("src") or ""))
+
+
+# ------------------------------------------------------------------------------------------------------------ answers
+
+_BOX = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\s*\{([^{}]*)\}")
+_ALONE = re.compile(r"[(\[]?([A-J])[)\]]?[.:]?", re.IGNORECASE)
+_WITH_OPTION = re.compile(r"(?:\(([A-J])\)[.:]?|([A-J])[.):])\s+\S.*", re.DOTALL)
+_NAMED = re.compile(r"\b(?i:answer|option|choice)(?: is|:)?\s*[:(\[]*([A-J])\b")  # "the answer is a" names no letter
+
+
+def letter(answer: str, options: Sequence[str] = ()) -> str | None:
+    """The letter that an answer names: alone, before its option's text, as "the answer is C", or by that text alone.
+
+    None if there is none, or more than one: "A or B" is no answer. An answer is read in time linear in its length, of
+    which there is a most.
+    """
+    if len(answer) > MAX_ANSWER_CHARACTERS:
+        return None
+    text = answer.replace("*", "").replace("$", "")
+    for _ in range(3):  # \boxed{\text{C}}
+        text = _BOX.sub(r"\1", text)
+    text = text.strip()
+    if match := _ALONE.fullmatch(text):
+        return match[1].upper()
+    same = [name for name, option in zip(LETTERS, options, strict=False) if _plain(option) == _plain(text)]
+    if len(same) == 1:
+        return same[0]
+    named = {match[1].upper() for match in _NAMED.finditer(text)}
+    if match := _WITH_OPTION.fullmatch(text):
+        named.add(match[1] or match[2])
+    return named.pop() if len(named) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold().removesuffix(".")
+
+
+def _vote(answer: str) -> str:
+    return letter(answer) or _plain(answer[:MAX_ANSWER_CHARACTERS])

@@ -1,0 +1,141 @@
+"""What counts in an answer, and which answers are equal."""
+
+import time
+from fractions import Fraction
+
+import pytest
+
+from asyncthink_jax.tasks import math_grader
+from asyncthink_jax.tasks.math_answers import equal, final, majority, number
+
+
+@pytest.mark.parametrize(
+    "answer, text",
+    [
+        ("27", "27"),
+        (" $27$.\n", "27"),
+        (r"\(27\)", "27"),
+        (r"\[ 27 \]", "27"),
+        (r"so \boxed{26}, no: \boxed{27}.", "27"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{27", "27"),
+        ("The final answer is 27.", "27"),
+        ("Answer: $27$", "27"),
+        ("an area of $27$ units", "27"),
+        ("$26$ or $27$", "$26$ or $27$"),
+        ("\N{MINUS SIGN}3", "-3"),
+        ("2√3", r"2\sqrt{3}"),
+        ("pi/4", r"\pi/4"),
+        ("", ""),
+    ],
+)
+def test_what_counts_of_an_answer(answer, text):
+    assert final(answer) == text
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("025", 25),
+        ("27.0", 27),
+        ("-1", -1),
+        ("1,234", 1234),
+        ("1{,}234", 1234),
+        (".5", Fraction(1, 2)),
+        (r"\frac12", Fraction(1, 2)),
+        (r"-\dfrac{3}{4}", Fraction(-3, 4)),
+        ("6/8", Fraction(3, 4)),
+        ("1/0", None),
+        ("1,23", None),
+        ("1e9", None),
+        ("٢٧", None),
+        (".", None),
+        ("", None),
+        ("x", None),
+    ],
+)
+def test_plain_numbers_are_exact(text, value):
+    assert number(text) == value
+
+
+def spelled(gold, answer):
+    return equal([(final(gold), final(answer))])[0]
+
+
+@pytest.mark.parametrize(
+    "gold, answer",
+    [
+        ("073", "73"),
+        ("73", r"\boxed{073}"),
+        ("204", "204 minutes"),
+        ("27", r"27\text{ miles}"),
+        ("45", "45°"),
+        ("50", r"\$50"),
+        ("27", "x = 27"),
+        ("27", "3^3"),
+        (r"\frac{1}{2}", "0.5"),
+        (r"\frac12", "1/2"),
+        (r"\frac{1}{2}", r"2^{-1}"),
+        (r"\frac{1}{2}", r"50\%"),
+        (r"3\frac{1}{2}", "7/2"),
+        (r"2\sqrt{3}", "√12"),
+        (r"\frac{\pi}{4}", "pi/4"),
+        ("x^2+1", "1 + x²"),
+        ("(1,2)", r"\left(1, 2\right)"),
+        ("1,2", "2, 1"),
+        (r"\text{even}", "even"),
+    ],
+)
+def test_other_spellings_are_equal(gold, answer):
+    assert spelled(gold, answer) is True
+
+
+@pytest.mark.parametrize(
+    "gold, answer",
+    [
+        ("73", "74"),
+        ("73", "-73"),
+        ("73", "7.3"),
+        ("73", ""),
+        ("27", "26 or 27"),
+        ("27", "25, 26, 27"),
+        ("27", r"\{26, 27\}"),
+        ("27", "$26$ or $27$"),
+        ("27", "it may be 26, but it is 27 perhaps"),
+        ("27", r"\boxed{27} or rather \boxed{28}"),
+        ("12", "12!"),
+        (r"\frac{1}{3}", "0.33"),
+        (r"\frac{1}{2}", "2"),
+        ("x^2+1", "x^2-1"),
+        (r"\text{even}", "odd"),
+        ("27", "?"),
+        ("27", "is 27, isn't it?"),
+        ("27", "🤯"),
+        ("27", "\x00"),
+        ("27", "\ud800"),
+    ],
+)
+def test_other_answers_are_not(gold, answer):
+    assert spelled(gold, answer) is False
+
+
+def test_what_is_too_long_is_not_looked_at():
+    started = time.monotonic()
+    assert final("9" * 1_000_000) is None
+    assert final("9" * 1_000_000 + r"\boxed{27}") is None
+    assert final("(" * 5000) is None
+    assert final(r"\boxed{" * 9000) == ""  # the innermost of them
+    assert time.monotonic() - started < 5
+
+
+def test_no_worker_is_started_for_plain_numbers(monkeypatch):
+    monkeypatch.setattr(math_grader.Grader, "equal", lambda *_: pytest.fail("it was asked"))
+    assert equal([("73", "073"), ("73", "74"), ("73", ""), ("x", "x")]) == [True, False, False, True]
+
+
+def test_most_votes_win_whatever_their_spelling():
+    assert majority(["7", r"\frac{1}{2}", "0.5", r"$2^{-1}$", "7"]) == r"\frac{1}{2}"
+    assert majority(["073", "74", "73", "74", "73.0"]) == "073"
+    assert majority(["74", "73"]) == "74"
+    assert majority(["", "  ", "9" * 5000]) is None
+    assert majority([]) is None
