@@ -142,7 +142,7 @@ def _prepared(config: Config, answers: Path) -> Any:
     if FLAGS.llm_temperature is not None:
         settings["temperature"] = FLAGS.llm_temperature
     return Synthesis(
-        problems=training_problems(task, FLAGS.training_problems, config.seed),
+        problems=training_problems(task, FLAGS.training_problems, config.data.skip_bad),
         prompts=prompts,
         judge=Judge(task, grammar, config, tokenizer, own_prompts, FLAGS.keep_wrong, FLAGS.keep_unplanned),
         journal=Journal(answers),

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 from asyncthink_jax.synthesis import plans, reading
-from asyncthink_jax.tasks import countdown
+from asyncthink_jax.tasks import countdown_search
 
 KEY = "sk-secret-0123456789"
 
@@ -150,7 +150,7 @@ class Writer:
 
 
 class SumsWriter(Writer):
-    """Of the task in tests/synthesis/sums.py: `3 + 4 , 10 + 9` to `7 , 19`."""
+    """Of the task in tests/sums.py: `3 + 4 , 10 + 9` to `7 , 19`."""
 
     def fragments(self, query):
         return query.split(" , ")
@@ -168,19 +168,22 @@ class CountdownWriter(Writer):
 
     idle = ""
 
+    def __init__(self, task):
+        self.task = task
+
     def _problem(self, query):
         numbers, target = query.split(" = ")
-        return countdown.Problem(tuple(map(int, numbers.split())), int(target))
+        return countdown_search.Problem(tuple(map(int, numbers.split())), int(target), self.task.n_solutions)
 
     def fragments(self, query):
         problem = self._problem(query)
-        return [countdown.sub_query(problem, pair).strip() for pair in countdown.pairs(problem)]
+        return [countdown_search.sub_query(problem, pair).strip() for pair in countdown_search.pairs(problem)]
 
     def work(self, query, fragment):
         a, b = map(int, fragment.split()[:2])
-        text, hits = countdown.search(self._problem(query), (a, b))
-        return text, countdown.listing(hits)
+        text, hits = self.task.search(self._problem(query), (a, b))
+        return text, countdown_search.listing(hits)
 
     def result(self, query):
         problem = self._problem(query)
-        return countdown.listing(countdown.solutions(problem)[: problem.n_solutions])
+        return countdown_search.listing(self.task.solutions(problem)[: problem.n_solutions])

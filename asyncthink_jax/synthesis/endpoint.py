@@ -6,7 +6,7 @@
 | other 4xx | this question fails: the next one may be a better one |
 | 401, 403, 404, a quota that is used up, nothing at the address | the run ends: no question would do better |
 
-Between two tries it waits as long as `Retry-After` says, and without that `backoff_s` times 1, 2, 4 .. up to `MAX_BACKOFF_S`,
+Between two tries it waits as long as `Retry-After` says, and without that `BACKOFF_S` times 1, 2, 4 .. up to `MAX_BACKOFF_S`,
 by half of it at random, so that questions that failed together don't come back together. A `Retry-After` holds for
 all questions: the endpoint means whoever asks.
 """
@@ -55,7 +55,7 @@ class Endpoint:
       retries: questions that were asked again, so far.
     """
 
-    def __init__(self, *, timeout_s: float, tries: int, backoff_s: float = BACKOFF_S):
+    def __init__(self, *, timeout_s: float, tries: int):
         """Raises ConfigError where the package or a variable is missing or can't be right. Connects to nothing yet."""
         if openai is None:
             raise ConfigError("this needs the package openai: pip install 'asyncthink_jax[synthesize]'")
@@ -68,7 +68,6 @@ class Endpoint:
             raise ConfigError("OPENAI_API_KEY holds characters that no key has")
         self._client = openai.AsyncOpenAI(api_key=self._key, base_url=base_url, timeout=timeout_s, max_retries=0)
         self._tries = tries
-        self._backoff_s = backoff_s
         self._reached = False  # whether anything has ever answered
         self._not_before = 0.0  # no question is asked before this time
         self.retries = 0
@@ -96,10 +95,10 @@ class Endpoint:
                 raise FailedError(f"no answer in {attempt} tries: {said}")
             self.retries += 1
             if retry_after_s is None:
-                wait_s = min(self._backoff_s * 2 ** (attempt - 1), MAX_BACKOFF_S) * random.uniform(0.5, 1)
+                wait_s = min(BACKOFF_S * 2 ** (attempt - 1), MAX_BACKOFF_S) * random.uniform(0.5, 1)
             else:
                 self._not_before = max(self._not_before, time.monotonic() + retry_after_s)
-                wait_s = retry_after_s + random.uniform(0, self._backoff_s)
+                wait_s = retry_after_s + random.uniform(0, BACKOFF_S)
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
 

@@ -60,21 +60,18 @@ class Estimate(NamedTuple):
     tokens: Tokens
 
 
-def training_problems(task: Task[Any], count: int, seed: int, skip_bad: bool = False) -> list[Any]:
-    """So many problems of the training split (0 = all), in an order that `seed` fixes, each query once.
+def training_problems(task: Task[Any], count: int, skip_bad: bool = False) -> list[Any]:
+    """The first so many problems of the training split (0 = all), in the order in which a run has them, each query once.
 
     Raises ConfigError if the task can't be read, or has fewer.
     """
     try:
-        records = task.records(skip_bad)["train"]
-        by_query = {problem.query: problem for record in records for problem in task.problems(record)}
+        problems = list({problem.query: problem for problem in task.splits(skip_bad)["train"]}.values())
     except (ValueError, OSError) as error:
         raise ConfigError(f"task: {error}") from error
-    if count > len(by_query):
-        raise ConfigError(f"--training_problems {count}: the training split has {len(by_query)}; 0 takes all of them")
-    problems = list(by_query.values())
-    order = np.random.default_rng(seed).permutation(len(problems))
-    return [problems[i] for i in order[: count or None]]
+    if count > len(problems):
+        raise ConfigError(f"--training_problems {count}: the training split has {len(problems)}; 0 takes all of them")
+    return problems[: count or None]
 
 
 @dataclasses.dataclass

@@ -1,14 +1,11 @@
-"""What the tests of synthesis share: a model on loopback, and a run of the task of sums."""
+"""What the tests of synthesis share: a model on loopback, and a judge of the task of sums."""
 
 import pytest
 from fake_llm import KEY, FakeLLM, SumsWriter
 from sums import CONFIG, Sums
 
 from asyncthink_jax.protocol.grammar import Grammar
-from asyncthink_jax.synthesis import prompts
-from asyncthink_jax.synthesis.journal import Journal
 from asyncthink_jax.synthesis.judge import Judge, reader
-from asyncthink_jax.synthesis.run import Synthesis, training_problems
 
 POOL = Grammar(capacity=3, max_forks=4)
 
@@ -31,20 +28,3 @@ def read_by():
 @pytest.fixture
 def judge(read_by):
     return Judge(Sums(), POOL, CONFIG, *read_by)
-
-
-@pytest.fixture
-def new_synthesis(judge, tmp_path):
-    """Makes the run in a folder, as a command would that is started again."""
-
-    def new(judge=judge, seed=0, path=tmp_path / "out.answers.jsonl", **settings):
-        return Synthesis(
-            problems=training_problems(Sums(), 0, seed),
-            prompts=prompts.load(prompts.PACKAGED, Sums().instructions, POOL),
-            judge=judge,
-            journal=Journal(path),
-            settings={"model": "gpt-4o", **settings},
-            seed=seed,
-        )
-
-    return new

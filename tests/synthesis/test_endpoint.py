@@ -15,6 +15,12 @@ from asyncthink_jax.synthesis.journal import Answer
 
 pytest.importorskip("openai")
 
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(endpoint_lib, "BACKOFF_S", 0.001)
+
+
 QUESTION = {"model": "gpt-4o", "messages": [{"role": "user", "content": "[problem]\n3 + 4"}]}
 GOOD = Answer("[thinking]\nIt falls apart.\n\n[fragments]\n1. 3 + 4", "stop", 100, 10)
 
@@ -23,7 +29,7 @@ def ask(tries=3, timeout_s=30.0, times=1):
     """Asks the same several times at once; gives the answers, and how often questions were asked again."""
 
     async def asking():
-        endpoint = Endpoint(timeout_s=timeout_s, tries=tries, backoff_s=0.001)
+        endpoint = Endpoint(timeout_s=timeout_s, tries=tries)
         try:
             return await asyncio.gather(*[endpoint.ask(QUESTION) for _ in range(times)]), endpoint.retries
         finally:
@@ -88,7 +94,7 @@ def test_retry_after_holds_for_all_questions(llm):
     llm.replies = [refusal(429, headers={"Retry-After": "0.3"})]
 
     async def asking():
-        endpoint = Endpoint(timeout_s=30, tries=3, backoff_s=0.001)
+        endpoint = Endpoint(timeout_s=30, tries=3)
         first = asyncio.create_task(endpoint.ask(QUESTION))
         while not endpoint.retries:
             await asyncio.sleep(0.001)
@@ -119,10 +125,11 @@ def test_waiting_grows_and_differs_between_questions(llm, monkeypatch):
         await sleep(0)
 
     monkeypatch.setattr(endpoint_lib.asyncio, "sleep", recorded)
+    monkeypatch.setattr(endpoint_lib, "BACKOFF_S", 1.0)
     llm.reply_to = lambda body: refusal(500)
 
     async def asking():
-        endpoint = Endpoint(timeout_s=30, tries=9, backoff_s=1)
+        endpoint = Endpoint(timeout_s=30, tries=9)
         with pytest.raises(FailedError):
             await endpoint.ask(QUESTION)
         await endpoint.close()
