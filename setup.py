@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["asyncthink_jax", "asyncthink_jax.*"]),
+    package_data={"asyncthink_jax.synthesis": ["prompts/*.md", "prompts/examples/*.txt"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.5",
@@ -34,6 +35,7 @@ setup(
     extras_require={
         "hf": ["huggingface_hub>=0.34"],  # models by their hub id
         "lora": ["qwix>=0.1.8"],
+        "synthesize": ["openai>=1.50"],  # demonstrations by another model
         "test": [
             "huggingface_hub>=0.34",
             "hypothesis>=6.100",
@@ -41,6 +43,7 @@ setup(
             "mypy>=1.11",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "openai>=1.50",
             "pytest>=8",
             "pyyaml>=6",
             "qwix>=0.1.8",

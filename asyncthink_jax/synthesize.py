@@ -126,28 +126,21 @@ def _prices() -> Any:
 
 
 def _prepared(config: Config, answers: Path) -> Any:
-    """The run, without an endpoint. Raises ConfigError for all that is wrong with prompts, problems and old answers."""
-    from asyncthink_jax.protocol.grammar import Grammar
-    from asyncthink_jax.synthesis import prompts as prompt_files
-    from asyncthink_jax.synthesis.journal import Journal
-    from asyncthink_jax.synthesis.judge import Judge, reader
-    from asyncthink_jax.synthesis.run import Synthesis, training_problems
+    """The run, without an endpoint."""
+    from asyncthink_jax.synthesis.run import prepared
 
-    task, pool = config.task, config.pool
-    grammar = Grammar(pool.agents, pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
-    folder = Path(FLAGS.prompts) if FLAGS.prompts else prompt_files.PACKAGED
-    prompts = prompt_files.load(folder, task.instructions, grammar)
-    tokenizer, own_prompts = reader(config, grammar, FLAGS.tokenizer)
     settings: dict[str, Any] = {"model": FLAGS.llm, "max_completion_tokens": FLAGS.max_answer_tokens}
     if FLAGS.llm_temperature is not None:
         settings["temperature"] = FLAGS.llm_temperature
-    return Synthesis(
-        problems=training_problems(task, FLAGS.training_problems, config.data.skip_bad),
-        prompts=prompts,
-        judge=Judge(task, grammar, config, tokenizer, own_prompts, FLAGS.keep_wrong, FLAGS.keep_unplanned),
-        journal=Journal(answers),
+    return prepared(
+        config,
+        answers,
+        count=FLAGS.training_problems,
         settings=settings,
-        seed=config.seed,
+        prompts=Path(FLAGS.prompts) if FLAGS.prompts else None,
+        tokenizer=FLAGS.tokenizer,
+        keep_wrong=FLAGS.keep_wrong,
+        keep_unplanned=FLAGS.keep_unplanned,
     )
 
 

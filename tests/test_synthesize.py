@@ -10,20 +10,32 @@ from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
-from fake_llm import KEY, FakeLLM, Reply, SumsWriter, is_second, refusal
+from fake_llm import KEY, CountdownWriter, FakeLLM, Reply, SumsWriter, is_second, refusal
 from sums import CONFIG, Sums
 
 from asyncthink_jax import synthesize
 from asyncthink_jax.config import split_argv
 from asyncthink_jax.data import demonstration_file
 from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.report.metrics import read_metrics
 from asyncthink_jax.synthesis import endpoint, prompts
+from asyncthink_jax.tasks import TASKS, Countdown
 
 pytest.importorskip("openai")
 
 ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path])}  # of other processes
 PROBLEMS = CONFIG.task.size
-EXPERIMENT = "from sums import CONFIG\n\ndef get_config():\n    return CONFIG\n"
+EXPERIMENT = """
+from asyncthink_jax.tasks import TASKS
+from sums import CONFIG, Sums
+
+TASKS["sums"] = Sums
+
+
+def get_config():
+    return CONFIG
+"""
 
 
 @pytest.fixture
@@ -31,13 +43,15 @@ def llm(monkeypatch):
     with FakeLLM(SumsWriter()) as llm:
         monkeypatch.setenv("OPENAI_BASE_URL", llm.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(endpoint, "BACKOFF_S", 0.001)
         yield llm
 
 
 @pytest.fixture
-def command(llm, tmp_path, capsys):
-    """Runs the command in a folder: (exit code, standard output, standard error). The key is nowhere in what it leaves."""
+def command(llm, tmp_path, capsys, monkeypatch):
+    """Runs the command in a folder: (exit code, output, error output). The key is nowhere in what is left."""
+    monkeypatch.setitem(TASKS, "sums", Sums)
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
 
     def run(*arguments):
@@ -57,6 +71,11 @@ def command(llm, tmp_path, capsys):
 def files(tmp_path):
     """Reads the files of the results: the demonstrations, and what was dropped."""
     return lambda: tuple((tmp_path / name).read_text() for name in ("demos.jsonl", "demos.dropped.jsonl"))
+
+
+def llm_at(llm):
+    """What names the endpoint, for another process."""
+    return {"OPENAI_BASE_URL": llm.url, "OPENAI_API_KEY": KEY, "NO_PROXY": "127.0.0.1"}
 
 
 def asked_twice(requests):
@@ -238,6 +257,38 @@ def test_an_endpoint_that_turns_away_later_loses_nothing(command, llm, files):
     assert asked_twice(llm.requests) <= 2  # those that were turned away
 
 
+COUNTDOWN = """
+from asyncthink_jax.config import Config, RLConfig, RolloutConfig, SFTConfig
+from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.tasks import Countdown
+
+
+def get_config():
+    return Config(
+        name="countdown",
+        task=Countdown(max_number=12, validation_problems=4, test_problems=4),
+        model=ModelConfig(vocab_size=0, layers=1, width=32, heads=2, kv_heads=1, head_dim=16, mlp_width=64),
+        rollout=RolloutConfig(slots=4, organizer_budget=300, context=400),
+        sft=SFTConfig(steps=12, rows=4, row_length=400),
+        rl=RLConfig(iterations=0),
+    )
+"""
+
+
+@pytest.mark.slow
+def test_countdown_is_trained_on_what_another_model_wrote(command, llm, tmp_path):
+    (tmp_path / "countdown.py").write_text(COUNTDOWN)
+    llm.writer = CountdownWriter(Countdown(max_number=12))
+    code, out, _ = command(f"--config={tmp_path / 'countdown.py'}", "--training_problems=8")
+    assert code == 0 and "8 kept, 0 dropped" in out
+    arguments = ["--config", tmp_path / "countdown.py", "--workdir", tmp_path / "run", "--noevaluate"]
+    arguments.append(f"--config.data.demonstrations={tmp_path / 'demos.jsonl'}")
+    run = [sys.executable, "-m", "asyncthink_jax.train", *map(str, arguments)]
+    subprocess.run(run, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert len(losses) == 12 and losses[-1] < losses[0]
+
+
 # --- Stopped, and gone on with.
 
 
@@ -305,9 +356,8 @@ def test_two_commands_do_not_write_the_same_files(command, llm, tmp_path):
         if not said:
             said.append(True)
             arguments = ["--config", tmp_path / "experiment.py", "--out", tmp_path / "demos.jsonl"]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path])}
             run = [sys.executable, "-m", "asyncthink_jax.synthesize", *map(str, arguments)]
-            said.append(subprocess.run(run, env=environment, capture_output=True, text=True, check=False))
+            said.append(subprocess.run(run, env=ENVIRONMENT | llm_at(llm), capture_output=True, text=True, check=False))
 
     llm.reply_to = lambda body: Reply(before=another)
     assert command("--concurrency=1")[0] == 0
@@ -320,10 +370,9 @@ def test_two_commands_do_not_write_the_same_files(command, llm, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_where_it_was(command, llm, files, tmp_path):
     arguments = ["--config", tmp_path / "experiment.py", "--out", tmp_path / "demos.jsonl", "--training_problems=0"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path])}
     process = subprocess.Popen(
         [sys.executable, "-m", "asyncthink_jax.synthesize", *map(str, arguments)],
-        env=environment,
+        env=ENVIRONMENT | llm_at(llm),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -6,9 +6,9 @@
 | other 4xx | this question fails: the next one may be a better one |
 | 401, 403, 404, a quota that is used up, nothing at the address | the run ends: no question would do better |
 
-Between two tries it waits as long as `Retry-After` says, and without that `BACKOFF_S` times 1, 2, 4 .. up to `MAX_BACKOFF_S`,
-by half of it at random, so that questions that failed together don't come back together. A `Retry-After` holds for
-all questions: the endpoint means whoever asks.
+Between two tries it waits as long as `Retry-After` says, and without that `BACKOFF_S` times 1, 2, 4 .. up to
+`MAX_BACKOFF_S`, half of it at random, so that questions that failed together don't come back together. A `Retry-After`
+holds for all questions: the endpoint means whoever asks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Endpoint:
         self.where = address(base_url)
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not self._key:
-            raise ConfigError(f"OPENAI_API_KEY is not set; set it to a key for {self.where} (any text, if it wants none)")
+            raise ConfigError(
+                f"OPENAI_API_KEY is not set; set it to a key for {self.where} (any text, if it wants none)"
+            )
         if not (self._key.isascii() and self._key.isprintable()):
             raise ConfigError("OPENAI_API_KEY holds characters that no key has")
         self._client = openai.AsyncOpenAI(api_key=self._key, base_url=base_url, timeout=timeout_s, max_retries=0)

@@ -79,7 +79,9 @@ class Judge:
         self._check_lengths(episode)
         score: Score = self.task.score(problem, episode.answer)
         if not self.keep_wrong and (score["accuracy"] < 1 or score["wrong"]):
-            raise Dropped("wrong_answer", f"{json.dumps(episode.answer, ensure_ascii=False)} scores {json.dumps(score)}")
+            raise Dropped(
+                "wrong_answer", f"{json.dumps(episode.answer, ensure_ascii=False)} scores {json.dumps(score)}"
+            )
         return Script(problem, traces.organizer, traces.work, traces.workers, traces.returns)
 
     def _check_words(self, traces: Traces) -> None:
@@ -116,15 +118,13 @@ class Judge:
     def _check_lengths(self, episode: Episode) -> None:
         rollout, row = self.config.rollout, self.config.sft.row_length
         for trace in episode.traces:
-            is_worker = trace.fork_id is not None
-            who = f"worker {trace.fork_id}" if is_worker else "the organizer"
-            budget = ("worker_budget", rollout.worker_budget) if is_worker else ("organizer_budget", rollout.organizer_budget)
-            own = is_worker and rollout.worker_context > 0
-            context = ("worker_context", rollout.worker_context) if own else ("context", rollout.context)
+            who = "the organizer" if trace.fork_id is None else f"worker {trace.fork_id}"
+            budget = "organizer_budget" if trace.fork_id is None else "worker_budget"
+            context = "worker_context" if trace.fork_id is not None and rollout.worker_context else "context"
             known = len(trace.prompt) + len(trace.tokens)
             for field, limit, length in (
-                (f"rollout.{budget[0]}", budget[1], trace.decoded_tokens),
-                (f"rollout.{context[0]}", context[1], known),
+                (f"rollout.{budget}", getattr(rollout, budget), trace.decoded_tokens),
+                (f"rollout.{context}", getattr(rollout, context), known),
                 ("sft.row_length", row, known),
             ):
                 if length > limit:
@@ -137,8 +137,8 @@ def reader(config: Config, grammar: Grammar, named: str | None) -> tuple[Tokeniz
     Args:
       config: of the run.
       grammar: of its pool.
-      named: a tokenizer's file or folder, a GGUF or a hub id; default what `pretrained` names, else one of the task's words, as a
-        run from scratch trains it. Of a hub id the tokenizer's files alone are fetched.
+      named: a tokenizer's file or folder, a GGUF or a hub id, of which the tokenizer's files alone are fetched. Default
+        what `pretrained` names, else one of the task's words, as a run from scratch trains it.
 
     Raises:
       ConfigError: there is none, or it can't be read.
@@ -150,7 +150,9 @@ def reader(config: Config, grammar: Grammar, named: str | None) -> tuple[Tokeniz
                 texts, symbols = config.task.tokenizer_texts(), tag_literals(config.pool.max_forks)
                 return SentencePieceTokenizer.train(texts, symbols, Path(folder) / "tokenizer.model"), TINY
         if "://" in source:
-            raise ConfigError(f"{source} is a bucket, with all weights in it: name a copy of its tokenizer by --tokenizer")
+            raise ConfigError(
+                f"{source} is a bucket, with all weights in it: name a copy of its tokenizer by --tokenizer"
+            )
         tokenizer = load_tokenizer(local_path(source, TOKENIZER_PATTERNS))
         return tokenizer, prompts_for(tokenizer, grammar, config.task.instructions)
     except (ValueError, FileNotFoundError) as error:

@@ -88,7 +88,9 @@ def to_text(plan: Plan) -> str:
     return "\n".join(map(str, plan))
 
 
-_LINE = re.compile(r"fork (?P<fork>\d+) with fragment (?P<of>\d+)|join (?P<join>\d+)|think(?: about fragment (\d+))?|answer")
+_LINE = re.compile(
+    r"fork (?P<fork>\d+) with fragment (?P<of>\d+)|join (?P<join>\d+)|think(?: about fragment (?P<about>\d+))?|answer"
+)
 
 
 def from_text(text: str) -> Plan:
@@ -106,7 +108,9 @@ def from_text(text: str) -> Plan:
         elif match["join"]:
             plan.append(Action("join", int(match["join"])))
         else:
-            plan.append(Action("answer") if match[0] == "answer" else Action("think", fragment=int(match[4] or 0)))
+            plan.append(
+                Action("answer") if match[0] == "answer" else Action("think", fragment=int(match["about"] or 0))
+            )
     return tuple(plan)
 
 

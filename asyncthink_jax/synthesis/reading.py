@@ -23,7 +23,7 @@ _ITEM = re.compile(r"\s*(?:[0-9]+[.)]|[-*])\s+(.*)")
 _JOINED = re.compile(r"<JOIN-([0-9]+)>(.*?)</JOIN-\1>", re.DOTALL)
 
 
-class Dropped(Exception):  # noqa: N818  (an outcome, not a mistake of ours)
+class Dropped(Exception):
     """An answer that gives no demonstration: `reason`, a word that is counted, and `detail`, what is wrong where."""
 
     def __init__(self, reason: str, detail: str):

@@ -14,17 +14,20 @@ import hashlib
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from asyncthink_jax.config import ConfigError
+from asyncthink_jax.config import Config, ConfigError
+from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.synthesis.costs import Tokens, counted, estimated_tokens, mean_output
 from asyncthink_jax.synthesis.endpoint import Endpoint, EndpointError, FailedError
 from asyncthink_jax.synthesis.journal import Answer, Journal, key_of
-from asyncthink_jax.synthesis.judge import Judge
+from asyncthink_jax.synthesis.judge import Judge, reader
 from asyncthink_jax.synthesis.plans import Plan, sample_plan
-from asyncthink_jax.synthesis.prompts import Messages, Prompts
+from asyncthink_jax.synthesis.prompts import PACKAGED, Messages, Prompts
+from asyncthink_jax.synthesis.prompts import load as load_prompts
 from asyncthink_jax.synthesis.reading import Dropped, read_fragments
 from asyncthink_jax.tasks.task import Script, Task
 
@@ -58,20 +61,6 @@ class Estimate(NamedTuple):
     answered: int
     to_ask: int
     tokens: Tokens
-
-
-def training_problems(task: Task[Any], count: int, skip_bad: bool = False) -> list[Any]:
-    """The first so many problems of the training split (0 = all), in the order in which a run has them, each query once.
-
-    Raises ConfigError if the task can't be read, or has fewer.
-    """
-    try:
-        problems = list({problem.query: problem for problem in task.splits(skip_bad)["train"]}.values())
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"task: {error}") from error
-    if count > len(problems):
-        raise ConfigError(f"--training_problems {count}: the training split has {len(problems)}; 0 takes all of them")
-    return problems[: count or None]
 
 
 @dataclasses.dataclass
@@ -245,6 +234,59 @@ def _one_thread() -> Iterator[ThreadPoolExecutor]:
         yield executor
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+def prepared(
+    config: Config,
+    answers: Path,
+    *,
+    count: int,
+    settings: Question,
+    prompts: Path | None = None,
+    tokenizer: str | None = None,
+    keep_wrong: bool = False,
+    keep_unplanned: bool = False,
+) -> Synthesis:
+    """The run that a config names, with all that costs nothing checked.
+
+    Args:
+      answers: the journal's file; it need not be there.
+      count: of the problems, 0 = all of the training split.
+      prompts: their folder; default the package's.
+      tokenizer: see `judge.reader`.
+      The others are those of `Synthesis` and `Judge`.
+
+    Raises:
+      ConfigError: something is wrong with prompts, tokenizer, problems or old answers; it says what and where.
+    """
+    task, pool = config.task, config.pool
+    grammar = Grammar(pool.agents, pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
+    loaded = load_prompts(prompts or PACKAGED, task.instructions, grammar)
+    read_by = reader(config, grammar, tokenizer)
+    return Synthesis(
+        problems=training_problems(task, count, config.data.skip_bad),
+        prompts=loaded,
+        judge=Judge(task, grammar, config, *read_by, keep_wrong, keep_unplanned),
+        journal=Journal(answers),
+        settings=settings,
+        seed=config.seed,
+    )
+
+
+def training_problems(task: Task[Any], count: int, skip_bad: bool = False) -> list[Any]:
+    """The first so many problems of the training split (0 = all) in the order of a run, each query once.
+
+    Raises ConfigError if the task can't be read, or has fewer.
+    """
+    try:
+        problems = list({problem.query: problem for problem in task.splits(skip_bad)["train"]}.values())
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"task: {error}") from error
+    if not problems:
+        raise ConfigError("task: there is no problem in the training split")
+    if count > len(problems):
+        raise ConfigError(f"--training_problems {count}: the training split has {len(problems)}; 0 takes all of them")
+    return problems[: count or None]
 
 
 class StoppedError(Exception):

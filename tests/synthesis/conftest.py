@@ -16,6 +16,7 @@ def llm(monkeypatch):
     with FakeLLM(SumsWriter()) as llm:
         monkeypatch.setenv("OPENAI_BASE_URL", llm.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield llm
 
 

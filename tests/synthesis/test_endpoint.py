@@ -165,7 +165,9 @@ def test_an_address_where_nothing_answers_ends_the_run_after_two_tries(monkeypat
         port = unused.getsockname()[1]
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:{KEY}@127.0.0.1:{port}/v1")
-    with pytest.raises(EndpointError, match=f"nothing answers at http://127.0.0.1:{port}/v1 .*OPENAI_BASE_URL") as error:
+    with pytest.raises(
+        EndpointError, match=f"nothing answers at http://127.0.0.1:{port}/v1 .*OPENAI_BASE_URL"
+    ) as error:
         ask(tries=9)
     assert KEY not in str(error.value)
 

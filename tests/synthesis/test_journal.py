@@ -47,7 +47,7 @@ def test_reading_alone_changes_nothing(path):
 @pytest.mark.parametrize("line", ["{", "[]", '{"text": "x"}', '{"question": "a", "more": 1}'])
 def test_a_file_that_is_no_journal_is_refused_by_line(path, line):
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(ConfigError, match="answers.jsonl, line 3: not an answer of an endpoint"):
+    with pytest.raises(ConfigError, match=r"answers\.jsonl, line 3: not an answer of an endpoint"):
         Journal(path)
 
 

@@ -1,4 +1,4 @@
-"""What becomes a demonstration: what was asked for, can be written and read by the run, fits its budgets, and is right."""
+"""What becomes a demonstration: what was asked for, can be read by the run, fits its budgets, and is right."""
 
 import dataclasses
 

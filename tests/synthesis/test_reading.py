@@ -42,7 +42,9 @@ def test_workers_come_in_the_order_of_their_forks():
 
 
 def test_what_is_written_after_the_end_of_a_trace_is_left_out():
-    assert read_traces(WORKERS + ORGANIZER + " I hope this helps! <FORK-9>", POOL) == read_traces(WORKERS + ORGANIZER, POOL)
+    assert read_traces(WORKERS + ORGANIZER + " I hope this helps! <FORK-9>", POOL) == read_traces(
+        WORKERS + ORGANIZER, POOL
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,8 @@ def test_fragments_are_the_items_of_a_list():
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("[fragments]\nnone", "no_fragments"), ("1. a", "unreadable"), ("[fragments]\n1. \n", "no_fragments")]
+    ("text", "reason"),
+    [("[fragments]\nnone", "no_fragments"), ("1. a", "unreadable"), ("[fragments]\n1. \n", "no_fragments")],
 )
 def test_an_answer_without_fragments_is_dropped(text, reason):
     with pytest.raises(Dropped) as dropped:
