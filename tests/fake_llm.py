@@ -59,6 +59,7 @@ class FakeLLM:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or each answer waits 40 ms for its header's acknowledgement
 
             def do_POST(self):
                 with suppress(ConnectionError):

@@ -1,7 +1,9 @@
 """The command that has another model write demonstrations, by the real openai client against a model on loopback."""
 
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +20,10 @@ from asyncthink_jax.config import split_argv
 from asyncthink_jax.data import demonstration_file
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.report.metrics import read_metrics
-from asyncthink_jax.synthesis import endpoint, prompts
+from asyncthink_jax.synthesis import endpoint, prompts, run
+from asyncthink_jax.synthesis.judge import reader
 from asyncthink_jax.tasks import TASKS, Countdown
+from asyncthink_jax.training.files import locked
 
 pytest.importorskip("openai")
 
@@ -38,6 +42,9 @@ def get_config():
 """
 
 
+read_once = functools.cache(reader)  # a tokenizer takes half a second to train
+
+
 @pytest.fixture
 def llm(monkeypatch):
     with FakeLLM(SumsWriter()) as llm:
@@ -52,9 +59,10 @@ def llm(monkeypatch):
 def command(llm, tmp_path, capsys, monkeypatch):
     """Runs the command in a folder: (exit code, output, error output). The key is nowhere in what is left."""
     monkeypatch.setitem(TASKS, "sums", Sums)
+    monkeypatch.setattr(run, "reader", read_once)
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
 
-    def run(*arguments):
+    def called(*arguments):
         fixed = ["synthesize", f"--config={tmp_path / 'experiment.py'}", f"--out={tmp_path / 'demos.jsonl'}"]
         others, overrides = split_argv([*fixed, "--training_problems=0", *map(str, arguments)])
         with flagsaver.flagsaver():
@@ -64,7 +72,7 @@ def command(llm, tmp_path, capsys, monkeypatch):
         assert not any(KEY in text for text in (*left, *printed))
         return code, printed.out, printed.err
 
-    return run
+    return called
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ def test_the_file_holds_demonstrations_that_training_reads(command, llm, tmp_pat
     assert (code, err) == (0, "")
     scripts = demonstration_file.read(tmp_path / "demos.jsonl", Sums().from_json, Grammar(4, 6))
     assert [script.problem for script in scripts] == Sums().splits()["train"]
-    assert {len(script.workers) for script in scripts} > {0, 1, 2}  # the plans differ
+    assert len({len(script.workers) for script in scripts}) >= 3  # the plans differ
     assert len(llm.requests) == 2 * PROBLEMS
     assert "12 kept, 0 dropped, 0 failed, of 12 problems" in out
 
@@ -160,7 +168,7 @@ def test_what_is_dropped_is_counted_by_reason_and_kept_with_it_in_a_file_of_its_
     code, out, _ = command("--concurrency=1")
     assert code == 0 and files()[0] == ""
     assert "0 kept, 12 dropped, 0 failed" in out
-    assert "no_answer          10  83.3%  no <ANSWER>..</ANSWER>" in out
+    assert "no_answer 10 83.3% no <ANSWER>..</ANSWER>" in " ".join(out.split())
     dropped = [json.loads(line) for line in files()[1].splitlines()]
     assert [line["reason"] for line in dropped] == ["no_fragments", "refused", *["no_answer"] * 10]
     assert dropped[0]["fragments"] == "[fragments]\nnone" and dropped[0]["traces"] is None
@@ -170,7 +178,7 @@ def test_what_is_dropped_is_counted_by_reason_and_kept_with_it_in_a_file_of_its_
 
 def test_an_answer_that_was_cut_off_is_dropped(command, llm):
     llm.replies = [Reply(finish="length")]
-    assert "cut_off           1   8.3%" in command()[1]
+    assert "cut_off 1 8.3%" in " ".join(command()[1].split())
 
 
 def test_wrong_answers_are_dropped_and_kept_later_without_asking_again(command, llm, files):
@@ -179,7 +187,7 @@ def test_wrong_answers_are_dropped_and_kept_later_without_asking_again(command, 
             return " 0"
 
     llm.writer = Wrong()
-    assert "wrong_answer       12  100.0%" in command()[1]
+    assert "wrong_answer 12 100.0%" in " ".join(command()[1].split())
     llm.requests.clear()
     assert "12 kept" in command("--keep_wrong")[1]
     assert not llm.requests and len(files()[0].splitlines()) == PROBLEMS
@@ -350,19 +358,11 @@ def test_a_rerun_that_is_stopped_before_it_has_caught_up_leaves_the_files_as_the
 
 
 def test_two_commands_do_not_write_the_same_files(command, llm, tmp_path):
-    said = []
-
-    def another():
-        if not said:
-            said.append(True)
-            arguments = ["--config", tmp_path / "experiment.py", "--out", tmp_path / "demos.jsonl"]
-            run = [sys.executable, "-m", "asyncthink_jax.synthesize", *map(str, arguments)]
-            said.append(subprocess.run(run, env=ENVIRONMENT | llm_at(llm), capture_output=True, text=True, check=False))
-
-    llm.reply_to = lambda body: Reply(before=another)
-    assert command("--concurrency=1")[0] == 0
-    assert said[1].returncode == 2
-    assert said[1].stderr == (
+    (tmp_path / "demos.answers.jsonl").touch()
+    with locked(tmp_path / "demos.answers.jsonl", wait=False):
+        code, _, err = command()
+    assert code == 2 and not llm.requests
+    assert err == (
         f"error: --out {tmp_path / 'demos.jsonl'} is in use by another process; wait for it, or name another file\n"
     )
 
@@ -415,10 +415,10 @@ def test_the_estimate_is_near_the_count_where_answers_are_as_long_as_the_example
 
     llm.writer = Counting()
     _, out, _ = command()
-    estimated = [int(word.replace(",", "")) for word in out.splitlines()[1].split() if word[0].isdigit()]
-    characters_in = sum(len(m["content"]) for body in llm.requests for m in body["messages"])
-    assert estimated[0] == len(llm.requests) == 24
-    assert estimated[1] == pytest.approx(characters_in / 4, rel=0.1)
+    questions, tokens = re.search(r"to ask: (\d+) questions, about ([\d,]+) tokens in", out).groups()
+    characters = sum(len(message["content"]) for body in llm.requests for message in body["messages"])
+    assert int(questions) == len(llm.requests) == 24
+    assert int(tokens.replace(",", "")) == pytest.approx(characters / 4, rel=0.05)
 
 
 def test_an_unknown_models_price_is_not_made_up(command):
