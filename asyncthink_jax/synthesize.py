@@ -100,8 +100,12 @@ def _synthesize(config: Config) -> int:
     with locked(answers, wait=False) as alone:
         if not alone:
             raise ConfigError(f"--out {out} is in use by another process; wait for it, or name another file")
-        synthesis = _prepared(config, answers)
-        code = _ask(synthesis, prices)
+        try:
+            synthesis = _prepared(config, answers)
+            code = _ask(synthesis, prices)
+        finally:
+            if not answers.stat().st_size:
+                answers.unlink()  # refused, with nothing asked: no file is left
         if synthesis.caught_up:  # else the files of the last time have more in them
             results = [synthesis.results[place] for place in sorted(synthesis.results)]
             replace_text(out, summary.kept_lines(results))

@@ -20,7 +20,7 @@ from asyncthink_jax.config import split_argv
 from asyncthink_jax.data import demonstration_file
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.report.metrics import read_metrics
-from asyncthink_jax.synthesis import endpoint, prompts, run
+from asyncthink_jax.synthesis import endpoint, questions, run
 from asyncthink_jax.synthesis.judge import reader
 from asyncthink_jax.tasks import TASKS, Countdown
 from asyncthink_jax.training.files import locked
@@ -130,7 +130,7 @@ def test_what_is_asked_and_what_it_took_is_said_before_and_after(command):
     assert lines[0] == "12 problems, two questions each, to my-model"
     assert lines[1].startswith("to ask: 24 questions, about ") and lines[1].endswith(" USD")
     # 24 answers of 100 tokens in and 10 out, as the endpoint counts them.
-    assert "answers now: 24; 2,400 tokens in, 240 out, 0.05 USD" in out
+    assert "answers now: 24; 2,400 tokens in, 240 out, 0.05 USD\nanswers in all: 24; 2,400 tokens in" in out
 
 
 def test_settings_of_the_model_are_sent(command, llm):
@@ -309,6 +309,7 @@ def test_a_finished_run_says_so_at_once_and_needs_no_key(command, llm, files, mo
     assert (code, err) == (0, "") and files() == before and not llm.requests
     assert "answered already: 24 questions" in out and "to ask" not in out
     assert "12 kept, 0 dropped, 0 failed, of 12 problems" in out
+    assert "answers now: 0; 0 tokens in, 0 out, 0.00 USD\nanswers in all: 24; 2,400 tokens in, 240 out" in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -406,7 +407,7 @@ def test_a_dry_run_shows_estimate_and_questions_and_asks_nothing(command, llm, t
 
 def test_the_estimate_is_near_the_count_where_answers_are_as_long_as_the_examples(command, llm):
     """In characters, which a token has four of, and with the examples' own answers."""
-    example = prompts.load(prompts.PACKAGED, Sums().instructions, Grammar(4, 6)).examples
+    example = questions.load(questions.PACKAGED, Sums().instructions, Grammar(4, 6)).examples
 
     class Counting(SumsWriter):
         def answer(self, question):
@@ -415,9 +416,9 @@ def test_the_estimate_is_near_the_count_where_answers_are_as_long_as_the_example
 
     llm.writer = Counting()
     _, out, _ = command()
-    questions, tokens = re.search(r"to ask: (\d+) questions, about ([\d,]+) tokens in", out).groups()
+    asked, tokens = re.search(r"to ask: (\d+) questions, about ([\d,]+) tokens in", out).groups()
     characters = sum(len(message["content"]) for body in llm.requests for message in body["messages"])
-    assert int(questions) == len(llm.requests) == 24
+    assert int(asked) == len(llm.requests) == 24
     assert int(tokens.replace(",", "")) == pytest.approx(characters / 4, rel=0.05)
 
 
@@ -451,9 +452,10 @@ def test_an_unknown_models_price_is_not_made_up(command):
         (["demos.jsonl"], "unexpected argument 'demos.jsonl'; options start with --"),
     ],
 )
-def test_bad_input_is_one_line(command, llm, arguments, says):
+def test_bad_input_is_one_line(command, llm, tmp_path, arguments, says):
     code, out, err = command(*arguments)
     assert code == 2 and out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
     assert err.startswith(f"error: {says}") and err.count("\n") == 1
     assert not llm.requests
 

@@ -21,13 +21,13 @@ import numpy as np
 
 from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.protocol.grammar import Grammar
-from asyncthink_jax.synthesis.costs import Tokens, counted, estimated_tokens, mean_output
+from asyncthink_jax.synthesis.costs import Tokens, estimated_tokens, mean_output
 from asyncthink_jax.synthesis.endpoint import Endpoint, EndpointError, FailedError
 from asyncthink_jax.synthesis.journal import Answer, Journal, key_of
 from asyncthink_jax.synthesis.judge import Judge, reader
 from asyncthink_jax.synthesis.plans import Plan, sample_plan
-from asyncthink_jax.synthesis.prompts import PACKAGED, Messages, Prompts
-from asyncthink_jax.synthesis.prompts import load as load_prompts
+from asyncthink_jax.synthesis.questions import PACKAGED, Messages, Questions
+from asyncthink_jax.synthesis.questions import load as load_questions
 from asyncthink_jax.synthesis.reading import Dropped, read_fragments
 from asyncthink_jax.tasks.task import Script, Task
 
@@ -71,30 +71,31 @@ class Synthesis:
       settings: of every question, beside its messages: model, max_completion_tokens ..
       seed: of the plans.
       results: of the problems that are through, by their places.
-      fresh: answers that have been asked for, and not found.
+      used: all answers about these. fresh: those of them that have been asked for, and not found.
       caught_up: whether all that the journal had before is among the results.
     """
 
     problems: Sequence[Any]
-    prompts: Prompts
+    questions: Questions
     judge: Judge
     journal: Journal
     settings: Question
     seed: int
     results: dict[int, Result] = dataclasses.field(default_factory=dict)
+    used: list[Answer] = dataclasses.field(default_factory=list)
     fresh: list[Answer] = dataclasses.field(default_factory=list)
     caught_up: bool = False
 
     def first(self, problem: Any) -> Question:
         """The question for the fragments of a problem."""
-        return self._question(self.prompts.ask_fragments(problem.query))
+        return self._question(self.questions.ask_fragments(problem.query))
 
     def second(self, problem: Any, fragments: Sequence[str]) -> tuple[Question, Plan]:
         """The question for its traces, and the plan in it."""
         digest = hashlib.sha256(problem.query.encode("utf-8", "replace")).digest()
         rng = np.random.default_rng([self.seed, *digest[:8]])
         plan = sample_plan(len(fragments), self.judge.grammar, rng)
-        return self._question(self.prompts.ask_traces(problem.query, list(fragments), plan)), plan
+        return self._question(self.questions.ask_traces(problem.query, list(fragments), plan)), plan
 
     def _question(self, messages: Messages) -> Question:
         return {**self.settings, "messages": messages}
@@ -126,13 +127,13 @@ class Synthesis:
             else:
                 answered[1] += 1
                 answers[1].append(found)
-        shown = [[one.found for one in self.prompts.examples], [one.written for one in self.prompts.examples]]
+        shown = [[one.found for one in self.questions.examples], [one.written for one in self.questions.examples]]
         tokens_out = sum(n * mean_output(had, texts) for n, had, texts in zip(missing, answers, shown, strict=True))
         return Estimate(len(self.problems), sum(answered), sum(missing), Tokens(tokens_in, tokens_out))
 
     def _typical_fragments(self) -> list[str]:
         """In place of fragments that nobody has found yet: those of the longest example, or words of such a length."""
-        longest = max((list(one.fragments) for one in self.prompts.examples), key=len, default=[])
+        longest = max((list(one.fragments) for one in self.questions.examples), key=len, default=[])
         return longest or ["(a fragment that step 1 finds)", "(another fragment that step 1 finds)"]
 
     async def run(self, endpoint: Endpoint | None, concurrency: int, on_result: Callable[[Result], None]) -> None:
@@ -207,12 +208,9 @@ class Synthesis:
             answer = await endpoint.ask(question)
             self.journal.add(key, answer)
             self.fresh.append(answer)
+        self.used.append(answer)
         texts.append(answer.text)
         return _whole(answer)
-
-    def spent(self) -> Tokens:
-        """The tokens of all that this command has asked for."""
-        return counted(self.fresh)
 
 
 def _whole(answer: Answer) -> str:
@@ -261,11 +259,11 @@ def prepared(
     """
     task, pool = config.task, config.pool
     grammar = Grammar(pool.agents, pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
-    loaded = load_prompts(prompts or PACKAGED, task.instructions, grammar)
+    questions = load_questions(prompts or PACKAGED, task.instructions, grammar)
     read_by = reader(config, grammar, tokenizer)
     return Synthesis(
         problems=training_problems(task, count, config.data.skip_bad),
-        prompts=loaded,
+        questions=questions,
         judge=Judge(task, grammar, config, *read_by, keep_wrong, keep_unplanned),
         journal=Journal(answers),
         settings=settings,

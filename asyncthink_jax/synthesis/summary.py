@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from asyncthink_jax.synthesis.costs import Prices
+from asyncthink_jax.synthesis.costs import Prices, counted
 from asyncthink_jax.synthesis.judge import REASONS
-from asyncthink_jax.synthesis.prompts import Messages
+from asyncthink_jax.synthesis.questions import Messages
 from asyncthink_jax.synthesis.run import FAILED, Estimate, Result, Synthesis
 
 
@@ -52,12 +52,11 @@ def after(synthesis: Synthesis, prices: Prices | None, retries: int) -> Iterator
     if failed:
         detail = next(result.detail for result in results if result.reason == FAILED)
         yield f"failed, one of them: {detail}"
-    if synthesis.fresh:
-        again = f", {retries:,} asked again" if retries else ""
-        yield f"answers now: {len(synthesis.fresh):,}{again}; {synthesis.spent().to_text(prices)}"
-        uncounted = sum(None in (one.input_tokens, one.output_tokens) for one in synthesis.fresh)
-        if uncounted:
-            yield f"the endpoint counted no tokens of {uncounted:,} of them"
+    again = f", {retries:,} asked again" if retries else ""
+    yield f"answers now: {len(synthesis.fresh):,}{again}; {counted(synthesis.fresh).to_text(prices)}"
+    yield f"answers in all: {len(synthesis.used):,}; {counted(synthesis.used).to_text(prices)}"
+    if uncounted := sum(None in (one.input_tokens, one.output_tokens) for one in synthesis.used):
+        yield f"the endpoint counted no tokens of {uncounted:,} of them"
 
 
 def _table(reasons: Mapping[str, int], judged: int) -> Iterator[str]:

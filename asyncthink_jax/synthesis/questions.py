@@ -57,7 +57,7 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompts:
+class Questions:
     """The questions of both steps for one task and one pool, as messages of a chat."""
 
     fragments: str
@@ -77,8 +77,8 @@ class Prompts:
         return _chat(self.traces, turns, _second(query, fragments, plan))
 
 
-def load(folder: Path, task: str, grammar: Grammar) -> Prompts:
-    """The prompts of a folder for a task (in words, `tasks/task.py:Task.instructions`) and a pool.
+def load(folder: Path, task: str, grammar: Grammar) -> Questions:
+    """The questions out of a folder of prompts, for a task (in words, `tasks/task.py:Task.instructions`) and a pool.
 
     Raises ConfigError, in one line that names the file, for what is missing or wrong in it.
     """
@@ -91,7 +91,7 @@ def load(folder: Path, task: str, grammar: Grammar) -> Prompts:
         "{worker}": worker_instructions(),
         "{agents}": str(grammar.capacity),
     }
-    return Prompts(
+    return Questions(
         _filled(folder / "fragments.md", names),
         _filled(folder / "traces.md", names),
         tuple(example for example in examples if example.fits(grammar)),

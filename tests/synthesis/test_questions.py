@@ -7,7 +7,7 @@ import pytest
 from asyncthink_jax.config import ConfigError
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.prompts import organizer_instructions, worker_instructions
-from asyncthink_jax.synthesis import plans, prompts
+from asyncthink_jax.synthesis import plans, questions
 
 POOL = Grammar(capacity=4, max_forks=6)
 TASK = "Task: add {up}."
@@ -16,11 +16,11 @@ TASK = "Task: add {up}."
 @pytest.fixture
 def folder(tmp_path):
     """A copy of the package's prompts, for a user to change."""
-    return shutil.copytree(prompts.PACKAGED, tmp_path / "prompts")
+    return shutil.copytree(questions.PACKAGED, tmp_path / "prompts")
 
 
 def test_the_packages_prompts_tell_the_task_and_what_each_role_will_be_told():
-    loaded = prompts.load(prompts.PACKAGED, TASK, POOL)
+    loaded = questions.load(questions.PACKAGED, TASK, POOL)
     assert TASK in loaded.fragments
     assert organizer_instructions(POOL, TASK) in loaded.traces and worker_instructions() in loaded.traces
     assert not any(name in loaded.fragments + loaded.traces for name in ("{task}", "{organizer}", "{worker}"))
@@ -28,11 +28,11 @@ def test_the_packages_prompts_tell_the_task_and_what_each_role_will_be_told():
 
 @pytest.mark.parametrize(("capacity", "forks", "shown"), [(1, 0, 1), (2, 6, 2), (3, 6, 3), (4, 6, 4), (4, 2, 3)])
 def test_the_examples_that_fit_the_pool_are_shown(capacity, forks, shown):
-    assert len(prompts.load(prompts.PACKAGED, TASK, Grammar(capacity, forks)).examples) == shown
+    assert len(questions.load(questions.PACKAGED, TASK, Grammar(capacity, forks)).examples) == shown
 
 
 def test_a_question_is_instructions_then_examples_as_turns_then_the_problem():
-    loaded = prompts.load(prompts.PACKAGED, TASK, POOL)
+    loaded = questions.load(questions.PACKAGED, TASK, POOL)
     first = loaded.ask_fragments("3 + 4 , 2 + 7")
     assert [message["role"] for message in first] == ["system", *["user", "assistant"] * 4, "user"]
     assert first[-1]["content"] == "[problem]\n3 + 4 , 2 + 7"
@@ -50,7 +50,7 @@ def test_a_folder_of_ones_own_takes_the_place_of_the_packages(folder):
     (folder / "fragments.md").write_text("Split {task} for {agents} agents, {like} this.")
     for path in sorted((folder / "examples").iterdir())[1:]:
         path.unlink()
-    loaded = prompts.load(folder, TASK, POOL)
+    loaded = questions.load(folder, TASK, POOL)
     assert loaded.fragments == f"Split {TASK} for 4 agents, {{like}} this."
     assert len(loaded.examples) == 1
 
@@ -75,10 +75,10 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(folder, file, before, aft
     else:
         path.write_text(text.replace(before, after) if before else after)
     with pytest.raises(ConfigError) as error:
-        prompts.load(folder, TASK, POOL)
+        questions.load(folder, TASK, POOL)
     assert str(path) in str(error.value) and says in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="nowhere is no folder"):
-        prompts.load(tmp_path / "nowhere", TASK, POOL)
+        questions.load(tmp_path / "nowhere", TASK, POOL)
