@@ -106,7 +106,7 @@ def _synthesize(config: Config) -> int:
         finally:
             if not answers.stat().st_size:
                 answers.unlink()  # refused, with nothing asked: no file is left
-        if synthesis.caught_up:  # else the files of the last time have more in them
+        if synthesis.caught_up and synthesis.results:  # else the files of the last time have more in them
             results = [synthesis.results[place] for place in sorted(synthesis.results)]
             replace_text(out, summary.kept_lines(results))
             replace_text(out.with_suffix(".dropped.jsonl"), summary.dropped_lines(results))
@@ -158,14 +158,14 @@ def _ask(synthesis: Any, prices: Any) -> int:
     estimate = synthesis.estimate()
     print(*summary.before(estimate, FLAGS.llm, prices), sep="\n", flush=True)
     endpoint = Endpoint(timeout_s=FLAGS.timeout, tries=FLAGS.tries) if estimate.to_ask else None
-    complaint, code = "", 0
+    complaint, code, kept = "", 0, 0
     synthesis.journal.open()
     with Progress({"problems": estimate.problems}) as progress:
 
-        def show(_: Any) -> None:
-            results = synthesis.results.values()
-            kept = sum(result.script is not None for result in results)
-            progress.update("problems", len(results), {"kept": kept / len(results)})
+        def show(result: Any) -> None:
+            nonlocal kept
+            kept += result.script is not None
+            progress.update("problems", len(synthesis.results), {"kept": kept / len(synthesis.results)})
 
         async def asking() -> None:
             try:

@@ -248,10 +248,13 @@ def test_a_run_that_gets_nothing_but_errors_stops_early(command, llm):
         (refusal(404, "The model `gpt-4o` does not exist"), "doesn't know the model (--llm)"),
     ],
 )
-def test_an_endpoint_that_takes_no_questions_is_one_line(command, llm, reply, says):
+def test_an_endpoint_that_takes_no_questions_is_one_line_and_leaves_what_is_there(command, llm, files, reply, says):
+    command("--llm=other")
+    before = files()
     llm.reply_to = lambda body: reply
     code, _, err = command()
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and says in err
+    assert files() == before
 
 
 def test_an_endpoint_that_turns_away_later_loses_nothing(command, llm, files):
