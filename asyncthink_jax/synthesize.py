@@ -70,8 +70,8 @@ def _check_flags(argv: Sequence[str]) -> None:
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another one")
     for name, least in (("training_problems", 0), ("concurrency", 1), ("tries", 1), ("max_answer_tokens", 1)):
-        if FLAGS[name].value < least:
-            raise ConfigError(f"--{name} is {FLAGS[name].value}, but must be at least {least}")
+        if getattr(FLAGS, name) < least:
+            raise ConfigError(f"--{name} is {getattr(FLAGS, name)}, but must be at least {least}")
     if not 0 < FLAGS.timeout < math.inf:
         raise ConfigError(f"--timeout is {FLAGS.timeout:g}, but must be more than 0 seconds")
     if FLAGS.llm_temperature is not None and not 0 <= FLAGS.llm_temperature < math.inf:

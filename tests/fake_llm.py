@@ -4,9 +4,9 @@ import dataclasses
 import http.server
 import json
 import re
+import sys
 import threading
 import time
-from contextlib import suppress
 
 from asyncthink_jax.synthesis import plans, reading
 from asyncthink_jax.tasks import countdown_search
@@ -62,13 +62,17 @@ class FakeLLM:
             disable_nagle_algorithm = True  # or each answer waits 40 ms for its header's acknowledgement
 
             def do_POST(self):
-                with suppress(ConnectionError):
-                    llm._answer(self)
+                llm._answer(self)
 
             def log_message(self, *_):
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            def handle_error(self, request, client_address):
+                if not isinstance(sys.exception(), ConnectionError):  # a client that was stopped hangs up
+                    super().handle_error(request, client_address)
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -82,7 +86,11 @@ class FakeLLM:
         self._server.server_close()
 
     def _answer(self, handler):
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        length = int(handler.headers["Content-Length"])
+        sent = handler.rfile.read(length)
+        if len(sent) < length:
+            raise ConnectionAbortedError("the client hung up")
+        body = json.loads(sent)
         with self._lock:
             self.requests.append(body)
             self.times.append(time.monotonic())

@@ -51,6 +51,14 @@ def test_a_wrong_answer_is_dropped_unless_it_is_kept(judge):
     assert dataclasses.replace(judge, keep_wrong=True).script(PROBLEM, PLAN, wrong)
 
 
+def test_an_answer_with_something_wrong_beside_what_is_right_is_dropped(judge):
+    class Lenient(Sums):
+        def score(self, problem, answer):
+            return {"accuracy": 1.0, "correct": 3, "answered": 4, "wrong": 1}
+
+    assert reason(dataclasses.replace(judge, task=Lenient()), TEXT)[0] == "wrong_answer"
+
+
 def test_words_that_the_runs_tokenizer_has_not_are_dropped(judge):
     assert reason(judge, TEXT.replace(" I think", " I ponder")) == ("unknown_words", "at 'ponder'")
 
