@@ -9,7 +9,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["asyncthink_jax", "asyncthink_jax.*"]),
-    package_data={"asyncthink_jax.report": ["page.css"]},
+    package_data={
+        "asyncthink_jax.report": ["page.css"],
+        "asyncthink_jax.synthesis": ["prompts/*.md", "prompts/examples/*.txt"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.5",
@@ -37,6 +40,7 @@ setup(
         "lora": ["qwix>=0.1.8"],
         # Parquet files; answers in mathematics. Datasets of the hub by name: pip install datasets.
         "math": ["math-verify[antlr4_13_2]>=0.9", "pyarrow>=15"],
+        "synthesize": ["openai>=1.50"],  # demonstrations by another model
         "test": [
             "huggingface_hub>=0.34",
             "hypothesis>=6.100",
@@ -45,6 +49,7 @@ setup(
             "mypy>=1.11",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "openai>=1.50",
             "pyarrow>=15",
             "pytest>=8",
             "pyyaml>=6",

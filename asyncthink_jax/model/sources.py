@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from asyncthink_jax.protocol.cache import folder
 
 # What a model needs; never pickle files.
 PATTERNS = ("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt")
+TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.model", "merges.txt")  # what its tokenizer alone needs
 
 
-def local_path(source: str | Path) -> Path:
-    """The local folder or file of a source: itself, or its copy.
+def local_path(source: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
+    """The local folder or file of a source: itself, or its copy; of a hub id only the files of these patterns.
 
     Raises WeightsError if there is nothing, or it can't be fetched.
     """
@@ -25,7 +27,7 @@ def local_path(source: str | Path) -> Path:
     if path.exists():
         return path
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        return _downloaded(str(source))
+        return _downloaded(str(source), patterns)
     raise WeightsError(f"{path} does not exist")
 
 
@@ -70,7 +72,7 @@ def _copy(remote: Any, target: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _downloaded(source: str) -> Path:
+def _downloaded(source: str, patterns: Sequence[str]) -> Path:
     """The snapshot of a hub id in huggingface_hub's own cache."""
     nothing = f"{source} is no local folder or file"
     try:
@@ -78,7 +80,7 @@ def _downloaded(source: str) -> Path:
     except ImportError as error:
         raise WeightsError(f"{nothing}; to fetch it as a hub id: pip install huggingface_hub") from error
     try:
-        snapshot = huggingface_hub.snapshot_download(source, allow_patterns=list(PATTERNS), ignore_patterns=["*/*"])
+        snapshot = huggingface_hub.snapshot_download(source, allow_patterns=list(patterns), ignore_patterns=["*/*"])
     except Exception as error:  # it has many: no such repository, no rights, no network, not in the cache
         raise WeightsError(f"{nothing}, and the hub didn't give it: {_one_line(error)}") from error
     return Path(snapshot)

@@ -12,6 +12,7 @@ figures know, each the mean over a step's episodes or tokens:
     concurrency        eta / c
     format_error       share of malformed episodes
     forks              Forks an episode
+    kept               share of another model's answers that became demonstrations (`synthesize`)
 """
 
 from __future__ import annotations
@@ -136,6 +137,7 @@ SHOWN: list[tuple[str, str, str, float]] = [
     ("loss", "loss", "{:.3f}", 1),
     ("reward", "reward", "{:.3f}", 1),
     ("accuracy", "accuracy", "{:.1f}%", 100),
+    ("kept", "kept", "{:.1f}%", 100),
     ("critical_path", "critical path", "{:.0f}", 1),
     ("concurrency", "concurrency", "{:.2f}", 1),
     ("format_error", "format errors", "{:.1f}%", 100),

@@ -86,6 +86,8 @@ def test_a_hub_id_is_downloaded_without_pickles_and_subfolders(monkeypatch, tmp_
     assert open_weights("some/model").path == GOLDEN / "llama3"
     assert asked["name"] == "some/model" and asked["ignore_patterns"] == ["*/*"]
     assert not any(name.endswith(("bin", "pt", "pth")) for name in asked["allow_patterns"])
+    assert sources.local_path("some/model", sources.TOKENIZER_PATTERNS) == GOLDEN / "llama3"
+    assert not any(name.endswith(("safetensors", "gguf")) for name in asked["allow_patterns"])
 
 
 def test_without_the_hub_there_is_one_line(monkeypatch, tmp_path):

@@ -1,0 +1,82 @@
+"""Every answer of the endpoint, in a file, a line each, from the moment it is there: what is paid for is never lost.
+
+Answers are filed by what was asked, to the last character, and of whom. So the same command asks nothing twice, however
+it ended before, and another prompt, plan or model is another question. What follows from the answers (which of them are
+kept, and why not) is in no journal: it is worked out anew each time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from asyncthink_jax.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the endpoint said.
+
+    Attributes:
+      text: of the answer, "" if there is none.
+      finish: why it ended, in the endpoint's words: "stop", "length", "content_filter" ..
+      input_tokens, output_tokens: as the endpoint counts them, None if it doesn't.
+    """
+
+    text: str
+    finish: str
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+def key_of(question: Mapping[str, Any]) -> str:
+    """The name of a question in the journal: of all that the endpoint is sent."""
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Journal:
+    """The answers in a file. It is only appended to; a last line that a kill cut off is taken away first.
+
+    `answers` are those in the file, by their questions' keys.
+    """
+
+    def __init__(self, path: Path):
+        """Reads the file, if there is one. Raises ConfigError for one that can't be read, or is no journal."""
+        self.path = path
+        self.answers: dict[str, Answer] = {}
+        self._file: BinaryIO | None = None
+        try:
+            data = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+        self._whole = data.rfind(b"\n") + 1  # bytes of whole lines
+        for number, line in enumerate(data[: self._whole].splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                key = record.pop("question")
+                self.answers[key] = Answer(**record)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise ConfigError(f"{path}, line {number}: not an answer of an endpoint; move the file away") from error
+
+    def open(self) -> None:
+        """Makes ready to write. Raises ConfigError where that can't be done."""
+        try:
+            self._file = self.path.open("ab", buffering=0)
+            self._file.truncate(self._whole)
+        except OSError as error:
+            raise ConfigError(f"{self.path} can't be written: {error.strerror}") from error
+
+    def add(self, key: str, answer: Answer) -> None:
+        """Files an answer; it outlives a kill of this process."""
+        assert self._file is not None, "the journal is not open"
+        record = {"question": key, **dataclasses.asdict(answer)}
+        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self.answers[key] = answer
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
