@@ -35,7 +35,7 @@ setup(
     extras_require={
         "hf": ["huggingface_hub>=0.34"],  # models by their hub id
         "lora": ["qwix>=0.1.8"],
-        "synthesize": ["openai>=1.50"],  # demonstrations by another model
+        "synthesize": ["openai>=3"],  # demonstrations by another model
         "test": [
             "huggingface_hub>=0.34",
             "hypothesis>=6.100",
@@ -43,7 +43,7 @@ setup(
             "mypy>=1.11",
             "nbclient>=0.10",
             "nbformat>=5.10",
-            "openai>=1.50",
+            "openai>=3",
             "pytest>=8",
             "pyyaml>=6",
             "qwix>=0.1.8",
