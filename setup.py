@@ -40,7 +40,7 @@ setup(
         "lora": ["qwix>=0.1.8"],
         # Parquet files; answers in mathematics. Datasets of the hub by name: pip install datasets.
         "math": ["math-verify[antlr4_13_2]>=0.9", "pyarrow>=15"],
-        "synthesize": ["openai>=1.50"],  # demonstrations by another model
+        "synthesize": ["openai>=3"],  # demonstrations by another model
         "test": [
             "huggingface_hub>=0.34",
             "hypothesis>=6.100",
@@ -49,7 +49,7 @@ setup(
             "mypy>=1.11",
             "nbclient>=0.10",
             "nbformat>=5.10",
-            "openai>=1.50",
+            "openai>=3",
             "pyarrow>=15",
             "pytest>=8",
             "pyyaml>=6",
