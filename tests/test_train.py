@@ -250,6 +250,7 @@ def test_a_checkpoint_is_scored_and_what_was_scored_names_the_folder(workdir):
         ("--checkpoint=last", "'last' is not one of best, latest, cold_start"),
         ("--split=tests", "'tests' is not one of train, train_few, validation, test"),
         ("--samples=2", "no checkpoint 'best'"),
+        ("--config.task.name=sudoku", "only a run from a pretrained model can be asked another task"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(workdir, argument, says):

@@ -2,7 +2,8 @@
 
 from asyncthink_jax.tasks.countdown import Countdown
 from asyncthink_jax.tasks.countdown_large import LargeCountdown
+from asyncthink_jax.tasks.sudoku import Sudoku
 from asyncthink_jax.tasks.task import Task
 
 # What `task.name` may be; a class stands under the default of its own field `name`.
-TASKS: dict[str, type[Task]] = {"countdown_tiny": Countdown, "countdown": LargeCountdown}
+TASKS: dict[str, type[Task]] = {"countdown_tiny": Countdown, "countdown": LargeCountdown, "sudoku": Sudoku}

@@ -27,7 +27,7 @@ import numpy as np
 
 from asyncthink_jax.tasks import sudoku_grids, sudoku_scripts
 from asyncthink_jax.tasks.sudoku_grids import Grid
-from asyncthink_jax.tasks.task import FieldType, Kind, Record, Score, Script, Splits, Task
+from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Script, Splits, Task, shown
 
 Words = Literal["cells", "rows"]
 LEAST_CLUES = {4: 4, 9: 24}  # 4x4: there are none with fewer; 9x9: taking clues away seldom gets further
@@ -91,11 +91,22 @@ class Sudoku(Task[Problem]):
     train_problems: int = 10_000  # size of the training split: a 4x4 puzzle takes 0.6 ms, a 9x9 one 10 to 100 ms
     test_problems: int = 400  # as in the paper
     words: Words = "cells"  # what a word is in all texts: cells for a model that reads, rows for one from scratch
-    in_order: float = 0.5  # share of demonstrations that take their rows, and join workers, in order
-    own_look: float = 0.15  # chance that a demonstrated organizer looks at a row itself although a worker is free
-    forks: int = 6  # most sub-queries of a demonstration; pool.max_forks has to allow as many
+    in_order: float = shown(0.5)  # share of demonstrations that take their rows, and join workers, in order
+    own_look: float = shown(
+        0.15
+    )  # chance that a demonstrated organizer looks at a row itself although a worker is free
+    forks: int = shown(6)  # most sub-queries of a demonstration, at most pool.max_forks
 
     fields: ClassVar[Mapping[str, FieldType]] = {"puzzle": "text"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **Task.ranges,
+        "train_problems": (1, INF),
+        "min_clues": (4, 80),
+        "max_clues": (4, 80),
+        "in_order": (0, 1),
+        "own_look": (0, 1),
+        "forks": (0, INF),
+    }
 
     def check(self) -> Iterator[tuple[bool, str]]:
         least, most = LEAST_CLUES[self.size], self.size**2 - 1
@@ -104,6 +115,10 @@ class Sudoku(Task[Problem]):
             f"task: min_clues is {self.min_clues} and max_clues {self.max_clues}; of size {self.size} they can be from "
             f"{least} to {most}, min_clues no larger than max_clues",
         )
+
+    @property
+    def demonstrated_forks(self) -> int:
+        return self.forks
 
     @property
     def instructions(self) -> str:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from asyncthink_jax.config import Config, ConfigError, RolloutConfig
+from asyncthink_jax.config import load as load_config
 from asyncthink_jax.data import builder, demonstration_file
 from asyncthink_jax.data.pipeline import Demonstrations, packed_batch
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -300,15 +301,28 @@ def grammar_of(config: Config) -> Grammar:
 
 
 def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | None) -> tuple[Tokenizer, Prompts]:
-    """The tokenizer and the prompts of the run; those that a new run starts with are kept in its folder."""
+    """The tokenizer and the prompts of the run; those that a new run starts with are kept in its folder.
+
+    A run that is asked another task than it was trained on (`evaluate --config.task.name=..`) gets that one's prompts.
+    """
     is_run = (workdir / "config.json").exists()  # else what is there is what a refused command has left
     kept = workdir / "prompts.json"
+    tokenizer: Tokenizer
     if is_run:
-        return load_tokenizer(workdir), Prompts.load(kept) if kept.exists() else TINY
+        learned = load_config(workdir / "config.json").task.name
+        if config.task.name == learned:
+            return load_tokenizer(workdir), Prompts.load(kept) if kept.exists() else TINY
+        if weights is None:  # an evaluation of what it has never seen: it cannot even read it
+            raise ValueError(
+                f"task.name is {config.task.name}, but {workdir} has a tokenizer of the words of {learned} alone; only "
+                "a run from a pretrained model can be asked another task"
+            )
+        tokenizer = load_tokenizer(workdir)
+        return tokenizer, prompts_for(tokenizer, grammar, config.task.instructions)
     if weights is None:
         symbols = tag_literals(config.pool.max_forks)
         texts = config.task.tokenizer_texts()
-        tokenizer: Tokenizer = SentencePieceTokenizer.train(texts, symbols, workdir / "tokenizer.model")
+        tokenizer = SentencePieceTokenizer.train(texts, symbols, workdir / "tokenizer.model")
         prompts = TINY
     else:
         tokenizer = load_tokenizer(weights.path)

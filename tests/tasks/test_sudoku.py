@@ -20,20 +20,14 @@ TINY = Sudoku(train_problems=300, validation_problems=60, test_problems=60, word
 NINE = Sudoku(size=9, min_clues=34, max_clues=40, train_problems=12, validation_problems=4, test_problems=4)
 
 
-def problems_of(task):
-    return {
-        split: [p for record in records for p in task.problems(record)] for split, records in task.records().items()
-    }
-
-
 @pytest.fixture(scope="module")
 def splits():
-    return problems_of(TASK)
+    return TASK.splits()
 
 
 @pytest.fixture(scope="module")
 def nine():
-    return problems_of(NINE)
+    return NINE.splits()
 
 
 @functools.cache
@@ -156,9 +150,9 @@ def test_clues_are_drawn_evenly(splits):
 
 
 def test_splits_depend_on_the_seed_alone(splits):
-    assert problems_of(TASK) == splits
+    assert TASK.splits() == splits
     other = Sudoku(train_problems=300, validation_problems=60, test_problems=60, split_seed=1)
-    assert problems_of(other)["train"] != splits["train"]
+    assert other.splits()["train"] != splits["train"]
 
 
 def test_more_puzzles_than_there_are_are_refused_in_a_line(monkeypatch):
@@ -227,7 +221,7 @@ def test_a_worker_returns_the_row_that_its_sub_query_names():
 @pytest.mark.parametrize("words", ["cells", "rows"])
 def test_a_demonstration_ends_with_the_right_answer(kind, words):
     task = Sudoku(train_problems=100, validation_problems=1, test_problems=1, words=words)
-    found, rng = problems_of(task), np.random.default_rng(0)
+    found, rng = task.splits(), np.random.default_rng(0)
     for _ in range(100):
         script = task.script(found, kind, 4, rng)
         assert script.organizer[-3::2] == ("<ANSWER>", "</ANSWER>")
@@ -341,7 +335,7 @@ def test_demonstrations_depend_on_the_generator_alone(splits):
 @pytest.mark.parametrize("task", [TASK, TINY, NINE])
 def test_every_word_is_in_the_texts_of_the_tokenizer(task):
     known, rng = {word for text in task.tokenizer_texts() for word in text.split()}, np.random.default_rng(8)
-    found = problems_of(task)
+    found = task.splits()
     for kind in ("random", "oracle", "sequential"):
         script = task.script(found, kind, 4, rng)
         texts = [script.problem.query, *(p for p in script.organizer if p[0] == " "), *script.workers.values()]

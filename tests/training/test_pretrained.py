@@ -21,7 +21,7 @@ from asyncthink_jax.model.weights import load, open_weights
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.prompts import Prompts, organizer_examples, organizer_instructions, worker_instructions
 from asyncthink_jax.report.metrics import Progress
-from asyncthink_jax.tasks import Countdown
+from asyncthink_jax.tasks import Countdown, Sudoku
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.run import Run
 
@@ -110,6 +110,17 @@ def test_a_run_keeps_the_prompts_it_started_with(release, workdir, tmp_path):
     (source / "tokenizer_config.json").write_text(json.dumps(changed))
     after = experiment.build(config, workdir)
     assert after.prompts == before.prompts and after.tokenizer.vocabulary == before.tokenizer.vocabulary
+
+
+def test_a_run_that_is_asked_another_task_has_that_ones_prompts(release, workdir):
+    config = config_of(release)
+    before = experiment.build(config, workdir)
+    (workdir / "config.json").write_text(to_json(config))
+    sudoku = Sudoku(train_problems=4, validation_problems=2, test_problems=3)
+    after = experiment.build(dataclasses.replace(config, task=sudoku), workdir)
+    assert "Sudoku" in after.prompts.organizer and "Sudoku" not in before.prompts.organizer
+    assert len(after.splits["test"]) == 3
+    assert Prompts.load(workdir / "prompts.json") == before.prompts, "the run keeps its own"
 
 
 def test_what_does_not_fit_the_release_is_refused(release, workdir, tmp_path):
