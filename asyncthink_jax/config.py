@@ -458,11 +458,6 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
         rollout.min_workers == 0 or rollout.constrain,
         f"rollout.min_workers ({rollout.min_workers}) needs rollout.constrain",
     )
-    forks, ids = config.task.demonstrated_forks, config.pool.max_forks
-    line = (
-        f"task: demonstrations fork up to {forks} sub-queries, pool.max_forks is {ids}: lower task.forks, or raise it"
-    )
-    yield config.paradigm != "async" or forks <= ids, line
     yield (
         rollout.min_workers <= config.pool.max_forks,
         f"rollout.min_workers ({rollout.min_workers}) is more than pool.max_forks ({config.pool.max_forks})",

@@ -84,13 +84,6 @@ def test_an_override_is_parsed_by_the_type_of_its_field(experiment, item, value)
     assert type(sections.get(config, path)) is type(value)
 
 
-def test_demonstrations_fork_no_more_than_the_pool_has_ids(experiment):
-    assert load(experiment, ["task.name=sudoku", "task.forks=6"]).pool.max_forks == 6
-    with pytest.raises(ConfigError, match=r"demonstrations fork up to 7 sub-queries, pool\.max_forks is 6"):
-        load(experiment, ["task.name=sudoku", "task.forks=7"])
-    load(experiment, ["task.name=sudoku", "task.forks=7", "paradigm=sequential"])
-
-
 def test_an_override_leaves_everything_else_alone(experiment):
     config = load(experiment)
     changed = load(experiment, ["rl.tau=0.9"])

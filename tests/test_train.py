@@ -116,6 +116,12 @@ def test_a_config_that_cannot_be_used_is_refused(shortened, tmp_path, refused, o
     assert not (tmp_path / "run" / "config.json").exists(), "the folder must stay free for the right command"
 
 
+def test_demonstrations_that_fork_more_than_the_pool_has_ids_are_refused(shortened, tmp_path, refused):
+    fields = ["task.name=sudoku", "task.forks=7", "task.train_problems=9", "task.test_problems=2"]
+    line = refused("--config", shortened, "--workdir", tmp_path / "run", *(f"--config.{field}" for field in fields))
+    assert "demonstrations fork up to 7 sub-queries, pool.max_forks is only 6" in line
+
+
 def test_a_file_of_demonstrations_that_break_the_protocol_is_refused(shortened, tmp_path, refused):
     shown = tmp_path / "shown.jsonl"
     record = {"problem": {"numbers": [2, 3, 4, 5], "target": 9, "n_solutions": 4}, "organizer": ["<JOIN-1>"]}

@@ -71,7 +71,13 @@ class Experiment:
         )
 
     def check_demonstrations(self, row_length: int) -> None:
-        """Raises ConfigError, in one line, where there are no demonstrations that fit into rows of this length."""
+        """Raises ConfigError, in one line, where there are no demonstrations that fit into rows of this length.
+
+        Or where they fork more sub-queries than the pool has ids.
+        """
+        forks, ids = self.config.task.demonstrated_forks, self.config.pool.max_forks
+        if self.config.paradigm == "async" and not self.demonstrations.scripts and forks > ids:
+            raise ConfigError(f"task: demonstrations fork up to {forks} sub-queries, pool.max_forks is only {ids}")
         try:
             packed_batch(self.demonstrations, 1, row_length, np.random.default_rng(0))
         except ValueError as error:
