@@ -1,7 +1,7 @@
 """4x4 Sudoku, from random weights to a model that organizes its own solving, on a laptop.
 
 Reproduces:  nothing of the paper as it stands: there 4x4 Sudoku is asked of a model trained on Countdown alone
-             (experiments/sudoku_zero_shot.py). This is the task's own small demo, and its demonstrations at work.
+             (experiments/countdown_mcd.py has the command). This is the task's own small demo, and its demonstrations at work.
 Task:        4x4 puzzles of 5 to 8 clues with one solution; pool c = 4; 400 test problems, whose solutions occur in no
              other split in any guise (asyncthink_jax/tasks/sudoku.py).
 Hardware:    2 CPU cores.
@@ -26,9 +26,10 @@ def get_config() -> Config:
         name="sudoku_tiny",
         task=Sudoku(words="rows", min_clues=5, max_clues=8, in_order=0.7, own_look=0.05, forks=12, answer_weight=1.5),
         pool=PoolConfig(max_forks=12),
+        # The longest demonstrations have 240 tokens with what is joined, workers' 44 with their prompts.
         rollout=dataclasses.replace(
-            demo.rollout, organizer_budget=256, worker_budget=64, context=288, worker_context=72
+            demo.rollout, organizer_budget=224, worker_budget=40, context=256, worker_context=56
         ),
-        sft=dataclasses.replace(demo.sft, steps=2000, row_length=320, rows=4, number_init=False),
-        rl=dataclasses.replace(demo.rl, iterations=40, row_length=320),
+        sft=dataclasses.replace(demo.sft, steps=1500, rows=4, row_length=256, number_init=False),
+        rl=dataclasses.replace(demo.rl, iterations=32),
     )
