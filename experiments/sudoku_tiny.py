@@ -1,7 +1,8 @@
 """4x4 Sudoku, from random weights to a model that organizes its own solving, on a laptop.
 
 Reproduces:  nothing of the paper as it stands: there 4x4 Sudoku is asked of a model trained on Countdown alone
-             (experiments/countdown_mcd.py has the command). This is the task's own small demo, and its demonstrations at work.
+             (experiments/countdown_mcd.py has the command). This is a small demo of the task, and of its demonstrations
+             at work.
 Task:        4x4 puzzles of 5 to 8 clues with one solution; pool c = 4; 400 test problems, whose solutions occur in no
              other split in any guise (asyncthink_jax/tasks/sudoku.py).
 Hardware:    2 CPU cores.
