@@ -116,6 +116,12 @@ def test_a_config_that_cannot_be_used_is_refused(shortened, tmp_path, refused, o
     assert not (tmp_path / "run" / "config.json").exists(), "the folder must stay free for the right command"
 
 
+def test_demonstrations_that_fork_more_than_the_pool_has_ids_are_refused(shortened, tmp_path, refused):
+    fields = ["task.name=sudoku", "task.forks=7", "task.train_problems=9", "task.test_problems=2"]
+    line = refused("--config", shortened, "--workdir", tmp_path / "run", *(f"--config.{field}" for field in fields))
+    assert "demonstrations fork up to 7 sub-queries, pool.max_forks is only 6" in line
+
+
 def test_a_file_of_demonstrations_that_break_the_protocol_is_refused(shortened, tmp_path, refused):
     shown = tmp_path / "shown.jsonl"
     record = {"problem": {"numbers": [2, 3, 4, 5], "target": 9, "n_solutions": 4}, "organizer": ["<JOIN-1>"]}
@@ -250,6 +256,7 @@ def test_a_checkpoint_is_scored_and_what_was_scored_names_the_folder(workdir):
         ("--checkpoint=last", "'last' is not one of best, latest, cold_start"),
         ("--split=tests", "'tests' is not one of train, train_few, validation, test"),
         ("--samples=2", "no checkpoint 'best'"),
+        ("--config.task.name=sudoku", "only a run from a pretrained model can be asked another task"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(workdir, argument, says):

@@ -174,6 +174,7 @@ def _trained(texts: Sequence[str], user_symbols: Sequence[str], vocab_size: int)
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
+        split_by_unicode_script=False,  # a word of letters and digits (r2) is one token too
         byte_fallback=False,
         num_threads=1,
         minloglevel=2,

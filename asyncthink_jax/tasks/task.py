@@ -160,6 +160,11 @@ class Task(abc.ABC, Generic[P]):
         return 1.0
 
     @property
+    def demonstrated_forks(self) -> int:
+        """The largest id that a demonstration by program forks, where fields say so; 0 = they don't."""
+        return 0
+
+    @property
     def wanted(self) -> int:
         """Right parts that a whole answer has."""
         return 1

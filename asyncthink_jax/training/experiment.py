@@ -71,7 +71,13 @@ class Experiment:
         )
 
     def check_demonstrations(self, row_length: int) -> None:
-        """Raises ConfigError, in one line, where there are no demonstrations that fit into rows of this length."""
+        """Raises ConfigError, in one line, where there are no demonstrations that fit into rows of this length.
+
+        Or where they fork more sub-queries than the pool has ids.
+        """
+        forks, ids = self.config.task.demonstrated_forks, self.config.pool.max_forks
+        if self.config.paradigm == "async" and not self.demonstrations.scripts and forks > ids:
+            raise ConfigError(f"task: demonstrations fork up to {forks} sub-queries, pool.max_forks is only {ids}")
         try:
             packed_batch(self.demonstrations, 1, row_length, np.random.default_rng(0))
         except ValueError as error:
@@ -302,13 +308,20 @@ def grammar_of(config: Config) -> Grammar:
 
 
 def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | None) -> tuple[Tokenizer, Prompts]:
-    """The tokenizer and the prompts of the run; those that a new run starts with are kept in its folder."""
-    saved = workdir / "config.json"
-    kept = workdir / "prompts.json"
+    """The tokenizer and the prompts of the run; those that a new run starts with are kept in its folder.
+
+    A run that is asked another task than it was trained on (`evaluate --config.task.name=..`) gets that one's prompts.
+    """
+    saved, kept = workdir / "config.json", workdir / "prompts.json"
     if saved.exists():  # else what is there is what a refused command has left
         tokenizer: Tokenizer = load_tokenizer(workdir)
-        trained_on = from_json(saved.read_text(encoding="utf-8")).task
-        if config.pretrained and trained_on.instructions != config.task.instructions:  # scored on another task
+        learned = from_json(saved.read_text(encoding="utf-8")).task
+        if weights is None and config.task.name != learned.name:  # it cannot even read what it is asked
+            raise ValueError(
+                f"task.name is {config.task.name}, but {workdir} has a tokenizer of the words of {learned.name} alone; "
+                "only a run from a pretrained model can be asked another task"
+            )
+        if weights is not None and config.task.instructions != learned.instructions:
             return tokenizer, prompts_for(tokenizer, grammar, config.task.instructions)
         return tokenizer, Prompts.load(kept) if kept.exists() else TINY
     if weights is None:
