@@ -117,7 +117,8 @@ def test_a_run_that_is_asked_another_task_has_that_ones_prompts(release, workdir
     before = experiment.build(config, workdir)
     (workdir / "config.json").write_text(to_json(config))
     sudoku = Sudoku(train_problems=4, validation_problems=2, test_problems=3)
-    after = experiment.build(dataclasses.replace(config, task=sudoku), workdir)
+    longer = dataclasses.replace(config.rollout, context=2048)
+    after = experiment.build(dataclasses.replace(config, task=sudoku, rollout=longer), workdir)
     assert "Sudoku" in after.prompts.organizer and "Sudoku" not in before.prompts.organizer
     assert len(after.splits["test"]) == 3
     assert Prompts.load(workdir / "prompts.json") == before.prompts, "the run keeps its own"
