@@ -93,7 +93,8 @@ class Run:
         loss = sft.make_loss(experiment.model, config)
         step = OptimizerStep(loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen)
         with self._timed("sft"):
-            batch = sft.normalised(next(batches))
+            # Without a step there may be no demonstrations either.
+            batch = sft.normalised(next(batches)) if first < config.steps else {}
             for number in range(first + 1, config.steps + 1):
                 started = time.monotonic()
                 drawn = batches.get_state()
