@@ -29,7 +29,7 @@ from asyncthink_jax.protocol.prompts import TINY, Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.sampling import Sampling
 from asyncthink_jax.rollout.state import DecodingModel, Limits, Where
-from asyncthink_jax.tasks.task import Problem
+from asyncthink_jax.tasks.task import Problem, Task
 from asyncthink_jax.training.sft import with_number_features
 
 
@@ -271,6 +271,8 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
     try:
         weights = open_weights(config.pretrained) if config.pretrained else None
         tokenizer, prompts = _texts(config, workdir, grammar, weights)
+        if weights is None:
+            check_words(tokenizer, config.task)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     check_prompts(splits, tokenizer, prompts, config.rollout.context)
@@ -351,6 +353,15 @@ def check_prompts(
                 f"task: a prompt of split {name} has {longest} tokens, and rollout.context is {context}, for it and "
                 "all that follows: raise it, or leave out long questions"
             )
+
+
+def check_words(tokenizer: Tokenizer, task: Task) -> None:
+    """Raises ValueError for a task, other than the run's own, with words that its tokenizer was not trained on."""
+    if isinstance(tokenizer, SentencePieceTokenizer) and (words := tokenizer.lacks(task.tokenizer_texts())):
+        raise ValueError(
+            f"task: the tokenizer of this run has no token for {len(words)} words of {task.name}, {words[0]!r} among "
+            "them; a run from scratch can be asked only for what is in the words that it was trained on"
+        )
 
 
 def check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:
