@@ -29,7 +29,7 @@ def get_config() -> Config:
         sequential,
         name="countdown_tiny_no_cold_start",
         paradigm="async",
-        # As many rows in flight: workers' are short, and idle as long as nobody forks.
+        # Half as many slots: each has rows of three workers too, short ones, idle as long as nobody forks.
         rollout=dataclasses.replace(sequential.rollout, slots=32, worker_context=demo.rollout.worker_context),
         rl=dataclasses.replace(sequential.rl, concurrency_weight=demo.rl.concurrency_weight, imitated_demonstrations=0),
     )

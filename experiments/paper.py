@@ -17,7 +17,7 @@ CORES = "2 CPU cores"
 MCD_HOURS, MATH_HOURS = 4, 9  # of a run, at most, by the notes of countdown_mcd.py and math_qwen3.py
 ALL_CORRECT: Column = ("all correct", "all_correct", 100, 1)
 PATH: Column = ("critical path", "critical_path", 1, 0)
-CONCURRENCY: Column = ("η/c, %", "concurrency", 100, 1)
+CONCURRENCY: Column = ("η/c", "concurrency", 100, 1)
 STUDY_COLUMNS: list[Column] = [
     ALL_CORRECT,
     ("R_A", "accuracy", 100, 1),
@@ -166,7 +166,7 @@ ROWS: tuple[Row, ...] = (
         ("math_qwen3", "math_qwen3_sequential", "math_qwen3_parallel"),
         f"{REPORT} gs://BUCKET/math_qwen3 --out report",
         "the runs of the row mathematics",
-        "async above the others at every latency",
+        "the frontier of the two",
         chip_hours=3 * 64 * MATH_HOURS,
     ),
     Row(
@@ -270,14 +270,15 @@ def _ours(row: Row, results: Mapping[int, Results]) -> str:
     found = {one: rows_of(results, one.study, one.stage) for one in row.shown}
     if not any(found.values()):
         return f"not run: needs {_time(row.shown)}"
-    parts = []
-    for one, rows in found.items():
-        numbers = ", ".join(cell(rows, column) for column in row.columns) if rows else "not run"
-        parts.append(f"{one.label} {numbers}")
-    counts = list(dict.fromkeys(str(len(rows)) for rows in found.values() if rows))
-    seeds = f"{' or '.join(sorted(counts, reverse=True))} seed{'s' * (counts != ['1'])}"
+
+    def part(one: Shown, rows: Sequence[Results]) -> str:
+        if not rows:
+            return f"{one.label} not run"
+        return f"{one.label} ({len(rows)}) {', '.join(cell(rows, column) for column in row.columns)}"
+
     names = ", ".join(column[0] for column in row.columns)
-    return f"{names}: {'; '.join(parts)} ({seeds}, {_made([x for rows in found.values() for x in rows])})"
+    numbers = "; ".join(part(one, rows) for one, rows in found.items())
+    return f"{names}: {numbers}. {_made([row for rows in found.values() for row in rows])}"
 
 
 def _made(rows: Sequence[Results]) -> str:
