@@ -10,7 +10,8 @@ with one seed are in results.json of the demo's run with that seed; in the end t
 `experiments/results/reproduce_tiny_seed<n>.json`, where rows of the same names are replaced, and the tables are made.
 
 Exit codes: 0 done, or stopped by SIGTERM; 1 if a run failed; 2 for what can be told before (one line on stderr); 130
-when interrupted. Fields of all runs can be overridden (--config.sft.steps=20), for a short try in a folder of its own.
+when interrupted. Fields of all runs can be overridden (--config.sft.steps=20), for a short try in a folder of its own; of
+that nothing is kept.
 """
 
 import argparse
@@ -178,7 +179,8 @@ def main(argv: Sequence[str]) -> int:
     except StoppedError as stopped:
         print("stopped as it was asked to; the same command goes on from here", file=sys.stderr)
         return 130 if stopped.number == signal.SIGINT else 0
-    if not flags.nokeep:
+    # Only now: while runs go on, no file may change that belongs to the commit which they name.
+    if not flags.nokeep and not overrides:
         from experiments import table  # it reads the results
 
         for path in keep(steps, RESULTS):

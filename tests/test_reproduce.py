@@ -187,6 +187,11 @@ def test_rows_of_other_runs_are_left_where_rows_are_kept(driver):
     assert file.read_text() == before
 
 
+def test_of_a_short_try_nothing_is_kept(driver):
+    assert driver("--only", "async", "--seeds", "1", "--config.eval.samples=2") == (0, FIRST[:1])
+    assert not list(driver.results.iterdir())
+
+
 # ------------------------------------------------------------------------------------------------- the real commands
 
 SHORT = [
