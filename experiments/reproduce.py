@@ -10,8 +10,8 @@ with one seed are in results.json of the demo's run with that seed; in the end t
 `experiments/results/reproduce_tiny_seed<n>.json`, where rows of the same names are replaced, and the tables are made.
 
 Exit codes: 0 done, or stopped by SIGTERM; 1 if a run failed; 2 for what can be told before (one line on stderr); 130
-when interrupted. Fields of all runs can be overridden (--config.sft.steps=20), for a short try in a folder of its own; of
-that nothing is kept.
+when interrupted. Fields of all runs can be overridden (--config.sft.steps=20), for a short try in a folder of its own,
+of which nothing is kept.
 """
 
 import argparse
