@@ -240,8 +240,10 @@ def test_a_checkpoint_is_scored_and_what_was_scored_names_the_folder(workdir):
     with cold_start_checkpoints(workdir) as checkpoints:
         checkpoints.save(1, built.new_params(), {})
     how = ["--checkpoint=cold_start", "--split=validation", "--problems=3", "--samples=2", "--temperature=0.5"]
-    (out, error), code = evaluated(workdir, *how, "--config.rollout.top_p=0.9")
+    (out, error), code = evaluated(workdir, *how, "--config.rollout.top_p=0.9", "--results", workdir, "--name=narrow")
     assert code == 0, error
+    row = json.loads((workdir / "results.json").read_text())["paradigms"]["narrow"]["after_sft_t0.5"]
+    assert row["n"] == 6 and row["commit"] and row["wall_clock_s"].keys() == {"eval"}
     folder = workdir / "eval" / "async_cold_start_validation_t0.5_rollout.top_p=0.9"
     assert json.loads((folder / "scores.json").read_text())["n"] == 6
     episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
@@ -250,7 +252,8 @@ def test_a_checkpoint_is_scored_and_what_was_scored_names_the_folder(workdir):
     assert "validation split" in out
 
 
-def test_scores_become_a_row_of_another_runs_table_under_the_name_of_their_stage(workdir, tmp_path):
+@pytest.mark.slow
+def test_another_paradigm_and_other_numbers_are_scored_into_another_runs_table(workdir, tmp_path):
     built = experiment_lib.build(load(workdir / "config.json"), workdir)
     with cold_start_checkpoints(workdir) as checkpoints:
         checkpoints.save(1, built.new_params(), {})
@@ -262,7 +265,7 @@ def test_scores_become_a_row_of_another_runs_table_under_the_name_of_their_stage
     assert code == 0, error
     rows = json.loads((table / "results.json").read_text())["paradigms"]
     assert rows.keys() == {"async", "votes"} and rows["votes"].keys() == {"after_sft_greedy"}
-    assert rows["votes"]["after_sft_greedy"]["n"] == 4 and "commit" in rows["votes"]["after_sft_greedy"]
+    assert rows["votes"]["after_sft_greedy"]["n"] == 4
     episodes = next((workdir / "eval").rglob("episodes.jsonl")).read_text().splitlines()
     assert {len(json.loads(episode)["problem"]["numbers"]) for episode in episodes} == {3}
 
