@@ -271,8 +271,6 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
     try:
         weights = open_weights(config.pretrained) if config.pretrained else None
         tokenizer, prompts = _texts(config, workdir, grammar, weights)
-        if weights is None:
-            check_words(tokenizer, config.task)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     check_prompts(splits, tokenizer, prompts, config.rollout.context)
@@ -323,7 +321,9 @@ def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | N
                 f"task.name is {config.task.name}, but {workdir} has a tokenizer of the words of {learned.name} alone; "
                 "only a run from a pretrained model can be asked another task"
             )
-        if weights is not None and config.task.instructions != learned.instructions:
+        if weights is None:
+            check_words(tokenizer, config.task)
+        elif config.task.instructions != learned.instructions:
             return tokenizer, prompts_for(tokenizer, grammar, config.task.instructions)
         return tokenizer, Prompts.load(kept) if kept.exists() else TINY
     if weights is None:
@@ -356,7 +356,7 @@ def check_prompts(
 
 
 def check_words(tokenizer: Tokenizer, task: Task) -> None:
-    """Raises ValueError for a task, other than the run's own, with words that its tokenizer was not trained on."""
+    """Raises ValueError for a task with words that the tokenizer was not trained on: its fields are not the run's."""
     if isinstance(tokenizer, SentencePieceTokenizer) and (words := tokenizer.lacks(task.tokenizer_texts())):
         raise ValueError(
             f"task: the tokenizer of this run has no token for {len(words)} words of {task.name}, {words[0]!r} among "
