@@ -1,5 +1,7 @@
 # make train       set up, then cold start, RL, evaluation and figures of the tiny demo; goes on where it stopped
 # make baselines   oracle, control, the run without concurrency reward, sequential and parallel; fills in the table
+# make reproduce-tiny  the paper's shapes on the tiny task: 3 seeds of paradigms and ablations, pool sizes (3 hours on 2 cores)
+# make studies     what else was studied on it: lambda, tau, deviations, demonstrations, generalisation (75 minutes)
 # make table       the tables of the two READMEs, from the committed results of runs and benchmarks
 # make test        set up, then the tests (under 10 minutes on 2 cores)
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, large random searches
@@ -16,7 +18,7 @@ BIN := .venv/bin
 # Big arrays in huge pages: a training step on CPU takes a sixth less (Linux with glibc 2.35 or newer; others ignore it).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup train baselines table test test-all lint bench bench-peers bench-tpu notebooks format clean
+.PHONY: setup train baselines reproduce-tiny studies table test test-all lint bench bench-peers bench-tpu notebooks format clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -38,16 +40,17 @@ TINY := $(RUNS)/countdown_tiny$(if $(filter-out 0,$(SEED)),_seed$(SEED))
 train: setup
 	$(BIN)/python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir $(TINY) --config.seed=$(SEED)
 
-# Each in a folder of its own, its rows in the table of the demo. The parallel baseline's cold start is the sequential one's.
-BASELINE = $(BIN)/python -m asyncthink_jax.train --results $(TINY) --config.seed=$(SEED) \
-	--config experiments/countdown_tiny_$(1).py --workdir $(TINY)_$(1)
+# Each run in a folder of its own; all can be stopped, and go on by the same command. See experiments/reproduce.py.
+REPRODUCE = $(BIN)/python -m experiments.reproduce --runs $(RUNS)
 
-baselines: train
-	$(call BASELINE,oracle) --name oracle
-	$(call BASELINE,control) --name control
-	$(call BASELINE,accuracy_only) --name async_without_concurrency --cold_start $(TINY)
-	$(call BASELINE,sequential)
-	$(call BASELINE,parallel) --cold_start $(TINY)_sequential
+baselines: setup
+	$(REPRODUCE) --only baselines --seed $(SEED) --all_temperatures --nokeep
+
+reproduce-tiny: setup
+	$(REPRODUCE)
+
+studies: setup
+	$(REPRODUCE) --only studies
 
 # The tables of README.md and experiments/README.md, from the results.json files in experiments/results.
 table: setup

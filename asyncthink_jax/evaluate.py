@@ -3,10 +3,13 @@
     python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny
     python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny --split validation --checkpoint cold_start \
         --problems 100 --samples 4 --temperature 1.0
+    python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny_sequential --paradigm parallel \
+        --results runs/countdown_tiny
 
 Prints mean and standard error, and writes `eval/<name>/episodes.jsonl` and `scores.json` into the run's folder, where
-<name> says what was scored. Several processes score together, as they train. Exit codes: 0 done, 1 if a process of
-several is lost, 2 for bad input (one line on stderr), 130 when interrupted or asked to stop.
+<name> says what was scored. With --results the scores become a row of a results.json too, "after_sft" or "after_rl" by
+the checkpoint. Several processes score together, as they train. Exit codes: 0 done, 1 if a process of several is lost,
+2 for bad input (one line on stderr), 130 when interrupted or asked to stop.
 """
 
 import json
@@ -32,6 +35,10 @@ flags.DEFINE_integer("samples", 1, "Episodes a problem (greedy takes one).", low
 flags.DEFINE_float("temperature", None, "Of the sampling, 0 = greedy; default the one RL trains at.", lower_bound=0.0)
 
 
+flags.DEFINE_string("results", None, "Folder of the run whose results.json the scores are added to; default none.")
+flags.DEFINE_string("name", None, "Name of their row in it; default the paradigm.")
+
+
 def main(argv: list[str], overrides: list[str]) -> int:
     """Runs the command; returns its exit code."""
     logging.set_verbosity(logging.WARNING)
@@ -52,6 +59,8 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
         raise ConfigError("--workdir is missing; see --help")
     if FLAGS.checkpoint not in CHECKPOINTS:
         raise ConfigError(f"--checkpoint {FLAGS.checkpoint!r} is not one of {', '.join(CHECKPOINTS)}")
+    if FLAGS.results is not None and not Path(FLAGS.results).is_dir():
+        raise ConfigError(f"--results {FLAGS.results} is no folder; name that of the run whose table the row goes into")
     workdir = bucket.local(FLAGS.workdir)
     bucket.fetch(workdir)  # after what costs nothing to check: it may be a bucket
     saved = workdir / "config.json"
@@ -70,7 +79,13 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
     from asyncthink_jax.training.evaluation import evaluate
-    from asyncthink_jax.training.run import provenance, restore_params, write_episodes
+    from asyncthink_jax.training.run import (
+        changing_results,
+        evaluation_rows,
+        provenance,
+        restore_params,
+        write_episodes,
+    )
 
     temperature = config.rl.temperature if FLAGS.temperature is None else FLAGS.temperature
     mesh = experiment.mesh_of(config)
@@ -108,8 +123,15 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
     write_episodes(folder, episodes, built.tokenizer)
     (folder / "scores.json").write_text(json.dumps(scores | provenance(), indent=2) + "\n", encoding="utf-8")
     bucket.send(workdir)
-    row = {config.paradigm: {FLAGS.checkpoint: scores}}
-    print_results({"paradigms": row, "wall_clock_s": {"eval": time.monotonic() - started}} | provenance())
+    made = provenance() | {"wall_clock_s": {"eval": round(time.monotonic() - started, 1)}}
+    if FLAGS.results is not None:
+        # A temperature that is not the config's own has a name of its own.
+        after = "after_sft" if FLAGS.checkpoint == "cold_start" else "after_rl"
+        rows = evaluation_rows(after, (*config.eval.temperatures, temperature))
+        row = next(name for name, one in rows.items() if one == temperature)
+        with changing_results(Path(FLAGS.results)) as results:
+            results["paradigms"].setdefault(FLAGS.name or config.paradigm, {})[row] = scores | made
+    print_results({"paradigms": {config.paradigm: {FLAGS.checkpoint: scores}}} | made)
     return 0
 
 

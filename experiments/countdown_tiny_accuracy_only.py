@@ -2,6 +2,9 @@
 
 Shows:       what the concurrency reward does to the critical path.
 Same as experiments/countdown_tiny.py but for: rl.concurrency_weight = 0; the cold start is that run's own.
+Expected:    as accurate, the critical path at least 15% longer (paper: 85.3 and 89.0%, 6,251 and 4,525 tokens).
+Hardware:    2 CPU cores.
+Time:        9 minutes, RL alone.
 Command:     make baselines
 """
 

@@ -3,6 +3,8 @@
 Shows:       that what RL gains is not what more imitation would have gained.
 Same as experiments/countdown_tiny.py but for: half as many steps of the cold start again, which take the time of
              RL (the learning rate falls over all of them, which is the control's best chance), no RL.
+Hardware:    2 CPU cores.
+Time:        13 minutes.
 Command:     make baselines
 """
 

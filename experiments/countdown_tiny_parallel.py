@@ -4,8 +4,12 @@ Reproduces:  the "Parallel" bars of the paper's Figure 5, in shape. How the pape
              unknown; here: the union of the traces' expressions, ranked by votes, cut to four.
 Same as experiments/countdown_tiny_sequential.py but for: `pool.parallel_traces` traces an episode when it is scored
              (each trace is trained by its own reward, as independent traces are). With the same seed the training is
-             that of the sequential run.
+             that of the sequential run, so that run's checkpoint is scored in its place.
+Hardware:    2 CPU cores.
+Time:        1 minute, after the sequential run.
 Command:     make baselines
+             = python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny_sequential --paradigm parallel
+             --results runs/countdown_tiny
 """
 
 import dataclasses

@@ -7,6 +7,9 @@ Same as experiments/countdown_tiny.py but for: demonstrations that search 1 to 6
              concurrency reward, which a single trace cannot earn (eta / c is 1/1 throughout); a lower learning
              rate in RL, since every token of a search is trained there (at the async model's, searches got worse), and
              advantages that are not divided by their standard deviation.
+Expected:    fewer problems solved completely than by async (paper: 70.5 and 89.0%), on a longer path.
+Hardware:    2 CPU cores.
+Time:        15 minutes.
 Command:     make baselines
 """
 

@@ -2,38 +2,30 @@
 
     python -m experiments.table            # or: make table
 
-`experiments/results/<experiment>_seed<n>.json` is the `results.json` of a run, as it was written. What stands between
-markers like `<!-- results:begin -->` and `<!-- results:end -->` of the two documents is made here (a test holds them to
-it).
+`experiments/results/countdown_tiny_seed<n>.json` is the `results.json` of a run of the demo, as it was written, and
+`reproduce_tiny_seed<n>.json` has the rows that `experiments/reproduce.py` copies. What stands between markers like
+`<!-- results:begin -->` and `<!-- results:end -->` of the two documents is made here (a test holds them to it).
 """
 
 import json
-import math
-import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from asyncthink_jax.report.metrics import markdown_table, minutes
-from experiments import smallest_slices
+from experiments import paper, smallest_slices
 from experiments.benchmarks import table as performance
+from experiments.scores import RESULTS, Column, Results, cell, load, load_studies, rows_of, score
+from experiments.studies import BY_NAME
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 README, EXPERIMENTS = HERE.parent / "README.md", HERE / "README.md"
 
-Results = Mapping[str, Any]  # a results.json
-Column = tuple[str, str, float, int]  # heading, score, factor, decimals
 Number = Callable[[Results], float]  # of one seed; KeyError if the run that it needs was not made
 
+# The rows of the demo, in the order of the table; the names of all studies stand in studies.py.
 PARADIGMS = {
-    "async": "async",
-    "async_without_concurrency": "async without the concurrency reward (λ = 0)",
-    "sequential": "sequential",
-    "parallel": "parallel (4 traces, merged by votes)",
-    "control": "control (more cold start, no RL)",
-    "oracle": "oracle (shown the best organization, no RL)",
+    name: BY_NAME[name].title
+    for name in ("async", "async_without_concurrency", "sequential", "parallel", "control", "oracle")
 }
 STAGES = {"after_sft": "after the cold start", "after_rl": "after RL"}
 STAGE_NAMES = {"sft": "cold start", "rl": "RL", "eval": "evaluation"}
@@ -47,41 +39,6 @@ COLUMNS: list[Column] = [
     ("critical path", "critical_path", 1, 0),
     ("η/c", "concurrency", 1, 2),
 ]
-
-
-def load() -> dict[int, Results]:
-    """The committed results of the demo, by seed."""
-    found = {}
-    for path in sorted(RESULTS.glob("countdown_tiny_seed*.json")):
-        seed = re.fullmatch(r"countdown_tiny_seed(\d+)", path.stem)
-        if seed:
-            found[int(seed[1])] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def score(row: Results, name: str) -> float:
-    """A number of a row of results.json; "at_least/3" is at_least["3"]."""
-    for key in name.split("/"):
-        row = row[key]
-    return float(row)  # type: ignore[arg-type]
-
-
-def cell(rows: Sequence[Results], column: Column) -> str:
-    """Mean over seeds ± its standard error; of one seed the number ± its standard error over problems, if known."""
-    _, name, factor, decimals = column
-    values = [factor * score(row, name) for row in rows]
-    if len(values) > 1:
-        error = statistics.stdev(values) / math.sqrt(len(values))
-    else:
-        error = factor * rows[0]["stderr"].get(name, math.nan)
-    text = f"{statistics.mean(values):.{decimals}f}"
-    return text if math.isnan(error) else f"{text} ± {error:.{max(1, decimals)}f}"
-
-
-def rows_of(results: Mapping[int, Results], paradigm: str, row: str) -> list[Results]:
-    """That row of every seed that has it."""
-    found = [one["paradigms"].get(paradigm, {}).get(row) for one in results.values()]
-    return [one for one in found if one]
 
 
 def summary_table(results: Mapping[int, Results], suffixes: Sequence[str] = ("", "_greedy")) -> str:
@@ -167,10 +124,10 @@ def runs_table(results: Mapping[int, Results]) -> str:
         for paradigm in (name for name in PARADIGMS if name in one["paradigms"]):
             stages = one["paradigms"][paradigm]
             row = stages.get("after_rl") or stages["after_sft"]
-            clock = ", ".join(f"{stage} {minutes(row['wall_clock_s'][stage])}" for stage in ("sft", "rl"))
-            lines.append(
-                [PARADIGMS[paradigm], str(seed), clock, row["date"], f"`{row['commit'][:10]}`", row["hardware"]]
-            )
+            spent = row["wall_clock_s"]
+            clock = ", ".join(f"{stage} {minutes(spent[stage])}" for stage in ("sft", "rl") if stage in spent)
+            made = [row["date"], f"`{row['commit'][:10]}`", row["hardware"]]
+            lines.append([PARADIGMS[paradigm], str(seed), clock or "scored only", *made])
     return markdown_table(["run", "seed", "wall-clock", "date", "commit", "hardware"], lines, 1)
 
 
@@ -218,6 +175,8 @@ def blocks() -> list[tuple[Path, str, str]]:
             "results",
             "\n\n".join([goals_table(results), summary_table(results, ("_t1",)), runs_table(results)]),
         ),
+        (EXPERIMENTS, "studies", paper.studies_markdown(load_studies())),
+        (EXPERIMENTS, "paper", paper.markdown(load_studies())),
         (README, "compiled", compiled_table()),
         (EXPERIMENTS, "slices", smallest_slices.markdown()),
     ]
@@ -228,10 +187,17 @@ def marker(name: str, which: str) -> str:
     return f"<!-- {name}:{which} -->"
 
 
-def main() -> None:
+def write() -> list[Path]:
+    """Puts the tables into the documents; returns those."""
     for path, name, block in blocks():
         before, rest = path.read_text(encoding="utf-8").split(marker(name, "begin"))
         path.write_text(before + block + rest.split(marker(name, "end"))[1], encoding="utf-8")
+    return [README, EXPERIMENTS]
+
+
+def main() -> None:
+    write()
+    for _, _, block in blocks():
         print(block)
 
 

@@ -240,8 +240,10 @@ def test_a_checkpoint_is_scored_and_what_was_scored_names_the_folder(workdir):
     with cold_start_checkpoints(workdir) as checkpoints:
         checkpoints.save(1, built.new_params(), {})
     how = ["--checkpoint=cold_start", "--split=validation", "--problems=3", "--samples=2", "--temperature=0.5"]
-    (out, error), code = evaluated(workdir, *how, "--config.rollout.top_p=0.9")
+    (out, error), code = evaluated(workdir, *how, "--config.rollout.top_p=0.9", "--results", workdir, "--name=narrow")
     assert code == 0, error
+    row = json.loads((workdir / "results.json").read_text())["paradigms"]["narrow"]["after_sft_t0.5"]
+    assert row["n"] == 6 and row["commit"] and row["wall_clock_s"].keys() == {"eval"}
     folder = workdir / "eval" / "async_cold_start_validation_t0.5_rollout.top_p=0.9"
     assert json.loads((folder / "scores.json").read_text())["n"] == 6
     episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
@@ -250,9 +252,29 @@ def test_a_checkpoint_is_scored_and_what_was_scored_names_the_folder(workdir):
     assert "validation split" in out
 
 
+@pytest.mark.slow
+def test_another_paradigm_and_other_numbers_are_scored_into_another_runs_table(workdir, tmp_path):
+    built = experiment_lib.build(load(workdir / "config.json"), workdir)
+    with cold_start_checkpoints(workdir) as checkpoints:
+        checkpoints.save(1, built.new_params(), {})
+    table = tmp_path / "table"
+    table.mkdir()
+    (table / "results.json").write_text(json.dumps({"paradigms": {"async": {"after_rl": {}}}}))
+    how = ["--checkpoint=cold_start", "--temperature=0", "--paradigm=parallel", "--results", table, "--name=votes"]
+    (_, error), code = evaluated(workdir, *how, "--config.task.numbers=3", "--config.task.n_solutions=1")
+    assert code == 0, error
+    rows = json.loads((table / "results.json").read_text())["paradigms"]
+    assert rows.keys() == {"async", "votes"} and rows["votes"].keys() == {"after_sft_greedy"}
+    assert rows["votes"]["after_sft_greedy"]["n"] == 4
+    episodes = next((workdir / "eval").rglob("episodes.jsonl")).read_text().splitlines()
+    assert {len(json.loads(episode)["problem"]["numbers"]) for episode in episodes} == {3}
+
+
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
+        ("--results=/nowhere", "--results /nowhere is no folder"),
+        ("--config.task.max_target=300", "task: the tokenizer of this run has no token for "),
         ("--checkpoint=last", "'last' is not one of best, latest, cold_start"),
         ("--split=tests", "'tests' is not one of train, train_few, validation, test"),
         ("--samples=2", "no checkpoint 'best'"),

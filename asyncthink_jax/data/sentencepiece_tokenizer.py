@@ -93,6 +93,11 @@ class SentencePieceTokenizer(Tokenizer):
         """Whether the text can be said with the vocabulary: no part of it is encoded as the unknown token."""
         return self.model.unk_id() not in self.encode(text)
 
+    def lacks(self, texts: Iterable[str]) -> list[str]:
+        """The words of these texts, with the space before them, that are not one token each; sorted."""
+        words = {word for text in texts for word in _words(text, ())}
+        return sorted(word for word in words if len(self.encode(word)) != 1 or not self.knows(word))
+
     def encode_piece(self, piece: str) -> tuple[int, ...]:
         """`encode` of a piece that recurs (a tag, a sub-query, a worker's trace), from a bounded cache of words.
 

@@ -9,7 +9,7 @@ stands in `countdown_search.py`, who searches what in `countdown_scripts.py`.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Countdown(Task[Problem]):
     few_share: float = shown(0.1)  # share of the demonstrations whose problem has fewer solutions than asked for
     in_order: float = shown(0.5)  # share of demonstrations that take and join their pairs in order, not at random
     enough: float = shown(0.0)  # share of demonstrations that answer as soon as all solutions asked for are there
+    # Action sequences of random demonstrations: any legal one, or the two that a language model falls into by itself.
+    shapes: Literal["any", "two"] = shown("any")
     hit_weight: float = shown(1.0)  # loss weight of the mark of a hit in a demonstrated search: rare, all hangs on it
     self_search: float = shown(0.15)  # chance that an organizer searches a pair itself although a worker is free
 
@@ -148,6 +150,10 @@ class Countdown(Task[Problem]):
         few = splits["train_few"]
         source = few if few and rng.random() < self.few_share else splits["train"]
         problem = source[int(rng.integers(len(source)))]
+        if kind == "random" and self.shapes == "two" and agents > 1:
+            return countdown_scripts.two_shapes_demonstration(
+                problem, self.search, rng, agents, self.in_order, self.enough
+            )
         if kind == "random":
             return countdown_scripts.random_demonstration(
                 problem, self.search, rng, agents, self.self_search, in_order=self.in_order, enough=self.enough

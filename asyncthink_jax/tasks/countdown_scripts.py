@@ -65,6 +65,31 @@ def random_demonstration(
     return writer.answer()
 
 
+def two_shapes_demonstration(
+    problem: Problem,
+    search: Search,
+    rng: np.random.Generator,
+    agents: int = 4,
+    in_order: float = 0.5,
+    enough: float = 0.0,
+) -> Script:
+    """One of the two shapes that GPT-4o falls into where no action sequence is given to it (paper.md section 3).
+
+    Fork and join in turn, or all forks and then all joins (as many at a time as the pool holds), each half of the time.
+    Pairs, their order and `enough` are as for `random_demonstration`; the organizer searches nothing itself.
+    """
+    order = _some_pairs(problem, rng, rng.random() < in_order)
+    at_a_time = agents - 1 if rng.random() < 0.5 else 1
+    writer, stops = Organizer(problem, search), rng.random() < enough
+    unjoined: list[int] = []
+    while (order or unjoined) and not (stops and writer.has_enough):
+        if not unjoined:
+            unjoined = [writer.fork(pair) for pair in order[:at_a_time]]
+            order = order[at_a_time:]
+        writer.join(unjoined.pop(0))
+    return writer.answer()
+
+
 def oracle_demonstration(problem: Problem, search: Search, agents: int = 4) -> Script:
     """The best organization: every pair forked as early as the pool allows, the oldest worker joined first."""
     writer = Organizer(problem, search)

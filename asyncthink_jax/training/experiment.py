@@ -29,7 +29,7 @@ from asyncthink_jax.protocol.prompts import TINY, Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.sampling import Sampling
 from asyncthink_jax.rollout.state import DecodingModel, Limits, Where
-from asyncthink_jax.tasks.task import Problem
+from asyncthink_jax.tasks.task import Problem, Task
 from asyncthink_jax.training.sft import with_number_features
 
 
@@ -321,7 +321,9 @@ def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | N
                 f"task.name is {config.task.name}, but {workdir} has a tokenizer of the words of {learned.name} alone; "
                 "only a run from a pretrained model can be asked another task"
             )
-        if weights is not None and config.task.instructions != learned.instructions:
+        if weights is None:
+            check_words(tokenizer, config.task)
+        elif config.task.instructions != learned.instructions:
             return tokenizer, prompts_for(tokenizer, grammar, config.task.instructions)
         return tokenizer, Prompts.load(kept) if kept.exists() else TINY
     if weights is None:
@@ -351,6 +353,15 @@ def check_prompts(
                 f"task: a prompt of split {name} has {longest} tokens, and rollout.context is {context}, for it and "
                 "all that follows: raise it, or leave out long questions"
             )
+
+
+def check_words(tokenizer: Tokenizer, task: Task) -> None:
+    """Raises ValueError for a task with words that the tokenizer was not trained on: its fields are not the run's."""
+    if isinstance(tokenizer, SentencePieceTokenizer) and (words := tokenizer.lacks(task.tokenizer_texts())):
+        raise ValueError(
+            f"task: the tokenizer of this run has no token for {len(words)} words of {task.name}, {words[0]!r} among "
+            "them; a run from scratch can be asked only for what is in the words that it was trained on"
+        )
 
 
 def check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:

@@ -35,6 +35,11 @@ def test_encoding_pieces_is_encoding_the_whole(tokenizer, splits):
         assert pieces == tokenizer.encode("".join(script.organizer))
 
 
+def test_words_that_are_not_one_token_each_are_lacking(tokenizer):
+    assert tokenizer.lacks(Countdown(numbers=3).tokenizer_texts()) == []
+    assert tokenizer.lacks([" 7 112 7", "solve x"]) == [" 112", " x"]
+
+
 def test_spaces_are_kept(tokenizer):
     for text in (" 5", "5", "  5 ", " ", "5  5", ""):
         assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -1,6 +1,7 @@
 """Countdown: the solver finds all there is, the splits are apart, demonstrations are legal, the scorer is exact."""
 
 import random
+import re
 import time
 from itertools import permutations
 
@@ -12,6 +13,7 @@ from asyncthink_jax.tasks.countdown_scripts import (
     oracle_demonstration,
     random_demonstration,
     sequential_demonstration,
+    two_shapes_demonstration,
 )
 from asyncthink_jax.tasks.countdown_search import (
     NONE,
@@ -281,6 +283,27 @@ def test_sequential_demonstrations_stop_at_enough_too():
 def test_a_pool_of_one_searches_everything_itself():
     script = random_demonstration(EXAMPLE, TASK.search, np.random.default_rng(0), agents=1)
     assert not script.workers and actions(script) == ["<ANSWER>"]
+
+
+@pytest.mark.parametrize("agents", [2, 4, 8])
+def test_two_shapes_are_all_that_is_shown_where_they_are_asked_for(splits, agents):
+    task, rng, seen = Countdown(shapes="two"), np.random.default_rng(0), set()
+    for _ in range(300):
+        shape = re.sub(r"<(F|J).*?>", r"\1", "".join(actions(task.script(splits, "random", agents, rng))[:-1]))
+        turns = re.fullmatch(r"(FJ)+", shape)
+        rounds = re.fullmatch(rf"((F{{{agents - 1}}}J{{{agents - 1}}})*)(F*)(J*)", shape)
+        assert turns or (rounds and len(rounds[3]) == len(rounds[4]) < agents), shape
+        seen.add("turns" if turns else "rounds")
+    assert seen == ({"turns", "rounds"} if agents > 2 else {"turns"})
+
+
+def test_two_shapes_stop_at_enough_and_leave_what_is_unjoined():
+    rng = np.random.default_rng(0)
+    scripts = [two_shapes_demonstration(EXAMPLE, TASK.search, rng, 4, enough=1.0) for _ in range(300)]
+    for script in scripts:
+        joined = [int(action[6:-1]) for action in actions(script) if action.startswith("<JOIN")]
+        assert _found(script, joined[:-1]) < EXAMPLE.n_solutions
+    assert any(len(script.workers) > sum(a.startswith("<JOIN") for a in actions(script)) for script in scripts)
 
 
 def test_the_oracle_forks_as_early_as_the_pool_allows():

@@ -1,0 +1,35 @@
+"""The ablation of the tiny demo without a cold start in the protocol (paper, Table 3): RL alone has to find forks.
+
+Reproduces:  the row "no cold start", in shape: concurrency stuck at 1/c (paper: eta / c 50.0% with c = 2, 25.0% with
+             c = 4), accuracy far below the full method (MCD 64.8% to 89.0%).
+Expected:    eta / c 25%, as in the paper: no fork is ever drawn, so none is ever rewarded. Accuracy that of the
+             sequential baseline or less, since the reward counts concurrency, too.
+Hardware:    2 CPU cores.
+Time:        8 minutes, beside the sequential run whose cold start it takes.
+Command:     make reproduce-tiny
+             = python -m asyncthink_jax.train --config experiments/countdown_tiny_no_cold_start.py
+             --workdir runs/countdown_tiny_async_without_cold_start --cold_start runs/countdown_tiny_sequential
+Special:     the paper starts from Qwen3-4B, which knows the task and not the protocol. A model from scratch knows
+             neither, so the analogue here is the cold start of the sequential baseline: it searches pairs and answers,
+             has the tags in its vocabulary, and has never seen one of Fork, Join and Return. Lengths and learning rate
+             are that run's, reward and pool those of experiments/countdown_tiny.py. No demonstrations beside RL: their
+             workers' part would show the protocol.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from asyncthink_jax.config import Config, experiment_file
+
+
+def get_config() -> Config:
+    demo = experiment_file(Path(__file__).with_name("countdown_tiny.py"))
+    sequential = experiment_file(Path(__file__).with_name("countdown_tiny_sequential.py"))
+    return dataclasses.replace(
+        sequential,
+        name="countdown_tiny_no_cold_start",
+        paradigm="async",
+        # Half as many slots: each has rows of three workers too, short ones, idle as long as nobody forks.
+        rollout=dataclasses.replace(sequential.rollout, slots=32, worker_context=demo.rollout.worker_context),
+        rl=dataclasses.replace(sequential.rl, concurrency_weight=demo.rl.concurrency_weight, imitated_demonstrations=0),
+    )

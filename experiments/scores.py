@@ -1,0 +1,64 @@
+"""The committed scores of runs, and how they are written: means over seeds, with their spread."""
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+Results = Mapping[str, Any]  # a results.json
+Column = tuple[str, str, float, int]  # heading, score, factor, decimals
+
+
+def load(name: str = "countdown_tiny") -> dict[int, Results]:
+    """The committed results of a name, by seed."""
+    found = {}
+    for path in sorted(RESULTS.glob(f"{name}_seed*.json")):
+        seed = re.fullmatch(rf"{name}_seed(\d+)", path.stem)
+        if seed:
+            found[int(seed[1])] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def load_studies() -> dict[int, Results]:
+    """The results of all studies by seed: those of `make reproduce-tiny`, and the demo's for what that has not run.
+
+    A study's rows are all from the one or all from the other.
+    """
+    demo, reproduced = load(), load("reproduce_tiny")
+    names = {name for one in reproduced.values() for name in one["paradigms"]}
+    merged: dict[int, dict[str, Any]] = {}
+    for seed in sorted({*demo, *reproduced}):
+        own = demo.get(seed, {"paradigms": {}})["paradigms"]
+        rows = {name: stages for name, stages in own.items() if name not in names}
+        merged[seed] = {"paradigms": rows | reproduced.get(seed, {"paradigms": {}})["paradigms"]}
+    return merged
+
+
+def score(row: Results, name: str) -> float:
+    """A number of a row of results.json; "at_least/3" is at_least["3"]."""
+    for key in name.split("/"):
+        row = row[key]
+    return float(row)  # type: ignore[arg-type]
+
+
+def cell(rows: Sequence[Results], column: Column) -> str:
+    """Mean over seeds ± its standard error; of one seed the number ± its standard error over problems, if known."""
+    _, name, factor, decimals = column
+    values = [factor * score(row, name) for row in rows]
+    if len(values) > 1:
+        error = statistics.stdev(values) / math.sqrt(len(values))
+    else:
+        error = factor * rows[0]["stderr"].get(name, math.nan)
+    text = f"{statistics.mean(values):.{decimals}f}"
+    return text if math.isnan(error) else f"{text} ± {error:.{max(1, decimals)}f}"
+
+
+def rows_of(results: Mapping[int, Results], paradigm: str, row: str) -> list[Results]:
+    """That row of every seed that has it."""
+    found = [one["paradigms"].get(paradigm, {}).get(row) for one in results.values()]
+    return [one for one in found if one]
