@@ -258,7 +258,7 @@ def test_a_saved_config_from_before_there_were_other_tasks_loads(experiment):
     del saved["data"]
     names = "name numbers min_number max_number max_target n_solutions validation_problems test_problems split_seed "
     names += "demonstrations worker_keep few_share in_order enough answer_weight hit_weight self_search"
-    assert saved["task"].keys() == set(names.split())
+    saved["task"] = {name: saved["task"][name] for name in names.split()}
     assert config_lib.from_json(json.dumps(saved)) == load(experiment)
 
 

@@ -27,7 +27,7 @@ from typing import Any
 try:
     import openai
 except ImportError:  # the extra [synthesize]; what asks nothing works without it
-    openai = None
+    openai = None  # type: ignore[assignment]
 
 from asyncthink_jax.config import ConfigError
 from asyncthink_jax.synthesis.journal import Answer
