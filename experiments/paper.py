@@ -250,9 +250,8 @@ def markdown(results: Mapping[int, Results]) -> str:
     lines = []
     for row in ROWS:
         configs = ", ".join(f"[{name}.py]({name}.py)" for name in row.configs)
-        lines.append(
-            [row.what, configs, f"`{row.command}`", row.needs or _time(row.shown), row.paper, _ours(row, results)]
-        )
+        needs = row.needs or _time(row.shown)
+        lines.append([row.what, configs, f"`{row.command}`", needs, row.paper, _ours(row, results)])
     header = ["table or figure", "config", "command", "hardware and time", "the paper's", "ours"]
     return markdown_table(header, lines, len(header))
 
