@@ -177,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except StoppedError as stopped:
-        print("stopped as it was asked to; the same command goes on from here", file=sys.stderr)
+        print("the studies have stopped; the same command goes on with what is left", file=sys.stderr)
         return 130 if stopped.number == signal.SIGINT else 0
     # Only now: while runs go on, no file may change that belongs to the commit which they name.
     if not flags.nokeep and not overrides:
@@ -249,7 +249,7 @@ def _run(steps: Sequence[Step], left: Sequence[Step]) -> None:
         if is_new:
             spent += (time.monotonic() - began) / 60
             planned += step.study.minutes
-    print(f"\nall {len(steps)} runs are finished", flush=True)
+    print(f"\n{len(steps)} of {len(steps)} runs are finished", flush=True)
 
 
 def expected(steps: Iterable[Step]) -> float:

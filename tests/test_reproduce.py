@@ -34,7 +34,8 @@ if trains:
     shutil.copy(here / f"{workdir.name}.json", workdir / "config.json")
 assert (workdir / "config.json").exists()
 if isinstance(order, str):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit((here / "asked").touch()))
+    signal.alarm(20)  # ends it unasked, where nothing is passed on
     os.kill(os.getppid(), getattr(signal, order))
     signal.pause()
 if order:
@@ -69,7 +70,7 @@ def driver(tmp_path, monkeypatch):
         calls = [json.loads(line) for line in (fake / "calls").read_text().splitlines()]
         return code, [(call[call.index("--name") + 1], Path(call[call.index("--workdir") + 1]).name) for call in calls]
 
-    run.runs, run.results = runs, results
+    run.runs, run.results, run.asked = runs, results, fake / "asked"
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield run
     for number, handler in handlers.items():
@@ -122,7 +123,8 @@ def test_a_run_that_fails_ends_the_driver_with_a_line_and_the_same_command_goes_
 def test_a_signal_is_passed_on_to_the_run_and_the_same_command_goes_on(driver, capsys, name, code):
     assert driver(*ONE_SEED, async_without_concurrency=name) == (code, FIRST[:2])
     error = capsys.readouterr().err
-    assert error == "stopped as it was asked to; the same command goes on from here\n"
+    assert error == "the studies have stopped; the same command goes on with what is left\n"
+    assert driver.asked.exists(), "the run was not asked to stop"
     assert driver(*ONE_SEED) == (0, FIRST[1:])
 
 
