@@ -141,7 +141,8 @@ def decode(
     rope = rope_table(config, positions)
     sizes = [cache["k"][0].shape[0] for cache in caches]
     places = split_rows(positions, sizes, groups)
-    layers, unwritten = [[*zip(cache["k"], cache["v"], strict=True)] for cache in caches], []  # [part][layer]: k, v
+    layers = [[*zip(cache["k"], cache["v"], strict=True)] for cache in caches]  # [part][layer]: k, v
+    unwritten: dict[tuple[int, int], Any] = {}  # (part, layer): k, v of the new tokens
     # Unrolled, where training scans: a scan would first copy each layer's cache out of the stack, and that takes longer
     # than to attend to it (see attention.py).
     for n, weights in enumerate(unstacked(config, params)["layers"]):
@@ -152,14 +153,16 @@ def decode(
         ):
             q, new = rows[0], rows[1:]
             if on_tpu:
-                unwritten.append((part, n, new))
+                unwritten[part, n] = new
                 read = [array[:, : read_lengths[part]].swapaxes(1, 2) for array in layers[part][n]]
             else:
                 layers[part][n] = write_both(layers[part][n], places[part], new)
                 read = [array[:, :, : read_lengths[part]] for array in layers[part][n]]
             mixed.append(attention.cached(q, *read, places[part], new if on_tpu else None))
         x = block(x, merge_rows(mixed, groups), method="finish")
-    for part, n, new in unwritten:
+    if on_tpu:  # its compiler has to know that: free to write as soon as it can, it copies what is still to be read
+        x, unwritten = jax.lax.optimization_barrier((x, unwritten))
+    for (part, n), new in unwritten.items():
         layers[part][n] = write_both(layers[part][n], places[part], new)
     caches = tuple({"k": tuple(k for k, _ in part), "v": tuple(v for _, v in part)} for part in layers)
     return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x), caches

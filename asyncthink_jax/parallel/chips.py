@@ -56,7 +56,11 @@ def topology(name: str, slices: int = 1) -> tuple[Chip, list[Any]]:
         )
     for variable, value in _NO_TPU.items():
         os.environ.setdefault(variable, value)
-    options = {"num_slices": slices} if slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if kind == "v4":  # as JAX has them on a TPU VM: else each of a chip's two cores is a device
+        options["chip_config_name"] = "megacore"
+    if set(shape.split("x")) == {"1"}:  # not a part of a host's chips, which is refused, but a host of one chip
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return CHIPS[kind], list(topologies.get_topology_desc(name, "tpu", **options).devices)
     except Exception as error:  # the runtime's own types, which say nothing

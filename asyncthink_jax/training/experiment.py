@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,18 @@ def mesh_of(config: Config) -> Mesh:
         raise ConfigError(str(error)) from error
 
 
+def multiply_in_full(model: ModelConfig) -> None:
+    """Has JAX multiply what is fp32 in full, for a model in fp32; to be called before anything of it is traced.
+
+    TPUs and GPUs take shorter products of fp32 numbers if nobody objects, and then the trainer's log-probabilities are
+    not those that the engine recorded. It is a setting of JAX's and not an argument of our products because those of
+    kernels and of their gradients have no such argument. Models in bfloat16 stay with what the chip does, and whoever
+    sets JAX_DEFAULT_MATMUL_PRECISION has that.
+    """
+    if not os.environ.get("JAX_DEFAULT_MATMUL_PRECISION"):
+        jax.config.update("jax_default_matmul_precision", "highest" if model.dtype == "float32" else None)
+
+
 def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment:
     """Builds the experiment; writes the splits (under `workdir/data`) and the tokenizer if they are not there yet.
 
@@ -290,6 +303,7 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
         except WeightsError as error:
             raise ConfigError(f"model: {error}") from error
     check_mesh(config, model, mesh)
+    multiply_in_full(model)
     return Experiment(
         config=config,
         mesh=mesh,

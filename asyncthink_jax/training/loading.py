@@ -203,6 +203,7 @@ def _released(source: str, settings: Settings) -> Thinker:
     config = _chosen(config, settings)
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"  # CPUs are slower in 16 bits
     model = dataclasses.replace(config.model, dtype=dtype)
+    experiment.multiply_in_full(model)
     if weights.context is not None and config.rollout.context > weights.context:
         raise ConfigError(
             f"rollout.context is {config.rollout.context}, {source} was made for {weights.context} tokens"

@@ -1,4 +1,4 @@
-"""The sharding table; what needs several devices is in eight_devices.py, run here in a process that simulates them."""
+"""The sharding table; what needs several devices is run here in a process that simulates them."""
 
 import os
 import subprocess
@@ -17,16 +17,26 @@ from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
 
 
-def test_on_eight_simulated_devices():
-    program = Path(__file__).with_name("eight_devices.py")
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+def on_eight_devices(program, flags=""):
+    """Runs a file of tests in a process with eight simulated devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {flags}"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(program)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name(program))],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_on_eight_simulated_devices():
+    on_eight_devices("eight_devices.py")
+
+
+@pytest.mark.slow
+def test_a_run_on_eight_simulated_devices():
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
+    on_eight_devices("run_on_eight_devices.py", quick)
 
 
 @pytest.mark.parametrize("name", ["Qwen3-0.6B", "Qwen3-8B"])

@@ -106,6 +106,11 @@ def test_a_topology_that_is_none_is_refused_in_a_line():
         assert "\n" not in str(error.value) and name in str(error.value)
 
 
+@pytest.mark.parametrize(("name", "chips"), [("v5e:1x1", 1), ("v5p:1x1x1", 1), ("v4:1x1x1", 1), ("v4:2x2x1", 4)])
+def test_a_device_is_a_chip_and_there_may_be_a_single_one(name, chips):
+    assert len(topology(name)[1]) == chips
+
+
 def test_data_is_split_over_slices_and_must_be_a_multiple_of_them():
     _, devices = topology("v5e:2x2", slices=2)
     assert len(devices) == 8

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,39 @@ def test_adapters_have_a_small_state():
     names = {step.name: step for step in steps(adapters)}
     assert compile_step(names["sft_step"], CHIP).fits
     assert compile_step(names["reshard"], CHIP).fits
+
+
+@pytest.fixture
+def any_products(monkeypatch):
+    """What JAX is set to take of products of fp32, after the test as before."""
+    monkeypatch.delenv("JAX_DEFAULT_MATMUL_PRECISION", raising=False)
+    before = jax.config.jax_default_matmul_precision
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
+
+
+def precisions(built):
+    """Of all matrix products of a rollout and of an RL step."""
+    texts = {step.name: step.lower().as_text() for step in steps(built) if step.name in ("decode", "rl_step")}
+    found = {name: re.findall(r"dot_general.*precision = \[(\w+), (\w+)\]", text) for name, text in texts.items()}
+    assert all(len(of_step) > 10 for of_step in found.values())
+    return {one for of_step in found.values() for one in of_step}
+
+
+def test_a_model_in_fp32_multiplies_in_full(any_products):
+    assert precisions(experiment()) == {("HIGHEST", "HIGHEST")}
+
+
+def test_a_model_in_bfloat16_multiplies_as_the_chip_does(any_products):
+    experiment()  # another model in the same process
+    model = dataclasses.replace(CONFIG.model, dtype="bfloat16")
+    assert precisions(experiment(model=model)) == {("DEFAULT", "DEFAULT")}
+
+
+def test_products_are_as_the_environment_says(any_products, monkeypatch):
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "high")
+    jax.config.update("jax_default_matmul_precision", "high")  # as JAX does with it at its start
+    assert precisions(experiment()) == {("HIGH", "HIGH")}
 
 
 def test_bytes_on_a_chip_are_those_of_its_share():

@@ -23,6 +23,7 @@ from asyncthink_jax.protocol.prompts import Prompts, organizer_examples, organiz
 from asyncthink_jax.report.metrics import Progress
 from asyncthink_jax.tasks import Countdown, Sudoku
 from asyncthink_jax.training import experiment
+from asyncthink_jax.training.loading import Settings, load_model
 from asyncthink_jax.training.run import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")  # asked for by qwix
@@ -99,6 +100,13 @@ def test_a_run_starts_from_the_weights_with_the_tokenizer_and_prompts_of_the_rel
     assert prompt.count(built.tokenizer.controls["<|turn|>"]) == turns
     assert "<FORK-i>" in built.tokenizer.decode(prompt)
     assert built.prompts == Prompts.load(workdir / "prompts.json")
+
+
+def test_a_release_that_is_asked_multiplies_in_full_where_it_is_in_fp32(release, monkeypatch):
+    monkeypatch.delenv("JAX_DEFAULT_MATMUL_PRECISION", raising=False)
+    jax.config.update("jax_default_matmul_precision", None)
+    load_model(release, Settings(max_tokens=8))
+    assert jax.config.jax_default_matmul_precision == "highest"  # on CPU it is
 
 
 def test_a_run_keeps_the_prompts_it_started_with(release, workdir, tmp_path):

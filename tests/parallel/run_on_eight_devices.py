@@ -1,0 +1,110 @@
+"""A whole run on a mesh is that of one device; test_sharding.py runs this file with eight simulated devices."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from asyncthink_jax.config import Config, PoolConfig, RLConfig, RolloutConfig, SFTConfig
+from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.parallel.mesh import make_mesh
+from asyncthink_jax.report.metrics import Progress, read_metrics
+from asyncthink_jax.tasks import Countdown
+from asyncthink_jax.training import run as run_lib
+from asyncthink_jax.training.evaluation import play
+from asyncthink_jax.training.experiment import build
+from asyncthink_jax.training.run import Run
+
+SFT, RL = 5, 2  # steps, iterations
+CONFIG = Config(
+    name="tiny",
+    task=Countdown(max_number=8, max_target=12, n_solutions=2, validation_problems=4, test_problems=4),
+    pool=PoolConfig(agents=3, max_forks=2),
+    model=ModelConfig(vocab_size=0, layers=1, width=32, heads=8, kv_heads=8, head_dim=8, mlp_width=64),
+    rollout=RolloutConfig(
+        slots=16, organizer_budget=40, worker_budget=16, context=72, worker_context=40, feed_width=4, constrain=True,
+        whole_cache=True,
+    ),
+    sft=SFTConfig(steps=SFT, rows=16, row_length=256, microbatches=2, warmup_steps=1),
+    rl=RLConfig(iterations=RL, prompts=8, group_size=8, rows=32, row_length=128, learning_rate=1e-3),
+)  # fmt: skip
+# Five steps teach nobody to fork: RL starts from the end of a longer cold start, the same on every mesh.
+TAUGHT = dataclasses.replace(CONFIG, sft=dataclasses.replace(CONFIG.sft, steps=150, warmup_steps=10))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run has come to."""
+
+    metrics: list[dict[str, float]]  # of the cold start and of RL
+    episodes: list[dict]  # of all rollouts of RL
+    traces: list[list[list]]  # of those: tokens, which were sampled, the step of each
+    logprobs: np.ndarray  # of all sampled tokens
+
+
+def run_of(config, workdir, mesh):
+    progress = Progress({"sft": config.sft.steps, "rl": config.rl.iterations}, quiet=True)
+    return Run(build(config, workdir, mesh), workdir, progress, "async")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """The folder of a run whose cold start is over."""
+    workdir = tmp_path_factory.mktemp("taught")
+    with run_of(TAUGHT, workdir, make_mesh(devices=jax.devices()[:1])) as run:
+        run.cold_start()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def trained(taught, tmp_path_factory):
+    """A cold start and RL with its rollouts on a mesh of so many devices."""
+
+    def train(sizes, devices):
+        mesh, played = make_mesh(*sizes, devices), []
+
+        def recorded(*arguments, **options):
+            played.append(play(*arguments, **options))
+            return played[-1]
+
+        first, second = tmp_path_factory.mktemp("cold_start"), tmp_path_factory.mktemp("rl")
+        with run_of(CONFIG, first, mesh) as run:
+            run.cold_start()
+        with run_of(CONFIG, second, mesh) as run, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_lib, "play", recorded)
+            run.adopt_cold_start(taught)
+            run.reinforce(run.cold_start())
+            tokenizer = run.experiment.tokenizer
+        episodes = [episode for one in played for episode in one.episodes]
+        traces = [trace for episode in episodes for trace in episode.traces]
+        return Trained(
+            metrics=read_metrics(first / "metrics.jsonl") + read_metrics(second / "metrics.jsonl"),
+            episodes=[episode.to_json(tokenizer.decode) for episode in episodes],
+            traces=[[trace.tokens.tolist(), trace.sampled.tolist(), trace.steps.tolist()] for trace in traces],
+            logprobs=np.concatenate([trace.logprobs for trace in traces]),
+        )
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def alone(trained):
+    return trained((1, 1, 1), jax.devices()[:1])
+
+
+def test_there_is_something_to_compare(alone):
+    assert [line["stage"] for line in alone.metrics] == ["sft"] * SFT + ["rl"] * RL + ["validation"]
+    assert all(line["loss"] for line in alone.metrics[:-1])
+    assert len(alone.episodes) == RL * CONFIG.rl.prompts * CONFIG.rl.group_size
+    assert any(episode["answer"] for episode in alone.episodes)
+    assert any(len(episode["traces"]) > 2 for episode in alone.episodes)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)], ids=str)
+def test_losses_and_episodes_are_those_of_one_device(trained, alone, sizes):
+    got = trained(sizes, jax.devices())
+    assert got.episodes == alone.episodes and got.traces == alone.traces
+    np.testing.assert_allclose(got.logprobs, alone.logprobs, rtol=1e-5, atol=1e-5)
+    losses, expected = ([line["loss"] for line in one.metrics if "loss" in line] for one in (got, alone))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
