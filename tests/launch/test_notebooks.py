@@ -186,7 +186,7 @@ def test_the_scores_of_the_full_demo_are_those_of_the_readme():
     rows = {
         "after the cold start": r"^\| async, after the cold start \| 0.6",
         "after RL": r"^\| \*\*async, after RL\*\* \| 0.6",
-        "one agent, a model that was trained for that, after RL": r"^\| sequential, after RL \| 0.6",
+        "one agent, a model that was trained for that, after RL": r"^\| sequential \(c = 1\), after RL \| 0.6",
     }
     for title, start in rows.items():
         told = re.search(rf"^\| {title} \| (.*) \|$", told_in(DEMO), re.MULTILINE)
