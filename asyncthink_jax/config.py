@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from asyncthink_jax import sections
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.sections import ConfigError, did_you_mean
 from asyncthink_jax.tasks import TASKS, Countdown, Task
 
@@ -194,6 +195,11 @@ class Config:
     rl: RLConfig = RLConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def grammar(self) -> Grammar:
+        """The pool and its ids; independent traces (sequential, parallel) are organizers without workers."""
+        return Grammar(self.pool.agents, self.pool.max_forks) if self.paradigm == "async" else Grammar(1, 0)
 
 
 # Fields that a resumed run may change, since what it learns does not depend on them.

@@ -33,8 +33,6 @@ flags.DEFINE_string("split", "test", "One of the task's: train, validation, test
 flags.DEFINE_integer("problems", 0, "The first so many problems of the split; 0 = all.", lower_bound=0)
 flags.DEFINE_integer("samples", 1, "Episodes a problem (greedy takes one).", lower_bound=1)
 flags.DEFINE_float("temperature", None, "Of the sampling, 0 = greedy; default the one RL trains at.", lower_bound=0.0)
-
-
 flags.DEFINE_string("results", None, "Folder of the run whose results.json the scores are added to; default none.")
 flags.DEFINE_string("name", None, "Name of their row in it; default the paradigm.")
 

@@ -5,7 +5,7 @@ alone, so an iterator that is set to a state goes on exactly as the one it was t
 the fly and never repeat: a thousand tokens take about a millisecond, so nothing is gained by storing them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import grain.python as grain
@@ -154,8 +154,7 @@ def training_traces(
     for query, text in zip(queries, script.workers.values(), strict=True):
         rows.append(([], []))
         add([*prefix, *encode(query), *suffix], 0.0)
-        thoughts, takeaways = text.removesuffix("</RETURN>").split("<RETURN>")
-        for piece in (thoughts, "<RETURN>", takeaways, "</RETURN>"):
+        for piece in _worker_pieces(text):
             add(encode(piece), 1.0)
     return [{"tokens": np.array(t, np.int32), "loss_weights": np.array(w, np.float32)} for t, w in rows]
 
@@ -168,20 +167,34 @@ def episode(
     prompts: Prompts = TINY,
     paradigm: str = "async",
 ) -> Episode:
-    """A demonstration run through the protocol: the joined text and the clock filled in, the answer scored."""
+    """A demonstration run through the protocol (`played`), its answer scored."""
+    result = played(script, tokenizer, grammar, prompts)
+    result.task, result.problem, result.paradigm = task.name, script.problem.to_json(), paradigm
+    result.score = dict(task.score(script.problem, result.answer))
+    return result
+
+
+def played(script: Script, tokenizer: Tokenizer, grammar: Grammar, prompts: Prompts = TINY) -> Episode:
+    """A demonstration run through the protocol, in the tokens it is trained on: joined text and clock are filled in."""
     prefix, suffix = worker_tokens(tokenizer, prompts)
-    close_join: Mapping[int, list[int]] = {i: tokenizer.encode(f"</JOIN-{i}>") for i in range(1, grammar.max_forks + 1)}
-    result = demonstration(
+
+    def tokens(pieces: Iterable[str]) -> list[int]:
+        return [token for piece in pieces for token in tokenizer.encode_piece(piece)]
+
+    return demonstration(
         grammar,
         organizer_tokens(tokenizer, prompts, script.problem.query),
         prefix,
         suffix,
-        tokenizer.encode("".join(script.organizer)),
-        {fork_id: tokenizer.encode(text) for fork_id, text in script.workers.items()},
+        tokens(script.organizer),
+        {fork_id: tokens(_worker_pieces(text)) for fork_id, text in script.workers.items()},
         tokenizer.vocabulary,
-        close_join,
+        {fork_id: tokenizer.encode(f"</JOIN-{fork_id}>") for fork_id in range(1, grammar.max_forks + 1)},
         eos_id=tokenizer.eos_id,
     )
-    result.task, result.problem, result.paradigm = task.name, script.problem.to_json(), paradigm
-    result.score = dict(task.score(script.problem, result.answer))
-    return result
+
+
+def _worker_pieces(text: str) -> tuple[str, ...]:
+    """A worker's whole text: thoughts and takeaways, and the tags around these."""
+    thoughts, takeaways = text.removesuffix("</RETURN>").split("<RETURN>")
+    return thoughts, "<RETURN>", takeaways, "</RETURN>"

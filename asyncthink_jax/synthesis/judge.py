@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from asyncthink_jax.config import Config, ConfigError
+from asyncthink_jax.data.pipeline import played
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for, worker_tokens
+from asyncthink_jax.data.tokenizer import Tokenizer, prompts_for
 from asyncthink_jax.data.tokenizer import load as load_tokenizer
 from asyncthink_jax.model.sources import TOKENIZER_PATTERNS, local_path
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
-from asyncthink_jax.protocol.interpreter import demonstration
 from asyncthink_jax.protocol.prompts import TINY, Prompts
 from asyncthink_jax.synthesis.plans import Plan, skeleton, skeleton_of
 from asyncthink_jax.synthesis.reading import Dropped, Traces, read_traces
@@ -24,7 +24,7 @@ from asyncthink_jax.tasks.task import Score, Script, Task
 # Why an answer is dropped, in the order in which it is looked at; the table at the end has these words.
 REASONS = {
     "refused": "the model wrote nothing, or said that it would not",
-    "cut_off": "the answer reached the limit of --max_tokens",
+    "cut_off": "the answer reached the limit of --max_answer_tokens",
     "unreadable": "sections are missing or stand there twice",
     "no_fragments": "step 1 found nothing that can be thought about by itself",
     "no_return": "a worker has no <RETURN>..</RETURN>",
@@ -75,14 +75,17 @@ class Judge:
             asked, written = ", ".join(skeleton(plan)), ", ".join(skeleton_of(traces.actions))
             raise Dropped("other_sequence", f"asked for {asked or 'no fork'}; it has {written or 'no fork'}")
         self._check_words(traces)
-        episode = self._episode(problem, traces)
+        script = Script(problem, traces.organizer, traces.work, traces.workers, traces.returns)
+        episode = played(script, self.tokenizer, self.grammar, self.prompts)
+        if episode.format_error:  # the text is well-formed: only a tokenizer that changes it could come to this
+            raise Dropped(episode.format_error, "as the tokenizer of the run cuts it")
         self._check_lengths(episode)
         score: Score = self.task.score(problem, episode.answer)
         if not self.keep_wrong and (score["accuracy"] < 1 or score["wrong"]):
             raise Dropped(
                 "wrong_answer", f"{json.dumps(episode.answer, ensure_ascii=False)} scores {json.dumps(score)}"
             )
-        return Script(problem, traces.organizer, traces.work, traces.workers, traces.returns)
+        return script
 
     def _check_words(self, traces: Traces) -> None:
         for text in (*traces.organizer, *traces.workers.values()):
@@ -90,30 +93,6 @@ class Judge:
             if read != text:
                 place = next((i for i, (a, b) in enumerate(zip(text, read, strict=False)) if a != b), len(read))
                 raise Dropped("unknown_words", f"at {text[place : place + 20]!r}")
-
-    def _episode(self, problem: Any, traces: Traces) -> Episode:
-        """The traces run through the protocol, in tokens, with what the Joins insert."""
-        encode = self.tokenizer.encode_piece
-        prefix, suffix = worker_tokens(self.tokenizer, self.prompts)
-        workers = {}
-        for number, text in traces.workers.items():
-            thoughts, takeaways = text.removesuffix("</RETURN>").split("<RETURN>")
-            pieces = (thoughts, "<RETURN>", takeaways, "</RETURN>")
-            workers[number] = [token for piece in pieces if piece for token in encode(piece)]
-        episode = demonstration(
-            self.grammar,
-            organizer_tokens(self.tokenizer, self.prompts, problem.query),
-            prefix,
-            suffix,
-            [token for piece in traces.organizer for token in encode(piece)],
-            workers,
-            self.tokenizer.vocabulary,
-            {number: self.tokenizer.encode(f"</JOIN-{number}>") for number in traces.workers},
-            eos_id=self.tokenizer.eos_id,
-        )
-        if episode.format_error:  # the text is well-formed: only a tokenizer that changes it could come to this
-            raise Dropped(episode.format_error, "as the tokenizer of the run cuts it")
-        return episode
 
     def _check_lengths(self, episode: Episode) -> None:
         rollout, row = self.config.rollout, self.config.sft.row_length

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asyncthink_jax.config import Config, ConfigError
-from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.synthesis.costs import Tokens, estimated_tokens, mean_output
 from asyncthink_jax.synthesis.endpoint import Endpoint, EndpointError, FailedError
 from asyncthink_jax.synthesis.journal import Answer, Journal, key_of
@@ -257,8 +256,7 @@ def prepared(
     Raises:
       ConfigError: something is wrong with prompts, tokenizer, problems or old answers; it says what and where.
     """
-    task, pool = config.task, config.pool
-    grammar = Grammar(pool.agents, pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
+    task, grammar = config.task, config.grammar
     questions = load_questions(prompts or PACKAGED, task.instructions, grammar)
     read_by = reader(config, grammar, tokenizer)
     return Synthesis(

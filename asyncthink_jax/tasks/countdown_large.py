@@ -31,7 +31,16 @@ import numpy as np
 
 from asyncthink_jax.tasks import expressions
 from asyncthink_jax.tasks.countdown import Countdown
-from asyncthink_jax.tasks.countdown_search import HIT, Found, Pair, Problem, results, second_results
+from asyncthink_jax.tasks.countdown_search import (
+    HIT,
+    Found,
+    Pair,
+    Problem,
+    is_next,
+    is_sum,
+    results,
+    second_results,
+)
 from asyncthink_jax.tasks.task import INF, Record
 
 
@@ -114,12 +123,12 @@ def count_solutions(numbers: tuple[int, ...], max_value: int) -> Counter[int]:
                     for last in rest:
                         if last != third:
                             found = results(total, last, max_value)
-                            counts.update(one[1] for one in found if _is_next(second, third, one[0], last))
+                            counts.update(one[1] for one in found if is_next(second, third, one[0], last))
             if len(rest) == 2 and a < min(rest):
                 for other, subtotal_of_others, _ in results(rest[0], rest[1], max_value):
-                    if _is_sum(other) == _is_sum(operator):
+                    if is_sum(other) == is_sum(operator):
                         found = results(subtotal, subtotal_of_others, max_value)
-                        counts.update(one[1] for one in found if _is_sum(one[0]) != _is_sum(operator))
+                        counts.update(one[1] for one in found if is_sum(one[0]) != is_sum(operator))
     return counts
 
 
@@ -170,28 +179,19 @@ def _search(a: int, b: int, rest: tuple[int, ...], target: int, max_value: int) 
                 value(total, three)
                 for last in (number for number in needed if number != third):
                     for final, last_first in needed[last].get(total, ()):
-                        if _is_next(second, third, final, last):
+                        if is_next(second, third, final, last):
                             hit(_tree(final, three, last, last_first))
         if len(rest) == 2 and a < min(rest):  # the pair with the smallest number, so that one of two writes it
             for other, subtotal_of_others, second_first in results(rest[0], rest[1], max_value):
-                if _is_sum(other) != _is_sum(operator):
+                if is_sum(other) != is_sum(operator):
                     continue  # is written by the other pair, as it takes these two numbers one after the other
                 others = _tree(other, rest[0], rest[1], second_first)
                 words += ["with", *map(str, (others[1], other, others[2])), "=", str(subtotal_of_others)]
                 for top, total, others_first in results(subtotal, subtotal_of_others, max_value):
-                    if _is_sum(top) != _is_sum(operator):
+                    if is_sum(top) != is_sum(operator):
                         value(total, _tree(top, pair, others, others_first))
     return " " + " ".join(words), tuple(dict.fromkeys(hits))
 
 
 def _tree(operator: str, left: expressions.Tree, right: expressions.Tree, swapped: bool) -> tuple:
     return (operator, right, left) if swapped else (operator, left, right)
-
-
-def _is_next(operator: str, number: int, following: str, last: int) -> bool:
-    """Whether another step may follow: of two orders that make no difference, the ascending one (`second_results`)."""
-    return last > number or _is_sum(following) != _is_sum(operator)
-
-
-def _is_sum(operator: str) -> bool:
-    return operator in "+-"

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from asyncthink_jax.tasks.countdown_search import Found, Pair, Problem, listing, pairs, sub_query, worker_text
+from asyncthink_jax.tasks.countdown_search import Found, Pair, Problem, listing, pairs, sub_query
+from asyncthink_jax.tasks.schedule import OWN_WHEN_FULL
+from asyncthink_jax.tasks.script_writer import ScriptWriter
 from asyncthink_jax.tasks.task import Script
 
 Search = Callable[[Problem, Pair], Found]
@@ -51,7 +53,7 @@ def random_demonstration(
         if left_behind >= 0 and len(unjoined) <= left_behind:
             break
         full = len(unjoined) == agents - 1
-        chance = 0.75 if full else eagerness
+        chance = OWN_WHEN_FULL if full else eagerness
         if order and (not unjoined or (not must_join and rng.random() < chance)):
             pair = order.pop(0)
             if full or rng.random() < self_search:
@@ -129,57 +131,41 @@ def _some_pairs(problem: Problem, rng: np.random.Generator, in_order: bool) -> l
     return [candidates[i] for i in (sorted(chosen) if in_order else chosen)]
 
 
-class Organizer:
+class Organizer(ScriptWriter[Problem]):
     """Writes an organizer's script and keeps the solutions it has seen, in the order in which they came."""
 
     def __init__(self, problem: Problem, search: Search):
-        self.problem = problem
+        super().__init__(problem)
         self._search = search
-        self.pieces: list[str] = []
-        self.work: list[int] = []  # places of the pieces that don't organize
-        self.workers: dict[int, str] = {}
         self.found: dict[int, tuple[str, ...]] = {}
         self.seen: dict[str, None] = {}  # an ordered set
         self.taken = 0  # pairs taken up, own searches included: a fork's id is its pair's place among them
 
     def fork(self, pair: Pair) -> int:
-        fork_id = self._take_up()
-        self.pieces += [f"<FORK-{fork_id}>", sub_query(self.problem, pair), f"</FORK-{fork_id}>"]
-        found = self._search(self.problem, pair)
-        self.workers[fork_id], self.found[fork_id] = worker_text(found), found[1]
-        return fork_id
+        self.taken += 1
+        text, hits = self._search(self.problem, pair)
+        self.write_fork(self.taken, sub_query(self.problem, pair), text, listing(hits))
+        self.found[self.taken] = hits
+        return self.taken
 
     def join(self, fork_id: int) -> None:
-        self.pieces.append(f"<JOIN-{fork_id}>")
+        self.write_join(fork_id)
         self._count(self.found[fork_id])
 
     def search(self, pair: Pair) -> None:
-        self._take_up()
-        text, hits = self._search(self.problem, pair)
-        self.pieces += [sub_query(self.problem, pair), " :"]
-        self._do(text)
-        self._count(hits)
-
-    def _do(self, text: str) -> None:
-        self.work.append(len(self.pieces))
-        self.pieces.append(text)
-
-    def _take_up(self) -> int:
         self.taken += 1
-        return self.taken
+        text, hits = self._search(self.problem, pair)
+        self.say(sub_query(self.problem, pair), " :")
+        self.do(text)
+        self._count(hits)
 
     def _count(self, hits: Sequence[str]) -> None:
         self.seen |= dict.fromkeys(hits)
-        self._do(f" #{min(len(self.seen), self.problem.n_solutions)}")
+        self.do(f" #{min(len(self.seen), self.problem.n_solutions)}")
 
     @property
     def has_enough(self) -> bool:
         return len(self.seen) >= self.problem.n_solutions
 
     def answer(self) -> Script:
-        best = listing(list(self.seen)[: self.problem.n_solutions])
-        self.pieces.append("<ANSWER>")
-        self._do(best)
-        self.pieces.append("</ANSWER>")
-        returns = {fork_id: listing(hits) for fork_id, hits in self.found.items()}
-        return Script(self.problem, tuple(self.pieces), frozenset(self.work), self.workers, returns)
+        return self.answered(listing(list(self.seen)[: self.problem.n_solutions]))

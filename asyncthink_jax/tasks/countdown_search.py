@@ -87,10 +87,17 @@ def second_results(
     Workers' findings never repeat then, and an organizer need not compare them. (Of products and quotients it costs
     those that the two smaller numbers do not lead to, like 20 / 4 * 6: one solution in forty.)
     """
-    found = results(subtotal, third, max_value)
-    if third > larger:
-        return found
-    return [one for one in found if (one[0] in "+-") != (operator in "+-")]
+    return [one for one in results(subtotal, third, max_value) if is_next(operator, larger, one[0], third)]
+
+
+def is_next(operator: str, number: int, following: str, last: int) -> bool:
+    """Whether another step may follow: of two orders that make no difference, the ascending one."""
+    return last > number or is_sum(following) != is_sum(operator)
+
+
+def is_sum(operator: str) -> bool:
+    """Whether it is one of + and -, not of * and /."""
+    return operator in "+-"
 
 
 @lru_cache(maxsize=1 << 15)

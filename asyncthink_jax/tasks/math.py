@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from asyncthink_jax.tasks import math_answers, math_grader, sources
-from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task
+from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task, one_part
 
 # In the files that are known; the first that is there counts.
 QUESTIONS = ("problem", "question", "prompt")
@@ -112,8 +112,7 @@ class Math(Task[Problem]):
     def score(self, problem: Problem, answer: str | None) -> Score:
         text = None if answer is None else math_answers.final(answer)
         is_right = text is not None and bool(math_answers.equal([(problem.answer, text)])[0])
-        answered = int(answer is not None)
-        return Score(accuracy=float(is_right), correct=int(is_right), answered=answered, wrong=answered - int(is_right))
+        return one_part(is_right, answer is not None)
 
     def merge(self, answers: Sequence[str | None]) -> str | None:
         """The majority's; of equal ones the first. Answers are equal that are so when they are scored."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from asyncthink_jax.tasks import sources
-from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task
+from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task, one_part
 
 LETTERS = string.ascii_uppercase[:10]
 MAX_ANSWER_CHARACTERS = 2000  # a longer answer is wrong and not looked at
@@ -104,8 +104,7 @@ class MMLUPro(Task[Problem]):
 
     def score(self, problem: Problem, answer: str | None) -> Score:
         is_right = answer is not None and letter(answer, problem.options) == problem.answer
-        answered = int(answer is not None)
-        return Score(accuracy=float(is_right), correct=int(is_right), answered=answered, wrong=answered - int(is_right))
+        return one_part(is_right, answer is not None)
 
     def merge(self, answers: Sequence[str | None]) -> str | None:
         """The majority's: answers count as equal that have the same letter, or the same text; of equals the first."""

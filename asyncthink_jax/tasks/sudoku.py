@@ -27,7 +27,7 @@ import numpy as np
 
 from asyncthink_jax.tasks import sudoku_grids, sudoku_scripts
 from asyncthink_jax.tasks.sudoku_grids import Grid
-from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Script, Splits, Task, shown
+from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Script, Splits, Task, one_part, shown
 
 Words = Literal["cells", "rows"]
 LEAST_CLUES = {4: 4, 9: 24}  # 4x4: there are none with fewer; 9x9: taking clues away seldom gets further
@@ -92,9 +92,7 @@ class Sudoku(Task[Problem]):
     test_problems: int = 400  # as in the paper
     words: Words = "cells"  # what a word is in all texts: cells for a model that reads, rows for one from scratch
     in_order: float = shown(0.5)  # share of demonstrations that take their rows, and join workers, in order
-    own_look: float = shown(
-        0.15
-    )  # chance that a demonstrated organizer looks at a row itself although a worker is free
+    own_look: float = shown(0.15)  # chance that an organizer looks at a row itself although a worker is free
     forks: int = shown(6)  # most sub-queries of a demonstration, at most pool.max_forks
 
     fields: ClassVar[Mapping[str, FieldType]] = {"puzzle": "text"}
@@ -221,11 +219,10 @@ class Sudoku(Task[Problem]):
         A grid in which some cells are right earns nothing: cells can be copied from the question, or guessed.
         """
         if answer is None or answer[:MAX_ANSWER_CHARACTERS].strip() in ("", "none"):
-            return {"accuracy": 0.0, "correct": 0, "answered": 0, "wrong": 0}
+            return one_part(False, is_answered=False)
         grid = parse(answer, self.size)
         kept = grid is not None and all(clue in (0, cell) for clue, cell in zip(problem.cells, grid, strict=True))
-        right = kept and grid is not None and sudoku_grids.keeps_rules(grid)
-        return {"accuracy": float(right), "correct": int(right), "answered": 1, "wrong": int(not right)}
+        return one_part(kept and grid is not None and sudoku_grids.keeps_rules(grid))
 
     def merge(self, answers: Sequence[str | None]) -> str | None:
         """The grid that most answers are, the first of those with as many; None if no answer is a full grid."""

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from asyncthink_jax.tasks.schedule import interleave
+from asyncthink_jax.tasks.script_writer import ScriptWriter
 from asyncthink_jax.tasks.sudoku_grids import Grid, size_of, units
 from asyncthink_jax.tasks.task import Problem, Script
 
@@ -55,14 +56,12 @@ def row_words(size: int) -> list[str]:
     return ["".join(row) for row in rows if all(row.count(cell) == 1 for cell in row if cell != ".")]
 
 
-class Organizer:
+class Organizer(ScriptWriter[Problem]):
     """Writes an organizer's script and keeps the grid as far as it is known."""
 
     def __init__(self, problem: Problem, grid: Grid, write: Write, max_forks: int):
-        self.problem, self.grid, self.write, self.max_forks = problem, grid, write, max_forks
-        self.pieces: list[str] = []
-        self.work_places: list[int] = []  # of the pieces that don't organize
-        self.workers: dict[int, str] = {}
+        super().__init__(problem)
+        self.grid, self.write, self.max_forks = grid, write, max_forks
         self.found: dict[int, tuple[int, Grid]] = {}  # fork's id: the row, and what the worker returns of it
         self.out: set[int] = set()  # rows that a worker looks at
         self.seen: dict[int, Grid] = {}  # row: the grid at the last look
@@ -74,7 +73,7 @@ class Organizer:
 
     @property
     def may_fork(self) -> bool:
-        return len(self.workers) < self.max_forks
+        return self.forks < self.max_forks
 
     def ready(self) -> list[int]:
         """Rows with empty cells that nobody looks at, or has looked at with the same grid; from the last one on."""
@@ -96,44 +95,35 @@ class Organizer:
         return sorted((row for row in self.ready() if filled(row)), key=filled, reverse=True)
 
     def fork(self, row: int) -> int:
-        fork_id = len(self.workers) + 1
-        self.pieces += [f"<FORK-{fork_id}>", self._sub_query(row), f"</FORK-{fork_id}>"]
+        fork_id = self.forks + 1
         text, cells = look(self.grid, row)
+        self.write_fork(fork_id, self._sub_query(row), text, self._row(row, cells))
         self.found[fork_id] = row, cells
-        self.workers[fork_id] = f"{text}<RETURN>{self._row(row, cells)}</RETURN>"
         self.out.add(row)
         self._looked_at(row)
         return fork_id
 
     def work(self, row: int) -> None:
         text, cells = look(self.grid, row)
-        self.pieces += [self._sub_query(row), " :"]
-        self._do(text + self._row(row, cells))
+        self.say(self._sub_query(row), " :")
+        self.do(text + self._row(row, cells))
         self._looked_at(row)
         self._fill_in(row, cells)
 
     def join(self, fork_id: int) -> None:
-        self.pieces.append(f"<JOIN-{fork_id}>")
+        self.write_join(fork_id)
         row, cells = self.found[fork_id]
         self.out.remove(row)
         self._fill_in(row, cells)
 
     def answer(self) -> Script:
-        self.pieces.append("<ANSWER>")
-        self._do(self.write(self.grid))
-        self.pieces.append("</ANSWER>")
-        returns = {fork_id: self._row(row, cells) for fork_id, (row, cells) in self.found.items()}
-        return Script(self.problem, tuple(self.pieces), frozenset(self.work_places), self.workers, returns)
+        return self.answered(self.write(self.grid))
 
     def _sub_query(self, row: int) -> str:
         return f"{self.write(self.grid)} r{row + 1}"
 
     def _row(self, row: int, cells: Grid) -> str:
         return f" r{row + 1}{self.write(cells)}"
-
-    def _do(self, text: str) -> None:
-        self.work_places.append(len(self.pieces))
-        self.pieces.append(text)
 
     def _looked_at(self, row: int) -> None:
         self.seen[row], self.last = self.grid, row

@@ -45,6 +45,16 @@ class Score(TypedDict):
     wrong: int
 
 
+def one_part(is_right: bool, is_answered: bool = True) -> Score:
+    """The score where an answer is right or wrong as a whole."""
+    return Score(
+        accuracy=float(is_right),
+        correct=int(is_right),
+        answered=int(is_answered),
+        wrong=int(is_answered and not is_right),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Script:
     """A demonstration as text: what the roles write, without what a Join inserts.

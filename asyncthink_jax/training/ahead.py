@@ -29,7 +29,7 @@ from asyncthink_jax.parallel.sharding import row_spec
 from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop, lower_prefill
 from asyncthink_jax.training import rl, sft
 from asyncthink_jax.training.costs import Cost, Costs
-from asyncthink_jax.training.experiment import Experiment, build, check_mesh, grammar_of, multiply_in_full
+from asyncthink_jax.training.experiment import Experiment, build, check_mesh, multiply_in_full
 from asyncthink_jax.training.logprobs import OldLogprobs
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.state import OptimizerStep, abstract_state
@@ -91,7 +91,7 @@ def experiment_on(config: Config, mesh: Mesh) -> Experiment:
             return build(config, Path(folder), mesh)
     check_mesh(config, config.model, mesh)
     multiply_in_full(config.model)
-    tokenizer, grammar = ByteTokenizer(), grammar_of(config)
+    tokenizer, grammar = ByteTokenizer(), config.grammar
     return Experiment(
         config=config,
         mesh=mesh,

@@ -280,7 +280,7 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
         splits = builder.prepare(workdir / "data", config.task, config.data.skip_bad)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"task: {error}") from error
-    grammar = grammar_of(config)
+    grammar = config.grammar
     try:
         weights = open_weights(config.pretrained) if config.pretrained else None
         tokenizer, prompts = _texts(config, workdir, grammar, weights)
@@ -314,11 +314,6 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
         grammar=grammar,
         weights=weights,
     )
-
-
-def grammar_of(config: Config) -> Grammar:
-    """The pool and its ids; independent traces (sequential, parallel) are organizers without workers."""
-    return Grammar(config.pool.agents, config.pool.max_forks) if config.paradigm == "async" else Grammar(1, 0)
 
 
 def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | None) -> tuple[Tokenizer, Prompts]:

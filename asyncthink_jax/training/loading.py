@@ -208,7 +208,7 @@ def _released(source: str, settings: Settings) -> Thinker:
         raise ConfigError(
             f"rollout.context is {config.rollout.context}, {source} was made for {weights.context} tokens"
         )
-    grammar = experiment.grammar_of(config)
+    grammar = config.grammar
     prompts = prompts_for(tokenizer, grammar)
     mesh = _mesh(config)
     return Thinker(
