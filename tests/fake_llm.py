@@ -68,6 +68,8 @@ class FakeLLM:
                 pass
 
         class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 64  # of 5, as by default, many questions at once overflow it: they wait a second
+
             def handle_error(self, request, client_address):
                 if not isinstance(sys.exception(), ConnectionError):  # a client that was stopped hangs up
                     super().handle_error(request, client_address)
