@@ -40,6 +40,12 @@ class Shown:
 
 
 PARADIGMS = (Shown("async", "async"), Shown("parallel", "parallel"), Shown("sequential", "sequential"))
+BUDGETS = (
+    Shown("async", "async"),
+    Shown("parallel", "parallel"),
+    Shown("2 traces", "parallel_2"),
+    Shown("traces cut at 120 tokens", "parallel_cut"),
+)
 ABLATIONS = (
     Shown("full", "async"),
     Shown("no concurrency reward", "async_without_concurrency"),
@@ -177,6 +183,15 @@ ROWS: tuple[Row, ...] = (
         "",
         shown=PARADIGMS,
         columns=(("R_A", "accuracy", 100, 1), PATH),
+    ),
+    Row(
+        "Parallel traces with fewer tokens, or shorter ones",
+        ("countdown_tiny", "countdown_tiny_parallel"),
+        REPRODUCE,
+        "",
+        "AMC-23: L2K 72.8 at 2,031, L1K 61.9 at 1,030",
+        shown=BUDGETS,
+        columns=(ALL_CORRECT, PATH, ("tokens", "tokens", 1, 0)),
     ),
     Row(
         "Figures 8 to 11, MMLU-Pro case studies: timelines",

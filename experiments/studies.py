@@ -4,12 +4,13 @@
 name is that of its rows in results.json and, with the seed, of its folder. A study takes another's cold start, or is no
 more than another's best checkpoint, scored in another way.
 
-The studies of `make reproduce-tiny` take 171 minutes on two cores that do nothing else, by the minutes that each names:
+The studies of `make reproduce-tiny` take 177 minutes on two cores that do nothing else, by the minutes that each names:
 
     async                      3 seeds   14.5 min    cold start 8:20, RL 5:20, scoring and starting 0:50
     async_without_concurrency  3          9          RL alone
     sequential                 3         14.5        cold start 8, RL 6
     parallel                   3          1          the sequential model, four traces an episode
+    parallel_2, parallel_cut   3          1 each     the same, two traces; traces no longer than async's path
     async_without_cold_start   3          8          RL alone
     pool_2, pool_8             1         15 each
 """
@@ -102,6 +103,28 @@ STUDIES: tuple[Study, ...] = (
         seeds=3,
         minutes=1,
         shows="Figure 5, parallel; its traces are trained one by one, which is the sequential run",
+    ),
+    Study(
+        name="parallel_2",
+        title="parallel, 2 traces",
+        part="tiny",
+        config="countdown_tiny_sequential",
+        overrides=("paradigm=parallel", "pool.parallel_traces=2"),
+        scores="sequential",
+        seeds=3,
+        minutes=1,
+        shows="what the votes of four traces are worth: two of them decode half as much, which is still more than async",
+    ),
+    Study(
+        name="parallel_cut",
+        title="parallel, cut at 120 tokens a trace",
+        part="tiny",
+        config="countdown_tiny_sequential",
+        overrides=("paradigm=parallel", "rollout.organizer_budget=120"),
+        scores="sequential",
+        seeds=3,
+        minutes=1,
+        shows="Figure 7: what parallel traces find on a critical path no longer than async's",
     ),
     Study(
         name="async_without_cold_start",

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_gcloud
@@ -125,3 +127,16 @@ TRAIN = ("train", "--bucket", "gs://mine", "--config", "experiments/tiny.py")
 def program(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o755)
+
+
+def as_lines(calls: list[list[str]]) -> list[str]:
+    return [" ".join(words) for words in calls]
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    """Whether it comes true within a minute; scripts start processes that nobody waits for."""
+    for _ in range(600):
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
