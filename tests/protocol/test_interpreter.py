@@ -1,7 +1,7 @@
 """The interpreter, the engine's reference: joins, clocks, budgets, rows that fill up, and errors."""
 
 import pytest
-from words import CLOSE_JOIN, EOS, WORDS, decode, encode
+from scripts import CLOSE_JOIN, EOS, WORDS, decode, encode
 
 from asyncthink_jax.protocol.episode import clock
 from asyncthink_jax.protocol.grammar import Grammar

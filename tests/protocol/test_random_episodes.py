@@ -7,37 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from words import BYTES, CLOSE_JOIN, EOS, WORDS, decode, encode
+from scripts import BYTES, CLOSE_JOIN, EOS, WORDS, decode, encode, organizer_scripts, worker_scripts
 
 from asyncthink_jax.protocol.episode import clock, concurrency_ratio, critical_path
 from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag
 from asyncthink_jax.protocol.interpreter import run
 
-texts = st.sampled_from(["", " a", " b c", " a a a", "<ANS", " a<"])
-mostly = st.sampled_from([True] * 15 + [False])
-any_tokens = st.lists(st.integers(0, EOS), max_size=3)
 plenty = st.just(200)
-
-
-@st.composite
-def organizer_scripts(draw, capacity):
-    """Thinks, forks and joins mostly where that is legal, with random tokens thrown in now and then."""
-    script, unused, active = [], [1, 2, 3], []
-    for _ in range(draw(st.integers(0, 8))):
-        script += encode(draw(texts)) if draw(mostly) else draw(any_tokens)
-        if active and (len(active) >= capacity - 1 or not unused or draw(st.booleans())):
-            script += encode(f"<JOIN-{active.pop(draw(st.integers(0, len(active) - 1)))}>")
-        elif unused and len(active) < capacity - 1:
-            active.append(unused.pop(draw(st.integers(0, len(unused) - 1))))
-            script += encode(f"<FORK-{active[-1]}>{draw(texts)}</FORK-{active[-1]}>")
-    return [*script, *encode(f"<ANSWER>{draw(texts)}</ANSWER>")]
-
-
-@st.composite
-def worker_scripts(draw):
-    thoughts = encode(draw(texts) * draw(st.integers(0, 4))) if draw(mostly) else draw(any_tokens)
-    takeaways = encode(draw(texts)) if draw(mostly) else draw(any_tokens)
-    return [*thoughts, *encode("<RETURN>"), *takeaways, *(encode("</RETURN>") if draw(mostly) else [EOS])]
 
 
 @st.composite

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
-from test_interpreter import WORDS, encode
+from scripts import WORDS, encode
 
 from asyncthink_jax.protocol import interpreter
 from asyncthink_jax.protocol.automaton import lift, tag_automaton

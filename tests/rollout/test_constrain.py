@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scripted import Pool, episode_of
+from scripts import BYTES, WORDS
 from test_engine import MERGED
-from test_interpreter import BYTES, WORDS
 
 from asyncthink_jax.protocol.automaton import ROOT, lift, tag_automaton
 from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literals

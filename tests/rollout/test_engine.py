@@ -12,7 +12,7 @@ import jax
 import pytest
 from hypothesis import strategies as st
 from scripted import FORKS, Pool, Script, episode_of, examples, facts, interpret, on_engine, scripted_model
-from test_interpreter import BYTES, EOS, WORDS, decode, organizer_scripts, worker_scripts
+from scripts import BYTES, EOS, WORDS, decode, organizer_scripts, worker_scripts
 
 from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.grammar import FormatError

@@ -15,7 +15,7 @@ import re
 import pytest
 from hypothesis import strategies as st
 from scripted import Pool, Script, episode_of, examples, facts, interpret, on_engine
-from test_interpreter import decode
+from scripts import decode
 
 from asyncthink_jax.protocol.grammar import FormatError, Parser
 
