@@ -144,7 +144,10 @@ def summary(episodes: Sequence[Episode], samples: int, wanted: int) -> dict[str,
         **{name: float(values.mean()) for name, values in columns.items()},
         "wrong": wrong / max(1, answered),
         "at_least": {k: float(values.mean()) for k, values in at_least.items()},
-        "stderr": {name: error(values) for name, values in columns.items()},
+        "stderr": {
+            **{name: error(values) for name, values in columns.items()},
+            **{f"at_least/{k}": error(values) for k, values in at_least.items()},
+        },
     }
 
 
