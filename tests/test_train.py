@@ -116,10 +116,15 @@ def test_a_config_that_cannot_be_used_is_refused(shortened, tmp_path, refused, o
     assert not (tmp_path / "run" / "config.json").exists(), "the folder must stay free for the right command"
 
 
-def test_demonstrations_that_fork_more_than_the_pool_has_ids_are_refused(shortened, tmp_path, refused):
-    fields = ["task.name=sudoku", "task.forks=7", "task.train_problems=9", "task.test_problems=2"]
+SUDOKU = ("task.name=sudoku", "task.forks=7", "task.train_problems=9", "task.test_problems=2")
+
+
+@pytest.mark.parametrize(("fields", "forks", "ids"), [(SUDOKU, 7, 6), (("pool.max_forks=5",), 6, 5)])
+def test_demonstrations_that_fork_more_than_the_pool_has_ids_are_refused(
+    shortened, tmp_path, refused, fields, forks, ids
+):
     line = refused("--config", shortened, "--workdir", tmp_path / "run", *(f"--config.{field}" for field in fields))
-    assert "demonstrations fork up to 7 sub-queries, pool.max_forks is only 6" in line
+    assert f"demonstrations fork up to {forks} sub-queries, pool.max_forks is only {ids}" in line
 
 
 def test_a_file_of_demonstrations_that_break_the_protocol_is_refused(shortened, tmp_path, refused):

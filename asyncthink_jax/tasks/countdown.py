@@ -9,6 +9,7 @@ stands in `countdown_search.py`, who searches what in `countdown_scripts.py`.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -75,6 +76,10 @@ class Countdown(Task[Problem]):
     @property
     def mark_weight(self) -> float:
         return self.hit_weight
+
+    @property
+    def demonstrated_forks(self) -> int:
+        return comb(self.numbers, 2)  # the pairs: a fork's id is its pair's place among those taken up
 
     @property
     def instructions(self) -> str:

@@ -20,7 +20,7 @@ SFT, RL = 5, 2  # steps, iterations
 CONFIG = Config(
     name="tiny",
     task=Countdown(max_number=8, max_target=12, n_solutions=2, validation_problems=4, test_problems=4),
-    pool=PoolConfig(agents=3, max_forks=2),
+    pool=PoolConfig(agents=3),
     model=ModelConfig(vocab_size=0, layers=1, width=32, heads=8, kv_heads=8, head_dim=8, mlp_width=64),
     rollout=RolloutConfig(
         slots=16, organizer_budget=40, worker_budget=16, context=72, worker_context=40, feed_width=4, constrain=True,

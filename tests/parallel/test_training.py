@@ -30,7 +30,7 @@ def get_config():
     return Config(
         name="tiny",
         task=Countdown(max_number=8, max_target=12, n_solutions=2, validation_problems=4, test_problems=4),
-        pool=PoolConfig(agents=3, max_forks=2),
+        pool=PoolConfig(agents=3),
         model=ModelConfig(vocab_size=0, layers=1, width=32, heads=2, kv_heads=2, head_dim=16, mlp_width=64),
         rollout=RolloutConfig(slots=8, organizer_budget=12, worker_budget=6, context=20, constrain=True),
         sft=SFTConfig(steps=10, rows=8, row_length=128, optimizer="adamw", learning_rate=5e-3, warmup_steps=1),
