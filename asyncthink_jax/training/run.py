@@ -414,7 +414,7 @@ def changing_results(workdir: Path) -> Iterator[dict[str, Any]]:
 
 
 def provenance() -> dict[str, str]:
-    """Commit (with a + if files differ from it), date and hardware of this run."""
+    """Commit (with a + if code differs from it), date and hardware of this run."""
 
     def git(*words: str) -> str:
         root = Path(__file__).resolve().parent
@@ -425,8 +425,10 @@ def provenance() -> dict[str, str]:
     kind = devices[0].device_kind
     hardware = f"{len(devices)} x {kind}" if kind != "cpu" else f"{_cpu_count()} CPU cores ({_cpu_name()})"
     commit = git("rev-parse", "HEAD")
+    # Not tables and results: those that a run before this one has written don't change what it does.
+    changed = commit and git("status", "--porcelain", "--untracked-files=no", "--", ":/*.py")
     return {
-        "commit": commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else ""),
+        "commit": commit + ("+" if changed else ""),
         "date": datetime.date.today().isoformat(),
         "hardware": hardware,
     }
