@@ -56,8 +56,9 @@ studies: setup
 table: setup
 	$(BIN)/python -m experiments.table
 
+# A process for each core, up to four; the tests of a file stay together.
 test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-all: setup .libtpu/installed .models/installed .models/qwen3/installed
 	$(BIN)/python -m pytest -m slow

@@ -52,6 +52,7 @@ setup(
             "openai>=3",
             "pyarrow>=15",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "pyyaml>=6",
             "qwix>=0.1.8",
             "reasoning-gym>=0.1.25",  # another judge of Countdown

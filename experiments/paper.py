@@ -52,7 +52,13 @@ ABLATIONS = (
     Shown("no cold start", "async_without_cold_start"),
     Shown("no RL", "async", "after_sft"),
 )
-POOLS = (Shown("c = 1", "sequential"), Shown("2", "pool_2"), Shown("4", "async"), Shown("8", "pool_8"))
+POOLS = (
+    Shown("c = 1", "sequential"),
+    Shown("2", "pool_2"),
+    Shown("4", "async"),
+    Shown("8", "pool_8"),
+    Shown("8 parallel traces", "parallel_8"),
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 name is that of its rows in results.json and, with the seed, of its folder. A study takes another's cold start, or is no
 more than another's best checkpoint, scored in another way.
 
-The studies of `make reproduce-tiny` take 177 minutes on two cores that do nothing else, by the minutes that each names:
+The studies of `make reproduce-tiny` take 179 minutes on two cores that do nothing else, by the minutes that each names:
 
     async                      3 seeds   14.5 min    cold start 8:20, RL 5:20, scoring and starting 0:50
     async_without_concurrency  3          9          RL alone
@@ -13,6 +13,7 @@ The studies of `make reproduce-tiny` take 177 minutes on two cores that do nothi
     parallel_2, parallel_cut   3          1 each     the same, two traces; traces no longer than async's path
     async_without_cold_start   3          8          RL alone
     pool_2, pool_8             1         15 each
+    parallel_8                 1          2          the sequential model, eight traces an episode
 """
 
 from collections.abc import Iterable
@@ -113,7 +114,7 @@ STUDIES: tuple[Study, ...] = (
         scores="sequential",
         seeds=3,
         minutes=1,
-        shows="what the votes of four traces are worth: two of them decode half as much, which is still more than async",
+        shows="what the votes of four traces are worth: two decode half as much, and still more than async",
     ),
     Study(
         name="parallel_cut",
@@ -151,6 +152,16 @@ STUDIES: tuple[Study, ...] = (
         config="countdown_tiny_pool_8",
         minutes=15,
         shows="pool capacity 8",
+    ),
+    Study(
+        name="parallel_8",
+        title="parallel, 8 traces",
+        part="tiny",
+        config="countdown_tiny_sequential",
+        overrides=("paradigm=parallel", "pool.parallel_traces=8"),
+        scores="sequential",
+        minutes=2,
+        shows="what as many agents do without a protocol",
     ),
     Study(
         name="control",

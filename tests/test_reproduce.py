@@ -82,6 +82,8 @@ FIRST = [
     ("async_without_concurrency", "countdown_tiny_async_without_concurrency"),
     ("sequential", "countdown_tiny_sequential"),
     ("parallel", "countdown_tiny_sequential"),
+    ("parallel_2", "countdown_tiny_sequential"),
+    ("parallel_cut", "countdown_tiny_sequential"),
     ("async_without_cold_start", "countdown_tiny_async_without_cold_start"),
 ]
 ONE_SEED = ("--seeds", "1", "--only", ",".join(name for name, _ in FIRST))
@@ -90,8 +92,8 @@ ONE_SEED = ("--seeds", "1", "--only", ",".join(name for name, _ in FIRST))
 def test_every_study_runs_once_in_order_and_its_rows_are_kept(driver, capsys):
     code, calls = driver()
     assert code == 0 and len(calls) == len(runs_of(["tiny"]))
-    assert calls[:5] == FIRST
-    assert calls[5:7] == [
+    assert calls[:7] == FIRST
+    assert calls[7:9] == [
         ("async", "countdown_tiny_seed1"),
         ("async_without_concurrency", "countdown_tiny_seed1_async_without_concurrency"),
     ]
@@ -99,7 +101,7 @@ def test_every_study_runs_once_in_order_and_its_rows_are_kept(driver, capsys):
     assert set(kept[0]["paradigms"]) == {study.name for study, _ in runs_of(["tiny"])}
     assert set(kept[2]["paradigms"]) == {name for name, _ in FIRST}
     assert kept[1]["paradigms"]["async"]["after_rl"] == {"of": "countdown_tiny_seed1"}
-    assert "17/17 pool_8, seed 0: about " in capsys.readouterr().out
+    assert "24/24 parallel_8, seed 0: about " in capsys.readouterr().out
 
 
 def test_what_is_finished_says_so_and_is_not_run_again(driver, capsys):
@@ -107,7 +109,7 @@ def test_what_is_finished_says_so_and_is_not_run_again(driver, capsys):
     capsys.readouterr()
     assert driver(*ONE_SEED) == (0, [])
     out = capsys.readouterr().out
-    assert [f"{n}/5 {name}, seed 0: finished" in out for n, (name, _) in enumerate(FIRST, 1)] == [True] * 5
+    assert [f"{n}/7 {name}, seed 0: finished" in out for n, (name, _) in enumerate(FIRST, 1)] == [True] * 7
     assert driver("--seeds", "1", "--only", "pool_2") == (0, [("pool_2", "countdown_tiny_pool_2")])
 
 
@@ -163,9 +165,9 @@ def test_a_dry_run_says_what_would_run_and_how_long_it_takes(driver, capsys):
     capsys.readouterr()
     assert driver(*ONE_SEED, "--dry_run") == (0, [])
     out = capsys.readouterr().out
-    assert "1/5 async, seed 0: " in out and "(finished)" in out
+    assert "1/7 async, seed 0: " in out and "(finished)" in out
     left = sum(BY_NAME[name].minutes for name, _ in FIRST[1:])
-    assert f"4 of 5 runs left, {round(left)} min on two quiet cores" in out
+    assert f"6 of 7 runs left, {round(left)} min on two quiet cores" in out
     assert f"--cold_start {driver.runs / 'countdown_tiny'} " in out
     assert "asyncthink_jax.evaluate" in out and "--config.paradigm=parallel" in out
 

@@ -50,7 +50,9 @@ def test_the_most_telling_runs_come_first():
     runs = [(study.name, seed) for study, seed in runs_of(["tiny"])]
     parallel = ["parallel", "parallel_2", "parallel_cut"]
     several = ["async", "async_without_concurrency", "sequential", *parallel, "async_without_cold_start"]
-    assert runs == [(name, seed) for seed in range(3) for name in several] + [("pool_2", 0), ("pool_8", 0)]
+    assert runs == [(name, seed) for seed in range(3) for name in several] + [
+        (name, 0) for name in ("pool_2", "pool_8", "parallel_8")
+    ]
 
 
 def test_fewer_seeds_or_a_single_one_can_be_asked_for_and_what_is_needed_has_no_more():

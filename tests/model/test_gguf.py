@@ -151,7 +151,6 @@ def moved(name, shape):
             "tensor blk.0.ffn_up.weight is TQ1_0, expected one of F32, F16, ",
         ),
     ],
-    ids=str,
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, edit, says):
     write(tmp_path / "model.gguf", LLAMA, "F32", edit=edit)

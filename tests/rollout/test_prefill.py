@@ -14,7 +14,7 @@ def assert_same_episodes(one, other):
     assert episodes(one) and all(np.array_equal(one.record[name], other.record[name]) for name in one.record)
 
 
-@pytest.mark.parametrize("split_cache", [False, True])
+@pytest.mark.parametrize("split_cache", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_episode_is_the_same_whether_its_prompt_is_read_at_once_or_by_and_by(split_cache):
     by_and_by = run(engine(feed_width=1, split_cache=split_cache), EPISODES)
     at_once = run(engine(feed_width=1, split_cache=split_cache, prefill=2), EPISODES)
@@ -29,6 +29,7 @@ def test_a_prompt_that_all_episodes_have_is_read_once():
     assert_same_episodes(run(engine(), EPISODES, one_prompt=True), rollout)
 
 
+@pytest.mark.slow
 def test_more_prompts_than_are_kept_are_read_again_when_they_come_back():
     # Two slots keep one prompt: four prompts in turn are read each time.
     few = [prompts(40)[n % 4] for n in EPISODES]
