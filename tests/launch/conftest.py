@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import fake_gcloud
 import pytest
+from checkouts import commit_all
 from fake_cloud import Cloud
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
@@ -23,9 +23,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "experiments").mkdir()
     (folder / "experiments" / "tiny.py").write_text("# as it was committed\n")
     (folder / ".gitignore").write_text("build/\n")
-    git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@localhost"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
-        subprocess.run([*git, *words], check=True)
+    commit_all(folder)
     return folder
 
 

@@ -8,16 +8,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from puzzles import NINE, SMALL, TASK, TINY
 
 from asyncthink_jax.tasks import sudoku_grids, sudoku_scripts
 from asyncthink_jax.tasks.sudoku import MAX_ANSWER_CHARACTERS, Problem, Sudoku, parse
 
-SMALL = Problem("1..4.....3....2.")
 LARGE = Problem("53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79")
 LARGE_SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
-TASK = Sudoku(train_problems=300, validation_problems=60, test_problems=60)
-TINY = Sudoku(train_problems=300, validation_problems=60, test_problems=60, words="rows", forks=12)
-NINE = Sudoku(size=9, min_clues=34, max_clues=40, train_problems=12, validation_problems=4, test_problems=4)
 
 
 @pytest.fixture(scope="module")

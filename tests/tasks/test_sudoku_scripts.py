@@ -1,18 +1,16 @@
-"""Sudoku's demonstrations: what they look at, fork and join. That they break no rule of the protocol is checked
-where they meet it: tests/data/test_pipeline.py."""
+"""Sudoku's demonstrations: what they look at, fork and join.
+
+That they break no rule of the protocol is checked where they meet it: tests/data/test_sudoku_demonstrations.py.
+"""
 
 from collections import Counter
 
 import numpy as np
 import pytest
+from puzzles import NINE, SMALL, TASK, TINY
 
 from asyncthink_jax.tasks import sudoku_scripts
 from asyncthink_jax.tasks.sudoku import Problem, Sudoku
-
-SMALL = Problem("1..4.....3....2.")
-TASK = Sudoku(train_problems=300, validation_problems=60, test_problems=60)
-TINY = Sudoku(train_problems=300, validation_problems=60, test_problems=60, words="rows", forks=12)
-NINE = Sudoku(size=9, min_clues=34, max_clues=40, train_problems=12, validation_problems=4, test_problems=4)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """What a row of results says of where it comes from."""
 
 import datetime
-import subprocess
 
 import pytest
+from checkouts import commit_all
 
 from asyncthink_jax.training import run
 
@@ -14,9 +14,7 @@ def checkout(tmp_path, monkeypatch):
     for name in ("package/run.py", "experiments/study.py", "README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("as committed\n")
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@localhost"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
-        subprocess.run([*git, *words], check=True)
+    commit_all(tmp_path)
     monkeypatch.setattr(run, "__file__", str(tmp_path / "package" / "run.py"))
     return tmp_path
 
