@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from asyncthink_jax.config import ConfigError, load, split_argv
+from asyncthink_jax import command
+from asyncthink_jax.config import ConfigError, load
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
@@ -45,9 +46,6 @@ def main(argv: list[str], overrides: list[str]) -> int:
     except (ConfigError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
 
 
 def _compile(overrides: list[str], report: Path | None) -> int:
@@ -119,5 +117,4 @@ def _gib(size: float) -> str:
 
 
 if __name__ == "__main__":
-    others, config_overrides = split_argv(sys.argv)
-    app.run(lambda argv: sys.exit(main(argv, config_overrides)), argv=others)
+    command.run(main)

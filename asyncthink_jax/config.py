@@ -2,7 +2,7 @@
 
 An experiment is a Python file with a docstring (the lab note: what it shows, on what hardware, in how long, by which
 command) and `def get_config() -> Config`. A command loads it with `load(path, overrides)`, where an override is
-`rl.learning_rate=1e-4` (on the command line `--config.rl.learning_rate=1e-4`, see `split_argv`). Whatever is wrong with
+`rl.learning_rate=1e-4` (on the command line `--config.rl.learning_rate=1e-4`). Whatever is wrong with
 a file, a key or a value raises `ConfigError` with one line that says what and, for a name, the nearest right one.
 
 The resolved config is saved as JSON with the run. A resume asks `differences(saved, now)`, which lists the fields that
@@ -260,28 +260,6 @@ def _one_line(error: Exception) -> str:
         if section in known:
             return f"{section} has no field {key!r}{did_you_mean(key, sections.hints(known[section]))}"
     return f"{type(error).__name__}: {message}"
-
-
-def split_argv(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits a command line into (the other arguments, overrides): `--config.rl.tau=0.9` becomes `rl.tau=0.9`.
-
-    `--config.rl.tau 0.9` works as well, and a switch may stand alone: `--config.rollout.constrain`.
-    """
-    others: list[str] = []
-    overrides: list[str] = []
-    rest = list(argv)
-    while rest:
-        argument = rest.pop(0)
-        match = re.match(r"--?config\.(.*)", argument, re.DOTALL)
-        if not match:
-            others.append(argument)
-        elif "=" in match[1]:
-            overrides.append(match[1])
-        elif rest and not re.match(r"-{1,2}[a-zA-Z]", rest[0]):
-            overrides.append(f"{match[1]}={rest.pop(0)}")
-        else:
-            overrides.append(f"{match[1]}=true")
-    return others, overrides
 
 
 def override(config: Config, item: str) -> Config:

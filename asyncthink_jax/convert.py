@@ -12,8 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
+from asyncthink_jax import command
 from asyncthink_jax.config import CHECKPOINTS, ConfigError, MeshConfig, load
 
 FLAGS = flags.FLAGS
@@ -130,4 +131,4 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: sys.exit(main(argv)))
+    command.run(main, overridable=False)

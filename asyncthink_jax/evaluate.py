@@ -17,9 +17,10 @@ import sys
 import time
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, load, split_argv
+from asyncthink_jax import command
+from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, load
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
@@ -134,5 +135,4 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    others, config_overrides = split_argv(sys.argv)
-    app.run(lambda argv: sys.exit(main(argv, config_overrides)), argv=others)
+    command.run(main)

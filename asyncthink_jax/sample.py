@@ -16,9 +16,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, ConfigError, split_argv
+from asyncthink_jax import command
+from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, ConfigError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Folder of a run, of safetensors files, .gguf file, gs://.., or a hub id.")
@@ -48,9 +49,6 @@ def main(argv: list[str], overrides: list[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 def _check_flags() -> None:
@@ -210,5 +208,4 @@ class _Pace:
 
 
 if __name__ == "__main__":
-    others, config_overrides = split_argv(sys.argv)
-    app.run(lambda argv: sys.exit(main(argv, config_overrides)), argv=others)
+    command.run(main)

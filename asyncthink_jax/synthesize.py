@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from asyncthink_jax.config import Config, ConfigError, load, split_argv
+from asyncthink_jax import command
+from asyncthink_jax.config import Config, ConfigError, load
 
 FLAGS = flags.FLAGS
 # Several commands name an experiment, and a process of tests imports them all.
@@ -50,9 +51,6 @@ def main(argv: list[str], overrides: list[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 def _check_flags(argv: Sequence[str]) -> None:
@@ -191,5 +189,4 @@ def _ask(synthesis: Any, prices: Any) -> int:
 
 
 if __name__ == "__main__":
-    others, config_overrides = split_argv(sys.argv)
-    app.run(lambda argv: sys.exit(main(argv, config_overrides)), argv=others)
+    command.run(main)

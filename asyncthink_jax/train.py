@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, split_argv, to_json
+from asyncthink_jax import command
+from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, to_json
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError
@@ -191,5 +192,4 @@ def _refuse(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    others, config_overrides = split_argv(sys.argv)
-    app.run(lambda argv: sys.exit(main(argv, config_overrides)), argv=others)
+    command.run(main)

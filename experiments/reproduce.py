@@ -27,7 +27,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, split_argv
+from asyncthink_jax.command import split_argv
+from asyncthink_jax.config import Config, ConfigError, differences, from_json, load
 from asyncthink_jax.sections import did_you_mean
 from asyncthink_jax.training.files import replace_text
 from asyncthink_jax.training.run import evaluation_rows, read_results

@@ -176,23 +176,6 @@ def test_a_missing_experiment_file_is_one_line(tmp_path):
     assert "not found" in error_line(tmp_path / "nowhere.py")
 
 
-def test_the_command_line_is_split_into_flags_and_overrides():
-    argv = [
-        "train",
-        "--config",
-        "e.py",
-        "--config.rl.tau=0.9",
-        "--config.seed",
-        "-3",
-        "--config.rollout.constrain",
-        "-v",
-    ]
-    assert config_lib.split_argv(argv) == (
-        ["train", "--config", "e.py", "-v"],
-        ["rl.tau=0.9", "seed=-3", "rollout.constrain=true"],
-    )
-
-
 def test_a_saved_config_comes_back_equal(experiment, tmp_path):
     config = load(experiment, ["eval.temperatures=0.5,0", "rl.kl=0.01", "model.rope_scaling.factor=8"])
     assert config_lib.from_json(config_lib.to_json(config)) == config

@@ -15,7 +15,8 @@ import pytest
 from absl.testing import flagsaver
 
 from asyncthink_jax import sample
-from asyncthink_jax.config import CheckpointConfig, Config, ConfigError, RolloutConfig, split_argv, to_json
+from asyncthink_jax.command import split_argv
+from asyncthink_jax.config import CheckpointConfig, Config, ConfigError, RolloutConfig, to_json
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment as experiment_lib
@@ -278,7 +279,7 @@ def test_ctrl_c_ends_the_command(on_a_terminal, moment):
     if moment != "> ":
         os.write(terminal, f"{QUESTION}\n".encode())
         read_until(moment)
-    # Python loses one that comes between the prompt sign and the wait for a key, or in a callback: it is pressed again.
+    # Python's readline loses one that comes between the prompt sign and the wait for a key: it is pressed again.
     presses = iter(range(10))
     press = lambda: next(presses) is not None and process.send_signal(signal.SIGINT)  # noqa: E731
     press()

@@ -17,7 +17,7 @@ from fake_llm import KEY, CountdownWriter, FakeLLM, Reply, SumsWriter, is_second
 from sums import CONFIG, Sums
 
 from asyncthink_jax import synthesize
-from asyncthink_jax.config import split_argv
+from asyncthink_jax.command import split_argv
 from asyncthink_jax.data import demonstration_file
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.report.metrics import read_metrics

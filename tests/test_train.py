@@ -17,7 +17,8 @@ from absl.testing import flagsaver
 from runs import wait_for_lines, what_is_left
 
 from asyncthink_jax import train
-from asyncthink_jax.config import load, split_argv, to_json
+from asyncthink_jax.command import split_argv
+from asyncthink_jax.config import load, to_json
 from asyncthink_jax.report.metrics import read_metrics
 from asyncthink_jax.tasks import Countdown, Task
 from asyncthink_jax.training import experiment as experiment_lib
@@ -298,15 +299,11 @@ NO_TABLE = "--noevaluate"
 
 # A model of this size and age answers nothing: the reward of these runs is one that every episode can earn.
 PROGRAM = """
-import sys
-from absl import app
-from asyncthink_jax import train
-from asyncthink_jax.config import split_argv
+from asyncthink_jax import command, train
 from asyncthink_jax.training import rl
 
 rl.reward = lambda config, episode: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5)
-others, overrides = split_argv(sys.argv)
-app.run(lambda argv: sys.exit(train.main(argv, overrides)), argv=others)
+command.run(train.main)
 """
 
 

@@ -9,8 +9,9 @@ It reads the files of the run alone: no device, no weights. Exit codes: 0 done, 
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
+from asyncthink_jax import command
 from asyncthink_jax.report.run_files import ReportError
 
 FLAGS = flags.FLAGS
@@ -46,4 +47,4 @@ def _report(rest: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: sys.exit(main(argv)))
+    command.run(main, overridable=False)

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 from asyncthink_jax import config
+from asyncthink_jax.command import split_argv
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "launch" / "colab"
@@ -161,7 +162,7 @@ def test_every_flag_and_override_in_a_cell_exists(name):
         source = (ROOT / "asyncthink_jax" / f"{command}.py").read_text(encoding="utf-8")
         for kind, flag in re.findall(r'flags\.DEFINE_(\w+)\(\s*"(\w+)"', source):
             known |= {f"--{flag}", f"--no{flag}"} if kind == "bool" else {f"--{flag}"}
-    others, overrides = config.split_argv([word for word in strings if word.startswith("--")])
+    others, overrides = split_argv([word for word in strings if word.startswith("--")])
     assert len(others) > 5 and len(overrides) > 1
     ours = [word for word in others if word not in ("--quiet", "--depth=1")]  # of git and pip
     assert set(ours) <= known
