@@ -65,6 +65,21 @@ def demo_folder(runs: Path, seed: int) -> Path:
     return runs / ("countdown_tiny" + (f"_seed{seed}" if seed else ""))
 
 
+def _parallel(name: str, title: str, *overrides: str, minutes: float, shows: str, seeds: int = 1) -> Study:
+    """The sequential model, scored as traces that are merged by votes."""
+    return Study(
+        name=name,
+        title=title,
+        part="tiny",
+        config="countdown_tiny_sequential",
+        overrides=("paradigm=parallel", *overrides),
+        scores="sequential",
+        seeds=seeds,
+        minutes=minutes,
+        shows=shows,
+    )
+
+
 # The most telling first. What another needs stands before it.
 STUDIES: tuple[Study, ...] = (
     Study(
@@ -94,35 +109,25 @@ STUDIES: tuple[Study, ...] = (
         minutes=14.5,
         shows="Figure 5, sequential; pool capacity 1",
     ),
-    Study(
-        name="parallel",
-        title="parallel (4 traces, merged by votes)",
-        part="tiny",
-        config="countdown_tiny_sequential",
-        overrides=("paradigm=parallel",),
-        scores="sequential",
+    _parallel(
+        "parallel",
+        "parallel (4 traces, merged by votes)",
         seeds=3,
         minutes=1,
         shows="Figure 5, parallel; its traces are trained one by one, which is the sequential run",
     ),
-    Study(
-        name="parallel_2",
-        title="parallel, 2 traces",
-        part="tiny",
-        config="countdown_tiny_sequential",
-        overrides=("paradigm=parallel", "pool.parallel_traces=2"),
-        scores="sequential",
+    _parallel(
+        "parallel_2",
+        "parallel, 2 traces",
+        "pool.parallel_traces=2",
         seeds=3,
         minutes=1,
         shows="what the votes of four traces are worth: two decode half as much, and still more than async",
     ),
-    Study(
-        name="parallel_cut",
-        title="parallel, cut at 120 tokens a trace",
-        part="tiny",
-        config="countdown_tiny_sequential",
-        overrides=("paradigm=parallel", "rollout.organizer_budget=120"),
-        scores="sequential",
+    _parallel(
+        "parallel_cut",
+        "parallel, cut at 120 tokens a trace",
+        "rollout.organizer_budget=120",
         seeds=3,
         minutes=1,
         shows="Figure 7: what parallel traces find on a critical path no longer than async's",
@@ -153,13 +158,10 @@ STUDIES: tuple[Study, ...] = (
         minutes=15,
         shows="pool capacity 8",
     ),
-    Study(
-        name="parallel_8",
-        title="parallel, 8 traces",
-        part="tiny",
-        config="countdown_tiny_sequential",
-        overrides=("paradigm=parallel", "pool.parallel_traces=8"),
-        scores="sequential",
+    _parallel(
+        "parallel_8",
+        "parallel, 8 traces",
+        "pool.parallel_traces=8",
         minutes=2,
         shows="what as many agents do without a protocol",
     ),
