@@ -56,12 +56,14 @@ studies: setup
 table: setup
 	$(BIN)/python -m experiments.table
 
-# A process for each core, up to four; the tests of a file stay together.
+# A process for each core, up to four, or to two where each may need several GB; the tests of a file stay together.
+SIDE_BY_SIDE = --numprocesses auto --dist loadfile --maxprocesses
+
 test: setup
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) 4
 
 test-all: setup .libtpu/installed .models/installed .models/qwen3/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) 2
 
 lint: setup
 	$(BIN)/ruff format --check .
