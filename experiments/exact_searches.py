@@ -1,0 +1,72 @@
+"""How many of a model's searches are exact, from the episodes of evaluations: workers', and organizers' own.
+
+    python -m experiments.exact_searches runs/countdown_tiny/eval/async runs/countdown_tiny_sequential/eval/sequential
+
+A search is exact if it is, word for word, what a program writes about the same pair (`tasks/countdown_search.py`): of
+a worker the whole trace, takeaways included, of an organizer what stands between its " :" and its tally. What was cut
+by a budget or by the end of the episode is not counted, and what was asked of no pair of the problem is not exact.
+
+A baseline may be compared if at least 95% of its searches are exact after its cold start, which
+`python -m asyncthink_jax.evaluate --checkpoint cold_start` has played the episodes of.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from asyncthink_jax.config import from_json
+from asyncthink_jax.tasks import Countdown
+from asyncthink_jax.tasks.countdown_search import Problem, pairs, sub_query, worker_text
+
+OWN = re.compile(r"((?: \d+)+ = \d+) :([^#<]*?)(?= #|<)")  # the sub-query that an organizer takes up itself, its search
+
+
+def searches(episode: Mapping[str, Any], task: Countdown) -> Iterator[tuple[str, bool]]:
+    """(role of who did it, whether it is exact) for each finished search of an episode (a line of episodes.jsonl)."""
+    asked = episode["problem"]
+    problem = Problem(tuple(asked["numbers"]), asked["target"], asked["n_solutions"])
+    right = {sub_query(problem, pair): task.search(problem, pair) for pair in pairs(problem)}
+    for trace in episode["traces"]:
+        # A join ends what stands before it, as a tag does.
+        text = "".join(part if kind == "decoded" else "<" for kind, part in trace["spans"])
+        if trace["role"] == "organizer":
+            for query, found in OWN.findall(text):
+                yield "organizer", query in right and found == right[query][0]
+        elif trace["end"] == "return":
+            query = trace["prompt"].removeprefix("work").removesuffix(" :")
+            yield "worker", query in right and text == worker_text(right[query])
+
+
+def shares(episodes: Iterable[Mapping[str, Any]], task: Countdown) -> dict[str, tuple[int, float]]:
+    """role -> (searches, share that is exact), of those roles that searched."""
+    done: dict[str, list[bool]] = {}
+    for episode in episodes:
+        for role, is_exact in searches(episode, task):
+            done.setdefault(role, []).append(is_exact)
+    return {role: (len(found), sum(found) / len(found)) for role, found in sorted(done.items())}
+
+
+def main(folders: list[str]) -> int:
+    """Prints a line for each folder and role; returns the exit code."""
+    for folder in map(Path, folders):
+        try:
+            task = from_json((folder.parents[1] / "config.json").read_text(encoding="utf-8")).task
+            lines = (folder / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
+        except (OSError, IndexError) as error:
+            print(f"error: {folder} is not an evaluation in the folder of a run: {error}", file=sys.stderr)
+            return 2
+        if not isinstance(task, Countdown):
+            print(f"error: {folder} is not of Countdown", file=sys.stderr)
+            return 2
+        for role, (count, share) in shares(map(json.loads, lines), task).items():
+            error = math.sqrt(share * (1 - share) / count)
+            print(f"{folder}: {role} {100 * share:.1f} ± {100 * error:.1f}% of {count} searches exact")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
