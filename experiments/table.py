@@ -2,10 +2,10 @@
 
     python -m experiments.table            # or: make table
 
-`experiments/results/countdown_tiny_seed<n>.json` is the `results.json` of a run of the demo, with the rows of what it is
-compared with, and without `wall_clock_s` where other work ran beside it; `reproduce_tiny_seed<n>.json` has the rows that
-`experiments/reproduce.py` copies. What stands between markers like `<!-- results:begin -->` and `<!-- results:end -->` of
-the two documents is made here (a test holds them to it).
+`experiments/results/countdown_tiny_seed<n>.json` is the `results.json` of a run of the demo, with the rows of what it
+is compared with, and without `wall_clock_s` where other work ran beside it; `reproduce_tiny_seed<n>.json` has the rows
+that `experiments/reproduce.py` copies. What stands between markers like `<!-- results:begin -->` and
+`<!-- results:end -->` of the two documents is made here (a test holds them to it).
 """
 
 import json
