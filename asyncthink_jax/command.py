@@ -16,11 +16,11 @@ def run(main: Callable[..., int], overridable: bool = True) -> None:
     The command is called as `main(arguments, overrides)`, see `split_argv`, or else as `main(arguments)`.
     """
     sys.unraisablehook = _unraisable
-    others, *overrides = split_argv(sys.argv) if overridable else [sys.argv]
+    others, overrides = split_argv(sys.argv) if overridable else (sys.argv, None)
 
     def heard(argv: list[str]) -> None:
         try:
-            sys.exit(main(argv, *overrides))
+            sys.exit(main(argv) if overrides is None else main(argv, overrides))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

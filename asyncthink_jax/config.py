@@ -2,8 +2,8 @@
 
 An experiment is a Python file with a docstring (the lab note: what it shows, on what hardware, in how long, by which
 command) and `def get_config() -> Config`. A command loads it with `load(path, overrides)`, where an override is
-`rl.learning_rate=1e-4` (on the command line `--config.rl.learning_rate=1e-4`). Whatever is wrong with
-a file, a key or a value raises `ConfigError` with one line that says what and, for a name, the nearest right one.
+`rl.learning_rate=1e-4` (on the command line `--config.rl.learning_rate=1e-4`). Whatever is wrong with a file, a key or
+a value raises `ConfigError` with one line that says what and, for a name, the nearest right one.
 
 The resolved config is saved as JSON with the run. A resume asks `differences(saved, now)`, which lists the fields that
 would change what is learned; what only changes how it is watched (evaluation, checkpoint interval), and the mesh, which

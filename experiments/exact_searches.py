@@ -10,6 +10,7 @@ A baseline may be compared if at least 95% of its searches are exact after its c
 `python -m asyncthink_jax.evaluate --checkpoint cold_start` has played the episodes of.
 """
 
+import argparse
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncthink_jax.config import from_json
+from asyncthink_jax.protocol.prompts import TINY
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.tasks.countdown_search import Problem, pairs, sub_query, worker_text
 
@@ -30,6 +32,7 @@ def searches(episode: Mapping[str, Any], task: Countdown) -> Iterator[tuple[str,
     asked = episode["problem"]
     problem = Problem(tuple(asked["numbers"]), asked["target"], asked["n_solutions"])
     right = {sub_query(problem, pair): task.search(problem, pair) for pair in pairs(problem)}
+    workers = {TINY.for_worker(query): worker_text(found) for query, found in right.items()}  # by prompt
     for trace in episode["traces"]:
         # A join ends what stands before it, as a tag does.
         text = "".join(part if kind == "decoded" else "<" for kind, part in trace["spans"])
@@ -37,8 +40,7 @@ def searches(episode: Mapping[str, Any], task: Countdown) -> Iterator[tuple[str,
             for query, found in OWN.findall(text):
                 yield "organizer", query in right and found == right[query][0]
         elif trace["end"] == "return":
-            query = trace["prompt"].removeprefix("work").removesuffix(" :")
-            yield "worker", query in right and text == worker_text(right[query])
+            yield "worker", text == workers.get(trace["prompt"])
 
 
 def shares(episodes: Iterable[Mapping[str, Any]], task: Countdown) -> dict[str, tuple[int, float]]:
@@ -50,9 +52,13 @@ def shares(episodes: Iterable[Mapping[str, Any]], task: Countdown) -> dict[str, 
     return {role: (len(found), sum(found) / len(found)) for role, found in sorted(done.items())}
 
 
-def main(folders: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Prints a line for each folder and role; returns the exit code."""
-    for folder in map(Path, folders):
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.exact_searches", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="of evaluations, as runs/countdown_tiny/eval/async")
+    for folder in parser.parse_args(argv).folders:
         try:
             task = from_json((folder.parents[1] / "config.json").read_text(encoding="utf-8")).task
             lines = (folder / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
