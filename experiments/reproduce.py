@@ -7,7 +7,7 @@
 What is finished is not run again, and a run that was stopped goes on where it was; so this can be stopped at any time
 (Ctrl-C or SIGTERM, which the run under way gets too) and started again by the same command. The rows of all studies
 with one seed are in results.json of the demo's run with that seed; in the end they are copied to
-`experiments/results/reproduce_tiny_seed<n>.json`, where rows of the same names are replaced, and the tables are made.
+`experiments/results/countdown_tiny_seed<n>.json`, where rows of the same names are replaced, and the tables are made.
 
 Exit codes: 0 done, or stopped by SIGTERM; 1 if a run failed; 2 for what can be told before (one line on stderr); 130
 when interrupted. Fields of all runs can be overridden (--config.sft.steps=20), for a short try in a folder of its own,
@@ -21,21 +21,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from asyncthink_jax.command import split_argv
 from asyncthink_jax.config import Config, ConfigError, differences, from_json, load
 from asyncthink_jax.sections import did_you_mean
 from asyncthink_jax.training.files import replace_text
 from asyncthink_jax.training.run import evaluation_rows, read_results
+from experiments.scores import NAME, RESULTS
 from experiments.studies import BY_NAME, PARTS, Study, demo_folder, hours, runs_of
 
-RESULTS = Path(__file__).resolve().parent / "results"
-PREFIX = "reproduce_tiny_seed"  # of the files in it
 PYTHON = (sys.executable, "-m")  # what runs the commands
 
 
@@ -259,16 +257,22 @@ def expected(steps: Iterable[Step]) -> float:
 
 
 def keep(steps: Iterable[Step], folder: Path) -> list[Path]:
-    """Copies the rows of these runs into the files of `folder`, one a seed; returns those that were written."""
-    rows: dict[int, dict[str, Mapping[str, Any]]] = {}
+    """Copies the rows of these runs into the files of `folder`, one a seed; returns those that were written.
+
+    What else stands in a file (commit, date, hardware, wall-clock) is of the demo's own run, and changes with its rows.
+    """
+    by_seed: dict[int, list[Step]] = {}
     for step in steps:
-        rows.setdefault(step.seed, {})[step.study.name] = read_results(step.table)["paradigms"][step.study.name]
+        by_seed.setdefault(step.seed, []).append(step)
     written = []
-    for seed, found in rows.items():
-        path = folder / f"{PREFIX}{seed}.json"
-        kept = json.loads(path.read_text(encoding="utf-8"))["paradigms"] if path.exists() else {}
-        order = {name: kept[name] if name not in found else found[name] for name in BY_NAME if name in {*kept, *found}}
-        replace_text(path, json.dumps({"paradigms": order}, indent=2) + "\n")
+    for seed, made in by_seed.items():
+        path, run = folder / f"{NAME}{seed}.json", read_results(made[0].table)
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {**run, "paradigms": {}}
+        found = {step.study.name: run["paradigms"][step.study.name] for step in made}
+        rows = {**kept["paradigms"], **found}
+        head = run if "async" in found else kept
+        result = {**head, "paradigms": {name: rows[name] for name in BY_NAME if name in rows}}
+        replace_text(path, json.dumps(result, indent=2) + "\n")
         written.append(path)
     return written
 

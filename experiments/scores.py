@@ -9,34 +9,19 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+NAME = "countdown_tiny_seed"  # of the files in it, before the seed
 
 Results = Mapping[str, Any]  # a results.json
 Column = tuple[str, str, float, int]  # heading, score, factor, decimals
 
 
-def load(name: str = "countdown_tiny") -> dict[int, Results]:
-    """The committed results of a name, by seed."""
+def load() -> dict[int, Results]:
+    """The committed results, by seed: each the results.json of a run of the demo, with the rows of its studies."""
     found = {}
-    for path in sorted(RESULTS.glob(f"{name}_seed*.json")):
-        seed = re.fullmatch(rf"{name}_seed(\d+)", path.stem)
-        if seed:
+    for path in sorted(RESULTS.glob(f"{NAME}*.json")):
+        if seed := re.fullmatch(rf"{NAME}(\d+)", path.stem):
             found[int(seed[1])] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def load_studies() -> dict[int, Results]:
-    """The results of all studies by seed: those of `make reproduce-tiny`, and the demo's for what that has not run.
-
-    A study's rows are all from the one or all from the other.
-    """
-    demo, reproduced = load(), load("reproduce_tiny")
-    names = {name for one in reproduced.values() for name in one["paradigms"]}
-    merged: dict[int, dict[str, Any]] = {}
-    for seed in sorted({*demo, *reproduced}):
-        own = demo.get(seed, {"paradigms": {}})["paradigms"]
-        rows = {name: stages for name, stages in own.items() if name not in names}
-        merged[seed] = {"paradigms": rows | reproduced.get(seed, {"paradigms": {}})["paradigms"]}
-    return merged
 
 
 def score(row: Results, name: str) -> float:

@@ -2,10 +2,10 @@
 
     python -m experiments.table            # or: make table
 
-`experiments/results/countdown_tiny_seed<n>.json` is the `results.json` of a run of the demo, with the rows of what it
-is compared with, and without `wall_clock_s` where other work ran beside it; `reproduce_tiny_seed<n>.json` has the rows
-that `experiments/reproduce.py` copies. What stands between markers like `<!-- results:begin -->` and
-`<!-- results:end -->` of the two documents is made here (a test holds them to it).
+`experiments/results/countdown_tiny_seed<n>.json` is the `results.json` of a run of the demo, with the rows of all
+studies, which `experiments/reproduce.py` puts there; without `wall_clock_s` where other work ran beside the demo. What
+stands between markers like `<!-- results:begin -->` and `<!-- results:end -->` of the two documents is made here (a
+test holds them to it).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from asyncthink_jax.report.metrics import markdown_table, minutes
 from experiments import paper, smallest_slices
 from experiments.benchmarks import table as performance
-from experiments.scores import RESULTS, Column, Results, cell, load, load_studies, rows_of, score
+from experiments.scores import RESULTS, Column, Results, cell, load, rows_of, score
 from experiments.studies import BY_NAME
 
 HERE = Path(__file__).resolve().parent
@@ -176,8 +176,8 @@ def blocks() -> list[tuple[Path, str, str]]:
             "results",
             "\n\n".join([goals_table(results), summary_table(results, ("_t1",)), runs_table(results)]),
         ),
-        (EXPERIMENTS, "studies", paper.studies_markdown(load_studies())),
-        (EXPERIMENTS, "paper", paper.markdown(load_studies())),
+        (EXPERIMENTS, "studies", paper.studies_markdown(results)),
+        (EXPERIMENTS, "paper", paper.markdown(results)),
         (README, "compiled", compiled_table()),
         (EXPERIMENTS, "slices", smallest_slices.markdown()),
     ]

@@ -3,7 +3,7 @@
 import re
 import shutil
 
-from experiments import paper, scores, table
+from experiments import paper, table
 from experiments.studies import BY_NAME
 
 
@@ -61,15 +61,6 @@ def test_the_studies_have_a_row_each_and_the_demo_one_before_rl():
     lines = paper.studies_markdown(found).splitlines()[2:]
     assert [one.split(" | ")[0] for one in lines] == ["| async, no RL", "| async", "| async, c = 2"]
     assert lines[1].startswith("| async | 0.6 | 2 | 85.0 ± 5.0 |")
-
-
-def test_a_studys_rows_are_all_of_one_pass(monkeypatch):
-    passes = {"countdown_tiny": results(**{"async": [0.1, 0.1], "oracle": [0.3]}), "reproduce_tiny": {}}
-    passes["reproduce_tiny"] = results(**{"async": [0.9], "sequential": [0.5]})
-    monkeypatch.setattr(scores, "load", lambda name="countdown_tiny": passes[name])
-    merged = scores.load_studies()
-    assert merged[0]["paradigms"].keys() == {"async", "oracle", "sequential"}
-    assert [one["accuracy"] for one in scores.rows_of(merged, "async", "after_rl")] == [0.9]
 
 
 def test_tables_are_written_between_their_markers_and_nowhere_else(monkeypatch, tmp_path):

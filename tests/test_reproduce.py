@@ -41,7 +41,7 @@ if isinstance(order, str):
 if order:
     sys.exit(order)
 path = table / "results.json"
-results = json.loads(path.read_text()) if path.exists() else {"paradigms": {}}
+results = json.loads(path.read_text()) if path.exists() else {"date": "of the run", "paradigms": {}}
 rows = ["after_sft", "after_rl"] if trains else ["after_rl"]
 results["paradigms"][name] = {row: {"of": workdir.name} for row in rows}
 path.write_text(json.dumps(results))
@@ -97,7 +97,7 @@ def test_every_study_runs_once_in_order_and_its_rows_are_kept(driver, capsys):
         ("async", "countdown_tiny_seed1"),
         ("async_without_concurrency", "countdown_tiny_seed1_async_without_concurrency"),
     ]
-    kept = [json.loads((driver.results / f"reproduce_tiny_seed{seed}.json").read_text()) for seed in range(3)]
+    kept = [json.loads((driver.results / f"countdown_tiny_seed{seed}.json").read_text()) for seed in range(3)]
     assert set(kept[0]["paradigms"]) == {study.name for study, _ in runs_of(["tiny"])}
     assert set(kept[2]["paradigms"]) == {name for name, _ in FIRST}
     assert kept[1]["paradigms"]["async"]["after_rl"] == {"of": "countdown_tiny_seed1"}
@@ -181,14 +181,24 @@ def test_all_temperatures_are_scored_where_it_is_asked_for(driver):
 
 
 def test_rows_of_other_runs_are_left_where_rows_are_kept(driver):
-    file = driver.results / "reproduce_tiny_seed0.json"
-    file.write_text(json.dumps({"paradigms": {"sequential": {"after_rl": "kept"}, "async": {"after_rl": "old"}}}))
+    file = driver.results / "countdown_tiny_seed0.json"
+    rows = {"sequential": {"after_rl": "kept"}, "async": {"after_rl": "old"}}
+    file.write_text(json.dumps({"date": "before", "paradigms": rows}))
+    assert driver("--only", "sequential", "--seeds", "1", "--nokeep")[0] == 0
+    assert json.loads(file.read_text())["paradigms"] == rows
     assert driver("--only", "async", "--seeds", "1")[0] == 0
     rows = json.loads(file.read_text())["paradigms"]
     assert rows["sequential"] == {"after_rl": "kept"} and rows["async"]["after_rl"] == {"of": "countdown_tiny"}
-    before = file.read_text()
-    assert driver("--only", "sequential", "--seeds", "1", "--nokeep")[0] == 0
-    assert file.read_text() == before
+
+
+def test_what_stands_beside_the_rows_is_of_the_demos_own_run(driver):
+    file = driver.results / "countdown_tiny_seed0.json"
+    file.write_text(json.dumps({"date": "kept", "paradigms": {"async": {"after_rl": "kept"}}}))
+    assert driver("--only", "sequential", "--seeds", "1")[0] == 0
+    kept = json.loads(file.read_text())
+    assert kept["date"] == "kept" and list(kept["paradigms"]) == ["async", "sequential"]
+    assert driver("--only", "async", "--seeds", "1")[0] == 0
+    assert json.loads(file.read_text())["date"] == "of the run"
 
 
 def test_of_a_short_try_nothing_is_kept(driver):
