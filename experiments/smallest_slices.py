@@ -42,16 +42,15 @@ def main() -> None:
     parser.add_argument("--stages", default=",".join(STAGES))
     flags = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # this machine only compiles
-    found = load()
     for model in flags.models.split(","):
         for stage in flags.stages.split(","):
             for chip in flags.chips.split(","):
                 key = f"{model} {stage} {chip}"
-                if key in found:
+                if key in load():
                     continue
-                found[key] = smallest(model, stage, chip)
+                found = smallest(model, stage, chip)
                 FILE.parent.mkdir(exist_ok=True)
-                replace_text(FILE, json.dumps(found, indent=1) + "\n")
+                replace_text(FILE, json.dumps(load() | {key: found}, indent=1) + "\n")  # another process may add too
 
 
 def load() -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Time of an engine step as episodes in flight and the context grow, and how many programs that takes.
 
-Episodes of one agent: 8, 32, 128 and 512 at a context of 256; and contexts of 256, 1024 and 4096 for 8 episodes, read
-as full as they get. A step is timed as the difference of two runs that differ by 32 decoded tokens alone, so prompts,
-start and end cancel out. `ours` is how the time of a step grows from 8 to 512 episodes, by the 64 that it may; a plot
+Episodes of one agent: 8, 32, 128 and 512 at a context of 256; and contexts of 256, 1024 and 4096 for 8 episodes, as
+full as they get. A step is timed as the difference of two runs that differ by 32 decoded tokens alone, so prompts (one
+that all episodes share, which is read once), start and end cancel out. `ours` is how the time of a step grows from 8 to 512 episodes, by the 64 that it may; a plot
 stands beside the JSON file. Programs: how many times the decode loop was compiled for each size, which may not depend
 on it.
 """
@@ -22,8 +22,8 @@ def main() -> None:
     sizes += [] if flags.quick else [(8, 1024), (8, 4096)]
     times, milliseconds, programs = {}, {}, {}
     for episodes, context in sizes:
-        ours = Ours(flags.model, Limits(episodes, context, LONG, 0, feed_width=min(128, context // 4)))
-        prompts = ours.prompts([context - LONG] * episodes)
+        ours = Ours(flags.model, Limits(episodes, context, LONG, 0, prefill=context - LONG))
+        prompts = ours.prompts([context - LONG]) * episodes
 
         def run(tokens: int, ours=ours, prompts=prompts, shape=(episodes, LONG)):
             return timed(lambda: ours.run(prompts, ending_after([tokens] * shape[0], shape)))
