@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from asyncthink_jax.tasks.countdown_search import Found, Pair, Problem, listing, pairs, sub_query
-from asyncthink_jax.tasks.schedule import OWN_WHEN_FULL
+from asyncthink_jax.tasks.schedule import interleave
 from asyncthink_jax.tasks.script_writer import ScriptWriter
 from asyncthink_jax.tasks.task import Script
 
@@ -25,46 +25,23 @@ def random_demonstration(
     in_order: float = 0.5,
     enough: float = 0.0,
 ) -> Script:
-    """A legal interleaving of fork, own search and join over some of the pairs, at random (paper.md section 3).
+    """A random interleaving of forks, own searches and joins over some of the pairs (`schedule.py:interleave`).
 
     Of six pairs, 1 to 6 with weights 8, 7, 6, 5, 4, 3: sampling below temperature 1 takes all of them more often than
-    it was shown, and falling weights leave that to be learned by RL. At each point either the next pair is taken up or
-    a worker is joined. Where a worker is free, the next pair is taken up with a probability that is the demonstration's
-    own, its eagerness, uniform from 0 to 1, and handed out, but with probability `self_search` for the organizer's own
-    search. Where the pool is full (agents - 1 unjoined workers), the organizer searches it itself three times in four,
-    else it joins. With probability `early` the answer comes while a random number of workers is unjoined; otherwise all
-    are joined. With probability `enough` it comes as soon as all solutions asked for are there, whatever was still
-    planned.
+    it was shown, and falling weights leave that to be learned by RL. Where a worker is free, the organizer searches
+    itself with probability `self_search`. With probability `early` the answer comes while a random number of workers is
+    unjoined; otherwise all are joined. With probability `enough` it comes as soon as all solutions asked for are there,
+    whatever was still planned.
 
     With probability `in_order` it is an orderly one: the pairs in the order of `pairs`, as someone who counts them off
-    would take them, the oldest worker joined first, and a join after every own search in a full pool. The others take
-    pairs and join workers in any order, so that every legal interleaving can occur.
+    would take them. The others take them in any order, so that every legal interleaving can occur.
     """
     orderly = rng.random() < in_order
-    order = _some_pairs(problem, rng, orderly)
-    writer = Organizer(problem, search)
-    unjoined: list[int] = []
-    left_behind = -1
-    must_join = False
+    plan = _some_pairs(problem, rng, orderly)
     eagerness, leaves_early, stops = rng.random(), rng.random() < early, rng.random() < enough
-    while (order or unjoined) and not (stops and writer.has_enough):
-        if not order and left_behind < 0:
-            left_behind = int(rng.integers(1, len(unjoined) + 1)) if leaves_early else 0
-        if left_behind >= 0 and len(unjoined) <= left_behind:
-            break
-        full = len(unjoined) == agents - 1
-        chance = OWN_WHEN_FULL if full else eagerness
-        if order and (not unjoined or (not must_join and rng.random() < chance)):
-            pair = order.pop(0)
-            if full or rng.random() < self_search:
-                writer.search(pair)
-                must_join = full and orderly
-            else:
-                unjoined.append(writer.fork(pair))
-        else:
-            writer.join(unjoined.pop(0 if orderly else int(rng.integers(len(unjoined)))))
-            must_join = False
-    return writer.answer()
+    organizer = Planned(problem, search, plan, rng, leaves_early, stops)
+    interleave(organizer, agents, rng, orderly=orderly, eagerness=eagerness, own_share=self_search)
+    return organizer.answer()
 
 
 def two_shapes_demonstration(
@@ -118,7 +95,7 @@ def sequential_demonstration(
     for pair in _some_pairs(problem, rng, rng.random() < in_order):
         if stops and writer.has_enough:
             break
-        writer.search(pair)
+        writer.work(pair)
     return writer.answer()
 
 
@@ -152,7 +129,7 @@ class Organizer(ScriptWriter[Problem]):
         self.write_join(fork_id)
         self._count(self.found[fork_id])
 
-    def search(self, pair: Pair) -> None:
+    def work(self, pair: Pair) -> None:
         self.taken += 1
         text, hits = self._search(self.problem, pair)
         self.say(sub_query(self.problem, pair), " :")
@@ -169,3 +146,56 @@ class Organizer(ScriptWriter[Problem]):
 
     def answer(self) -> Script:
         return self.answered(listing(list(self.seen)[: self.problem.n_solutions]))
+
+
+class Planned(Organizer):
+    """Takes up the pairs of a plan, in its order, for `schedule.py:interleave`.
+
+    leaves_early: a random number of the workers that are unjoined when the last pair is taken up stay so. stops: it is
+    done as soon as it has enough.
+    """
+
+    may_fork = True
+
+    def __init__(
+        self,
+        problem: Problem,
+        search: Search,
+        plan: Sequence[Pair],
+        rng: np.random.Generator,
+        leaves_early: bool,
+        stops: bool,
+    ):
+        super().__init__(problem, search)
+        self._plan, self._rng, self._leaves_early, self._stops = list(plan), rng, leaves_early, stops
+        self._unjoined = self._left_behind = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self._stopped or (not self._plan and self._unjoined <= self._left_behind)
+
+    @property
+    def _stopped(self) -> bool:
+        return self._stops and self.has_enough
+
+    def ready(self) -> list[Pair]:
+        return self._plan[:1]
+
+    def fork(self, pair: Pair) -> int:
+        fork_id = super().fork(pair)
+        self._unjoined += 1
+        self._took_up(pair)
+        return fork_id
+
+    def work(self, pair: Pair) -> None:
+        super().work(pair)
+        self._took_up(pair)
+
+    def join(self, fork_id: int) -> None:
+        super().join(fork_id)
+        self._unjoined -= 1
+
+    def _took_up(self, pair: Pair) -> None:
+        self._plan.remove(pair)
+        if not self._plan and self._unjoined and self._leaves_early and not self._stopped:
+            self._left_behind = int(self._rng.integers(1, self._unjoined + 1))

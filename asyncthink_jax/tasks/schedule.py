@@ -34,18 +34,20 @@ class Organizer(Protocol[U]):
         """Takes in what a worker found, after which other parts may be ready."""
 
 
-def interleave(organizer: Organizer[U], agents: int, rng: np.random.Generator, orderly: bool, own_share: float) -> bool:
+def interleave(
+    organizer: Organizer[U], agents: int, rng: np.random.Generator, *, orderly: bool, eagerness: float, own_share: float
+) -> bool:
     """Drives an organizer to where it is done, at random. False if it can't get there: nothing is ready or unjoined.
 
     At each point either a ready part is taken up or an unjoined worker is joined; if one of both is not there, the
-    other. Where a worker is free, a part is taken up with a probability that is the sequence's own, its eagerness,
-    uniform from 0 to 1; it is forked, but with probability `own_share` the organizer does it. Where none is free
-    (agents - 1 unjoined workers) or no id is left, the organizer does it with probability OWN_WHEN_FULL, else it joins.
+    other. Where a worker is free, a part is taken up with probability `eagerness`, which a demonstration draws for
+    itself, uniform from 0 to 1; it is forked, but with probability `own_share` the organizer does it. Where none is
+    free (agents - 1 unjoined workers) or no id is left, the organizer does it with probability OWN_WHEN_FULL, else it
+    joins.
 
     An orderly one takes the first part that is ready, joins the oldest worker, and joins after each part that it does
     while all are busy. The others take parts and join workers in any order.
     """
-    eagerness = rng.random()
     unjoined: list[int] = []
     must_join = False
     while not organizer.is_done:
@@ -53,8 +55,8 @@ def interleave(organizer: Organizer[U], agents: int, rng: np.random.Generator, o
         if not ready and not unjoined:
             return False
         full = len(unjoined) == agents - 1 or not organizer.may_fork
-        takes = rng.random() < (OWN_WHEN_FULL if full else eagerness)
-        if ready and (not unjoined or (takes and not must_join)):
+        chance = OWN_WHEN_FULL if full else eagerness
+        if ready and (not unjoined or (not must_join and rng.random() < chance)):
             part = ready[0 if orderly else int(rng.integers(len(ready)))]
             if full or rng.random() < own_share:
                 organizer.work(part)

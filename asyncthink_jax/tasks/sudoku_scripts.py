@@ -141,8 +141,9 @@ def random_demonstration(
     Any row with an empty cell may be looked at that nobody is looking at and that has not been looked at with the same
     grid. With probability `in_order` it is an orderly one: rows from top to bottom, again and again.
     """
-    orderly = rng.random() < in_order
-    return organizer.answer() if interleave(organizer, agents, rng, orderly, own_look) else None
+    orderly, eagerness = rng.random() < in_order, rng.random()
+    solved = interleave(organizer, agents, rng, orderly=orderly, eagerness=eagerness, own_share=own_look)
+    return organizer.answer() if solved else None
 
 
 def oracle_demonstration(organizer: Organizer, agents: int) -> Script | None:

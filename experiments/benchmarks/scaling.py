@@ -2,9 +2,9 @@
 
 Episodes of one agent: 8, 32, 128 and 512 at a context of 256; and contexts of 256, 1024 and 4096 for 8 episodes, as
 full as they get. A step is timed as the difference of two runs that differ by 32 decoded tokens alone, so prompts (one
-that all episodes share, which is read once), start and end cancel out. `ours` is how the time of a step grows from 8 to 512 episodes, by the 64 that it may; a plot
-stands beside the JSON file. Programs: how many times the decode loop was compiled for each size, which may not depend
-on it.
+that all episodes share, which is read once), start and end cancel out. `ours` is how the time of a step grows from 8 to
+512 episodes, by the 64 that it may; a plot stands beside the JSON file. Programs: how many times the decode loop was
+compiled for each size, which may not depend on it.
 """
 
 from matplotlib.figure import Figure

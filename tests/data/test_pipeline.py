@@ -79,7 +79,7 @@ def test_work_alone_is_searches_tallies_and_answers(splits, tokenizer):
     writer = Organizer(problem, TASK.search)
     first, second, *_ = pairs(problem)
     fork_id = writer.fork(first)
-    writer.search(second)
+    writer.work(second)
     writer.join(fork_id)
     script = writer.answer()
     text = TASK.search(problem, second)[0]

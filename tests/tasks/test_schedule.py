@@ -50,7 +50,7 @@ def sequences(n, parts, agents, orderly=False, own_share=0.0, **limits):
     rng = np.random.default_rng(0)
     for _ in range(n):
         recorder = Recorder(parts, **limits)
-        assert interleave(recorder, agents, rng, orderly, own_share)
+        assert interleave(recorder, agents, rng, orderly=orderly, eagerness=rng.random(), own_share=own_share)
         yield recorder
 
 
@@ -130,4 +130,4 @@ def test_without_an_id_left_nothing_is_forked():
 def test_what_cannot_be_done_ends_without_it():
     stuck = Recorder(0)
     stuck.unjoined = [1]  # it is not done, but there is nothing to take up and nobody of its own to join
-    assert not interleave(stuck, 4, np.random.default_rng(0), False, 0.1)
+    assert not interleave(stuck, 4, np.random.default_rng(0), orderly=False, eagerness=0.5, own_share=0.1)
