@@ -9,23 +9,21 @@ K key/value heads, H head dim, F feed-forward width, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import attention
+from asyncthink_jax.model.cache import Cache, merge_rows, read, split_rows, stored, write_both
 from asyncthink_jax.model.lora import LoRA, adapted, cast
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
 
 Params = dict[str, Any]
-Cache = dict[str, tuple[Float[Array, "R K C H"], ...]]  # "k" and "v", an array for each layer; on TPUs [R, C, K, H]
 Rope = tuple[Float[Array, "B L 1 H/2"], Float[Array, "B L 1 H/2"]]  # cosines and sines
 
 
@@ -108,14 +106,6 @@ def gathered_head(config: ModelConfig, params: Params) -> Params:
     return {"unembed": constrain_table(params["unembed"].astype(config.dtype), vocab_axis=1)}
 
 
-def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
-    """An empty cache. It need not be cleared when a row is reused: no query sees past its own position."""
-    heads_and_places = (config.kv_heads, length)
-    # As a TPU's compiler lays out what single places are written to: from another order it would copy all of it.
-    shape = (rows, *(heads_and_places[::-1] if platform() == "tpu" else heads_and_places), config.head_dim)
-    return {name: tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)) for name in ("k", "v")}
-
-
 def decode(
     config: ModelConfig,
     params: Params,
@@ -154,11 +144,10 @@ def decode(
             q, new = rows[0], rows[1:]
             if on_tpu:
                 unwritten[part, n] = new
-                read = [array[:, : read_lengths[part]].swapaxes(1, 2) for array in layers[part][n]]
             else:
                 layers[part][n] = write_both(layers[part][n], places[part], new)
-                read = [array[:, :, : read_lengths[part]] for array in layers[part][n]]
-            mixed.append(attention.cached(q, *read, places[part], new if on_tpu else None))
+            keys, values = (read(array, read_lengths[part]) for array in layers[part][n])
+            mixed.append(attention.cached(q, keys, values, places[part], new if on_tpu else None))
         x = block(x, merge_rows(mixed, groups), method="finish")
     if on_tpu:  # its compiler has to know that: free to write as soon as it can, it copies what is still to be read
         x, unwritten = jax.lax.optimization_barrier((x, unwritten))
@@ -176,8 +165,8 @@ def prefill(config: ModelConfig, params: Params, tokens: Int[Array, "R L"]) -> C
     for weights in unstacked(config, params)["layers"]:
         block = partial(Block(config).apply, {"params": weights})
         q, k, v = block(x, rope, method="qkv")
-        keys.append(k if platform() == "tpu" else k.swapaxes(1, 2))
-        values.append(v if platform() == "tpu" else v.swapaxes(1, 2))
+        keys.append(stored(k))
+        values.append(stored(v))
         x = block(x, attention.packed(q, k, v, segments), method="finish")
     return {"k": tuple(keys), "v": tuple(values)}
 
@@ -313,39 +302,6 @@ def rotate(x: Float[Array, "B L heads H"], rope: Rope) -> Float[Array, "B L head
     cos, sin = rope
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-
-
-def split_rows(x: Float[Array, "R ..."], sizes: Sequence[int], groups: int) -> list[Float[Array, "r ..."]]:
-    """The rows that live in each of several caches of `sizes` rows, see `decode`."""
-    x = x.reshape(groups, -1, *x.shape[1:])
-    ends = np.cumsum(sizes)[:-1] // groups
-    return [part.reshape(-1, *part.shape[2:]) for part in jnp.split(x, ends, axis=1)]
-
-
-def merge_rows(parts: Sequence[Float[Array, "r ..."]], groups: int) -> Float[Array, "R ..."]:
-    """The inverse of `split_rows`."""
-    x = jnp.concatenate([part.reshape(groups, -1, *part.shape[1:]) for part in parts], axis=1)
-    return x.reshape(-1, *x.shape[2:])
-
-
-def write_both(cache: Sequence[Array], positions: Array, new: Sequence[Array]) -> tuple[Array, Array]:
-    """`write` for keys and values."""
-    return write(cache[0], positions, new[0]), write(cache[1], positions, new[1])
-
-
-def write(
-    cache: Float[Array, "R K C H"], positions: Int[Array, "R W"], new: Float[Array, "R W K H"]
-) -> Float[Array, "R K C H"]:
-    """Puts `new` at `positions` of each row's cache (on TPUs [R, C, K, H]); positions < 0 are dropped."""
-    on_tpu = platform() == "tpu"
-    length = cache.shape[1 if on_tpu else 2]
-    places = jnp.where(positions < 0, length, positions)  # past the end, since a negative index would wrap
-
-    def of_row(row: Array, at: Array, n: Array) -> Array:
-        return row.at[at].set(n, mode="drop") if on_tpu else row.at[:, at].set(n.swapaxes(0, 1), mode="drop")
-
-    # A map over rows: it tells the partitioner that a row writes to itself alone.
-    return jax.vmap(of_row)(cache, places, new)
 
 
 def _remat(block: type[nn.Module], policy: str) -> type[nn.Module]:

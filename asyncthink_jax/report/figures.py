@@ -23,6 +23,7 @@ PARADIGMS = {  # row of results.json -> its colour
     "control": "grey",
     "oracle": "purple",
 }
+MOST_NAMES = 6  # that stand beside their points
 OTHERS = ["vermillion", "sky", "purple", "orange", "green", "grey"]  # of rows and runs with other names, in turn
 
 # stage, title, [(metric, label, color)], axis in percent? Runs are compared by the last metric of a panel.
@@ -159,15 +160,16 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
     """All-correct over the critical path; up left is best.
 
     A hollow and a full circle for each paradigm, cold start and RL, with an arrow from one to the other and standard
-    errors; small, the same at other temperatures; dots, the validations of the run whose metrics `lines` are. The
-    frontier goes through what nothing else of the same kind (sampled at the temperature of RL) beats in both.
+    errors, named beside it or, of more than six, numbered in it; small, the same at other temperatures; dots, the
+    validations of the run whose metrics `lines` are. The frontier goes through what nothing else of the same kind
+    (sampled at the temperature of RL) beats in both.
     """
     figure = new_figure(7.0, 4.4)
     axes = figure.add_subplot()
     style(axes, "all correct (%) against critical path (tokens)")
     axes.set_xlabel("critical path (tokens)", fontsize=9, color=FAINT)
     main: list[tuple[float, float]] = []
-    labels: list[tuple[str, tuple[float, float]]] = []
+    labels: list[tuple[str, tuple[float, float], str]] = []
     hues = _colors([name for name, _ in ordered(results)])
     for name, stages in ordered(results):
         hue = hues[name]
@@ -190,7 +192,7 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
         if len(both) == 2:
             arrow = {"arrowstyle": "-|>", "color": hue, "linewidth": 1.6, "shrinkA": 6, "shrinkB": 6, "alpha": 0.8}
             axes.annotate("", both[1], both[0], arrowprops=arrow)
-        labels.append((_name(name), both[-1]))
+        labels.append((_name(name), both[-1], hue))
     validations = [line for line in lines if line["stage"] == "validation" and "critical_path" in line]
     for line in validations:
         x, y = _point(line)
@@ -199,13 +201,29 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
     best = frontier(main)
     axes.plot(*np.array(best).reshape(-1, 2).T, "--", color=color("axis"), linewidth=1.6, zorder=0.5)
     axes.margins(x=0.08, y=0.12)
+    (_numbers if len(labels) > MOST_NAMES else _names)(axes, labels)
+    _legend_of_marks(figure, axes, results, bool(validations))
+    return figure
+
+
+def _names(axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+    """Each beside its point, inwards, so that none is cut off."""
     left, right = axes.get_xlim()
-    for name, point in labels:  # inwards, so that none is cut off
+    for name, point, _ in labels:
         is_right = point[0] > left + 0.6 * (right - left)
         side = {"xytext": (-9, -15) if is_right else (9, 7), "ha": "right" if is_right else "left"}
         axes.annotate(name, point, textcoords="offset points", fontsize=9.5, color=INK, **side)
-    _legend_of_marks(figure, axes, results, bool(validations))
-    return figure
+
+
+def _numbers(axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+    """In each point, and what they stand for beside the axes: so many names would lie over each other."""
+    look = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "fontweight": "bold", "color": PAPER, "zorder": 4}
+    told = []
+    for number, (name, point, hue) in enumerate(labels, 1):
+        axes.text(*point, str(number), **look)
+        told += axes.plot([], [], "o", color=hue, markersize=7, label=f"{number}  {name}")
+    look = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
+    axes.get_figure().legend(handles=told, loc="outside right upper", **look)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

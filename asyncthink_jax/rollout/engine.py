@@ -190,6 +190,15 @@ class Engine:
         device, slot = np.divmod(number % slots, own_slots)
         return (device * rounds + number // slots) * own_slots + slot
 
+    def working_slots(
+        self, place: Int[np.ndarray, "S"], active: Bool[np.ndarray, "S"], room: int
+    ) -> Int[np.ndarray, "room"]:
+        """Which slot works on each place of all queues, -1 = none; a slot's own `place` is in its device's queue."""
+        device = np.arange(len(active)) // (len(active) // self.shards)
+        slot = np.full(room, -1)
+        slot[(device * (room // self.shards) + place)[active]] = np.flatnonzero(active)
+        return slot
+
     def _put(self, x: np.ndarray) -> Array:
         return jnp.asarray(x) if self.mesh is None else shard(x, row_spec(self.mesh))
 

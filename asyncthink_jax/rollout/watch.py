@@ -50,11 +50,7 @@ class View:
         names = [field.name for field in dataclasses.fields(state.finished)]
         small = (state.finished, state.current, state.place, state.active, state.engine_steps, state.sampled_tokens)
         finished, current, place, active, engine_steps, sampled_tokens = jax.device_get(small)
-        room, own_slots = len(finished.used), len(place) // self.engine.shards
-        everywhere = place + np.arange(len(place)) // own_slots * (room // self.engine.shards)
-        slot = np.full(room, -1)  # which works on a prompt
-        slot[everywhere[active]] = np.flatnonzero(active)
-        slot = slot[self.places]
+        slot = self.engine.working_slots(place, active, len(finished.used))[self.places]
         record = {}
         for name in names:
             record[name] = getattr(finished, name)[self.places]

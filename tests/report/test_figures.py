@@ -104,6 +104,20 @@ def test_every_paradigm_checkpoint_and_validation_is_a_point():
     assert found == [(90, 10), (150, 50), (160, 64), (170, 90), (180, 30), (200, 80), (400, 20)]
 
 
+@pytest.mark.parametrize("rows", [6, 7])
+def test_names_stand_beside_points_until_they_would_lie_over_each_other(rows):
+    one = {"critical_path": 100.0, "all_correct": 0.5, "n": 10}
+    figure = figures.accuracy_against_path({"paradigms": {f"row {n}": {"after_rl": one} for n in range(rows)}})
+    (axes,) = figure.axes
+    texts = [text.get_text() for text in axes.texts]
+    told = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    if rows == 6:
+        assert texts == [f"row {n}" for n in range(rows)] and not any("row" in text for text in told)
+    else:
+        assert texts == [str(n + 1) for n in range(rows)]
+        assert [text for text in told if "row" in text] == [f"{n + 1}  row {n}" for n in range(rows)]
+
+
 def test_rows_with_names_of_their_own_have_colours_of_their_own():
     names = ["async", "sequential", "async, other", "sequential, other", "more"]
     assert len(set(figures._colors(names).values())) == 5
