@@ -73,9 +73,9 @@ def path_over(paradigm: str, row: str) -> Number:
     return lambda results: ours(results) / others(results)
 
 
-def lead_over(paradigm: str) -> Number:
-    """By how many points the async model solves more problems completely, both after RL."""
-    ours, others = (of(name, "after_rl", "all_correct", 100) for name in ("async", paradigm))
+def lead_over(paradigm: str, row: str = "after_rl") -> Number:
+    """By how many points the async model after RL solves more problems completely."""
+    ours, others = (of(*place, "all_correct", 100) for place in (("async", "after_rl"), (paradigm, row)))
     return lambda results: ours(results) - others(results)
 
 
@@ -97,6 +97,7 @@ GOALS: list[tuple[str, str, Number, int]] = [
     ("η/c after RL", "≥ 0.55", of("async", "after_rl", "concurrency"), 3),
     ("critical path after RL / with λ = 0", "≤ 0.85", path_over("async_without_concurrency", "after_rl"), 2),
     ("critical path after RL / of the oracle", "≤ 0.85", path_over("oracle", "after_sft"), 2),
+    ("all four correct: points above the control", "far above 0", lead_over("control", "after_sft"), 1),
     ("all four correct: points above sequential", "> 0", lead_over("sequential"), 1),
     ("critical path / of sequential", "< 1", path_over("sequential", "after_rl"), 2),
     ("all four correct: points above parallel", "> 0", lead_over("parallel"), 1),
