@@ -1,4 +1,4 @@
-"""What the project asks of a tokenizer, and how one is loaded from what a release of a model holds.
+"""What the project asks of a tokenizer, and what a release of a model says of its own.
 
 Two kinds of text are encoded in two ways. Text of a user or of a model (`encode`) is never parsed for special tokens:
 `<|im_end|>` typed into a question is those ten characters. The parts of a prompt that are the project's or the chat
@@ -170,39 +170,6 @@ def worker_tokens(tokenizer: Tokenizer, prompts: Prompts) -> tuple[list[int], li
         tokenizer.encode_prompt(prompts.worker_prefix),
         tokenizer.encode_prompt(prompts.worker_suffix, first=False),
     )
-
-
-def load(path: str | Path) -> Tokenizer:
-    """The tokenizer of a release: a folder with tokenizer.json or tokenizer.model, one of these files, or a GGUF.
-
-    Of a folder that has several, tokenizer.json is taken, then tokenizer.model, then the one file *.gguf.
-
-    Raises FileNotFoundError or ValueError, in one line, for what is missing, broken or not supported.
-    """
-    # Imported when asked for: reading a GGUF takes half a second of imports that other runs have no use for.
-    from asyncthink_jax.data.json_tokenizer import JsonTokenizer
-    from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such tokenizer file or folder")
-    if path.is_dir():
-        found = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
-        found = found or sorted(path.glob("*.gguf"))
-        if not found:
-            raise FileNotFoundError(f"{path}: holds no tokenizer.json, no tokenizer.model and no .gguf file")
-        if len(found) > 1 and found[0].suffix == ".gguf":
-            raise ValueError(f"{path}: holds {len(found)} .gguf files; name one of them")
-        path = found[0]
-    if path.suffix == ".gguf":
-        from asyncthink_jax.data.gguf_tokenizer import load_gguf
-
-        return load_gguf(path)
-    if path.suffix == ".json":
-        return JsonTokenizer.load(path)
-    if path.suffix == ".model":
-        return SentencePieceTokenizer.load(path)
-    raise ValueError(f"{path}: a tokenizer is a .json, .model or .gguf file, or a folder with one")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ Shapes: R rows, K key/value heads, C places, H head dim, W or L new tokens a row
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.parallel.mesh import platform
-
-if TYPE_CHECKING:
-    from asyncthink_jax.model.transformer import ModelConfig
 
 Cache = dict[str, tuple[Float[Array, "R K C H"], ...]]  # "k" and "v", an array for each layer; on TPUs [R, C, K, H]
 
@@ -28,11 +24,11 @@ def heads_first() -> bool:
     return platform() != "tpu"
 
 
-def init_cache(config: "ModelConfig", rows: int, length: int) -> Cache:
-    """An empty cache. It need not be cleared when a row is reused: no query sees past its own position."""
-    middle = (config.kv_heads, length) if heads_first() else (length, config.kv_heads)
-    shape = (rows, *middle, config.head_dim)
-    return {name: tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)) for name in ("k", "v")}
+def empty(layers: int, rows: int, kv_heads: int, length: int, head_dim: int, dtype: str) -> Cache:
+    """A cache of zeros."""
+    middle = (kv_heads, length) if heads_first() else (length, kv_heads)
+    shape = (rows, *middle, head_dim)
+    return {name: tuple(jnp.zeros(shape, dtype) for _ in range(layers)) for name in ("k", "v")}
 
 
 def stored(new: Float[Array, "R L K H"]) -> Float[Array, "R K L H"]:

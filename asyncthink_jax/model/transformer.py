@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import attention
-from asyncthink_jax.model.cache import Cache, merge_rows, read, split_rows, stored, write_both
+from asyncthink_jax.model.cache import Cache, empty, merge_rows, read, split_rows, stored, write_both
 from asyncthink_jax.model.lora import LoRA, adapted, cast
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
@@ -104,6 +104,11 @@ def gathered_head(config: ModelConfig, params: Params) -> Params:
     if config.tied_embeddings:
         return {"embed": constrain_table(params["embed"].astype(config.dtype))}
     return {"unembed": constrain_table(params["unembed"].astype(config.dtype), vocab_axis=1)}
+
+
+def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
+    """An empty cache. It need not be cleared when a row is reused: no query sees past its own position."""
+    return empty(config.layers, rows, config.kv_heads, length, config.head_dim, config.dtype)
 
 
 def decode(

@@ -12,7 +12,7 @@ from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.data.pipeline import played
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, prompts_for
-from asyncthink_jax.data.tokenizer import load as load_tokenizer
+from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.model.sources import TOKENIZER_PATTERNS, local_path
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals

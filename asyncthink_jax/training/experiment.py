@@ -18,9 +18,8 @@ from asyncthink_jax.data import builder, demonstration_file
 from asyncthink_jax.data.pipeline import Demonstrations, packed_batch
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for, worker_tokens
-from asyncthink_jax.data.tokenizer import load as load_tokenizer
+from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.model import lora, transformer
-from asyncthink_jax.model.cache import init_cache
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
@@ -208,13 +207,13 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
     """
     split = agents > 1 and worker_length is not None
 
-    def init_caches(rows: int, length: int) -> Any:
+    def init_cache(rows: int, length: int) -> Any:
         if not split:
-            return (init_cache(config, rows, length),)
+            return (transformer.init_cache(config, rows, length),)
         slots = rows // agents
         return (
-            init_cache(config, slots, length),
-            init_cache(config, slots * (agents - 1), worker_length),
+            transformer.init_cache(config, slots, length),
+            transformer.init_cache(config, slots * (agents - 1), worker_length),
         )
 
     def logits(
@@ -240,10 +239,10 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
         return (jax.tree.map(copy, caches[0], prompts), *caches[1:])
 
     return DecodingModel(
-        init_caches,
+        init_cache,
         logits,
         prepare=functools.partial(transformer.unstacked, config),
-        prompt_cache=functools.partial(init_cache, config),
+        prompt_cache=functools.partial(transformer.init_cache, config),
         prefill=functools.partial(transformer.prefill, config),
         adopt=adopt,
     )

@@ -31,7 +31,7 @@ from asyncthink_jax.config import (
 )
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for
-from asyncthink_jax.data.tokenizer import load as load_tokenizer
+from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.model.weights import load as load_weights

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from asyncthink_jax.model import attention, transformer
-from asyncthink_jax.model.cache import init_cache, write
+from asyncthink_jax.model.cache import write
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.sharding import ROWS
 from asyncthink_jax.rollout.sampling import sample, token_uniforms
@@ -162,7 +162,7 @@ def parts(ours: Ours, rows: int, context: int, loops: int) -> dict[str, Callable
         uniforms = token_uniforms(jax.random.key(0), row, row, token)
         return sample(logits + 1e-6 * token[:, None], uniforms, jnp.float32(1.0))[0], logits
 
-    cache = lambda: init_cache(config, rows, context)  # noqa: E731
+    cache = lambda: transformer.init_cache(config, rows, context)  # noqa: E731
     bodies = {
         "matrix products": (products, jnp.ones((rows, config.width))),
         "attention and cache": (attend, (heads, cache())),

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.cache import init_cache
 from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.parallel import hlo
 from asyncthink_jax.parallel.chips import topology
@@ -46,7 +45,7 @@ def main() -> None:
     moved = hlo.traffic(program, body)
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / TENSOR  # noqa: E731
     weights = size(params)
-    cache = size(jax.eval_shape(lambda: init_cache(flags.model, SLOTS * AGENTS, CONTEXT)))
+    cache = size(jax.eval_shape(lambda: transformer.init_cache(flags.model, SLOTS * AGENTS, CONTEXT)))
     memory = compiled.memory_analysis()
     report(
         flags,

@@ -8,7 +8,7 @@ import pytest
 from released import golden, released_model
 from sentencepiece import sentencepiece_model_pb2
 
-from asyncthink_jax.data.tokenizer import load
+from asyncthink_jax.data.tokenizer_files import load_tokenizer
 
 PRE = {"byte_level": "qwen2", "smollm": "smollm", "llama_3": "llama-bpe"}
 
@@ -59,23 +59,23 @@ def byte_pairs(definition, pre, template="{{ eos_token }}"):
 def test_byte_pairs_are_those_of_the_tokenizer_json(kind, tmp_path):
     expected = golden(kind)
     template = expected["config"]["chat_template"]
-    tokenizer = load(write(tmp_path / "m.gguf", **byte_pairs(expected["definition"], PRE[kind], template)))
+    tokenizer = load_tokenizer(write(tmp_path / "m.gguf", **byte_pairs(expected["definition"], PRE[kind], template)))
     for one in expected["texts"]:
         assert tokenizer.encode(one["text"]) == one["ids"]
     for chat in expected["chats"]:
         assert tokenizer.encode_prompt(tokenizer.chat_template.render(chat["messages"])) == chat["ids"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(expected["definition"]))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(expected["config"]))
-    released = load(tmp_path)
+    released = load_tokenizer(tmp_path)
     assert tokenizer.vocabulary == released.vocabulary and tokenizer.controls == released.controls
     assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.begin) == (released.eos_id, released.pad_id, "")
 
 
 def test_it_saves_as_a_tokenizer_json(tmp_path):
     expected = golden("llama_3")
-    tokenizer = load(write(tmp_path / "m.gguf", **byte_pairs(expected["definition"], "llama-bpe")))
+    tokenizer = load_tokenizer(write(tmp_path / "m.gguf", **byte_pairs(expected["definition"], "llama-bpe")))
     tokenizer.save(tmp_path / "copy")
-    again = load(tmp_path / "copy")
+    again = load_tokenizer(tmp_path / "copy")
     assert [again.encode(one["text"]) for one in expected["texts"]] == [one["ids"] for one in expected["texts"]]
     assert again.vocabulary == tokenizer.vocabulary and again.eos_id == tokenizer.eos_id
     assert again.chat_template.render([]) == "<|im_end|>"
@@ -87,9 +87,9 @@ def test_whether_texts_begin_with_bos_is_the_files_or_the_kinds(tmp_path):
         [("llama-bpe", ["add_bos_token"], "<|im_start|>"), ("llama-bpe", [], ""), ("qwen2", ["add_bos_token"], "")]
     ):
         path = write(tmp_path / f"{number}.gguf", leave_out, **byte_pairs(definition, pre))
-        assert load(path).begin == begin
+        assert load_tokenizer(path).begin == begin
     fields = byte_pairs(definition, "qwen2")
-    assert load(write(tmp_path / "eos.gguf", ["eot_token_id"], **fields)).eos_id == 450
+    assert load_tokenizer(write(tmp_path / "eos.gguf", ["eot_token_id"], **fields)).eos_id == 450
 
 
 def sentencepiece_fields(path: Path):
@@ -107,16 +107,16 @@ def sentencepiece_fields(path: Path):
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_a_sentencepiece_vocabulary_is_the_model(prefix, tmp_path):
-    model = load(released_model(tmp_path / "tokenizer.model"))
+    model = load_tokenizer(released_model(tmp_path / "tokenizer.model"))
     fields = sentencepiece_fields(tmp_path / "tokenizer.model")
-    tokenizer = load(write(tmp_path / "m.gguf", **fields, add_space_prefix=prefix))
+    tokenizer = load_tokenizer(write(tmp_path / "m.gguf", **fields, add_space_prefix=prefix))
     for text in ("the query", " the  query ", "é 😀\n\x00", "<s> </s>", "what is 391?"):
         assert tokenizer.encode(text) == model.encode(text)
         assert tokenizer.encode_prompt("", text) == (model.encode_prompt("", text) if prefix else model.encode(text))
     assert tokenizer.vocabulary == model.vocabulary
     assert (tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id, tokenizer.begin) == (2, 1, None, "<s>")
     tokenizer.save(tmp_path / "copy")
-    assert load(tmp_path / "copy").encode("the query 😀") == model.encode("the query 😀")
+    assert load_tokenizer(tmp_path / "copy").encode("the query 😀") == model.encode("the query 😀")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_what_is_not_supported_is_one_line(changes, leave_out, says, tmp_path):
     fields = {**byte_pairs(golden("byte_level")["definition"], "qwen2"), **changes}
     path = write(tmp_path / "m.gguf", leave_out, **fields)
     with pytest.raises(ValueError) as error:
-        load(path)
+        load_tokenizer(path)
     assert says in str(error.value) and str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
@@ -148,7 +148,7 @@ def test_a_file_that_is_no_gguf_or_is_cut_off_is_one_line(tmp_path):
     for content in (b"", b"not a model", path.read_bytes()[:3000]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"m\.gguf: not a GGUF file, or not a whole one") as error:
-            load(path)
+            load_tokenizer(path)
         assert "\n" not in str(error.value)
 
 
@@ -156,4 +156,4 @@ def test_a_word_that_is_a_token_needs_no_merges_in_llama_3_alone(tmp_path):
     for pre, count in (("llama-bpe", 1), ("qwen2", 4)):
         fields = {**byte_pairs(golden("llama_3")["definition"], pre), "merges": ["a b"]}
         fields["tokens"][300] = "ab"  # the one merge's
-        assert len(load(write(tmp_path / f"{pre}.gguf", **fields)).encode(" the")) == count
+        assert len(load_tokenizer(write(tmp_path / f"{pre}.gguf", **fields)).encode(" the")) == count

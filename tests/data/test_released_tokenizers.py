@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from released import GOLDEN
 
-from asyncthink_jax.data.tokenizer import load, organizer_tokens, prompts_for, worker_tokens
+from asyncthink_jax.data.tokenizer import organizer_tokens, prompts_for, worker_tokens
+from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.prompts import organizer_examples
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 def release(request):
     if not PATHS[request.param].exists():
         pytest.skip("needs released models: make .models/installed .models/qwen3/installed")
-    return request.param, load(PATHS[request.param])
+    return request.param, load_tokenizer(PATHS[request.param])
 
 
 @pytest.fixture(scope="module")

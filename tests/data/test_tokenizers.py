@@ -8,20 +8,21 @@ from released import KINDS, golden, released_model, write
 
 from asyncthink_jax.data.json_tokenizer import JsonTokenizer
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from asyncthink_jax.data.tokenizer import load, organizer_tokens, prompts_for, worker_tokens
+from asyncthink_jax.data.tokenizer import organizer_tokens, prompts_for, worker_tokens
+from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
 
 
 @pytest.fixture(params=KINDS)
 def case(request, tmp_path):
     expected = golden(request.param)
-    return load(write(tmp_path, expected["definition"], expected["config"])), expected
+    return load_tokenizer(write(tmp_path, expected["definition"], expected["config"])), expected
 
 
 @pytest.fixture
 def qwen_like(tmp_path):
     expected = golden("byte_level")
-    return load(write(tmp_path, expected["definition"], expected["config"]))
+    return load_tokenizer(write(tmp_path, expected["definition"], expected["config"]))
 
 
 def test_a_text_has_the_tokens_that_transformers_gives_it(case):
@@ -86,7 +87,7 @@ def test_spare_rows_of_a_model_add_no_text(qwen_like):
 
 def test_byte_tokens_are_bytes(tmp_path):
     expected = golden("prepend")
-    tokenizer = load(write(tmp_path, expected["definition"], expected["config"]))
+    tokenizer = load_tokenizer(write(tmp_path, expected["definition"], expected["config"]))
     assert tokenizer.vocabulary[3:259] == [bytes([b]) for b in range(256)]
     assert tokenizer.vocabulary[:3] == [b"", b"", b""]
     assert tokenizer.token_bytes(tokenizer.piece_to_id(" the")) == b" the"
@@ -95,7 +96,7 @@ def test_byte_tokens_are_bytes(tmp_path):
 def test_a_saved_tokenizer_is_the_same_one(case, tmp_path):
     tokenizer, expected = case
     tokenizer.save(tmp_path / "new" / "copy")
-    again = load(tmp_path / "new" / "copy")
+    again = load_tokenizer(tmp_path / "new" / "copy")
     for name in ("vocabulary", "vocab_size", "pad_id", "eos_id", "bos_id", "begin", "controls"):
         assert getattr(again, name) == getattr(tokenizer, name), name
     for one in expected["texts"]:
@@ -105,10 +106,10 @@ def test_a_saved_tokenizer_is_the_same_one(case, tmp_path):
 
 def test_texts_begin_with_the_token_that_the_release_begins_them_with(tmp_path):
     qwen, llama = golden("byte_level"), golden("prepend")
-    assert load(write(tmp_path / "a", qwen["definition"], qwen["config"])).begin == ""
-    assert load(write(tmp_path / "b", llama["definition"], llama["config"])).begin == "<s>"
+    assert load_tokenizer(write(tmp_path / "a", qwen["definition"], qwen["config"])).begin == ""
+    assert load_tokenizer(write(tmp_path / "b", llama["definition"], llama["config"])).begin == "<s>"
     never = {**llama["config"], "add_bos_token": False}
-    assert load(write(tmp_path / "c", llama["definition"], never)).begin == ""
+    assert load_tokenizer(write(tmp_path / "c", llama["definition"], never)).begin == ""
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_the_end_of_a_turn_is_found_in_this_order(config, special, generation, e
     for name, value in (("special_tokens_map.json", special), ("generation_config.json", generation)):
         if value is not None:
             (tmp_path / name).write_text(json.dumps(value))
-    tokenizer = load(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.eos_id == (None if eos is None else tokenizer.controls[eos])
     assert tokenizer.chat_template is None and tokenizer.pad_id is None
 
@@ -136,11 +137,11 @@ def test_a_template_file_goes_before_that_of_the_config(tmp_path):
     expected = golden("byte_level")
     write(tmp_path, expected["definition"], expected["config"])
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}!")
-    assert load(tmp_path).chat_template.render([{"role": "user", "content": "x"}]) == "x!"
+    assert load_tokenizer(tmp_path).chat_template.render([{"role": "user", "content": "x"}]) == "x!"
     (tmp_path / "chat_template.jinja").unlink()
     several = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
     write(tmp_path, expected["definition"], {**expected["config"], "chat_template": several})
-    assert load(tmp_path).chat_template.render([]) == "d"
+    assert load_tokenizer(tmp_path).chat_template.render([]) == "d"
 
 
 # --------------------------------------------------------------------------------------------------- SentencePiece
@@ -148,8 +149,10 @@ def test_a_template_file_goes_before_that_of_the_config(tmp_path):
 
 def test_a_released_sentencepiece_model_is_read(tmp_path):
     path = released_model(tmp_path / "tokenizer.model")
-    tokenizer = load(tmp_path)
-    assert isinstance(tokenizer, SentencePieceTokenizer) and load(path).vocab_size == tokenizer.vocab_size == 320
+    tokenizer = load_tokenizer(tmp_path)
+    assert (
+        isinstance(tokenizer, SentencePieceTokenizer) and load_tokenizer(path).vocab_size == tokenizer.vocab_size == 320
+    )
     for text in ("the query", " the  query ", "é 😀\n\x00", "<s> </s>"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert tokenizer.decode(tokenizer.encode_piece(text)) == text
@@ -163,18 +166,21 @@ def test_a_released_sentencepiece_model_is_read(tmp_path):
 def test_what_stands_beside_a_sentencepiece_model_counts(tmp_path):
     released_model(tmp_path / "tokenizer.model")
     (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true, "chat_template": "{{ bos_token }}x"}')
-    tokenizer = load(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.begin == "<s>" and tokenizer.chat_template.render([]) == "<s>x"
     tokenizer.save(tmp_path / "copy")
-    assert load(tmp_path / "copy").begin == "<s>" and load(tmp_path / "copy").vocabulary == tokenizer.vocabulary
+    assert (
+        load_tokenizer(tmp_path / "copy").begin == "<s>"
+        and load_tokenizer(tmp_path / "copy").vocabulary == tokenizer.vocabulary
+    )
     (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": {}, "320": {}}}')
     with pytest.raises(ValueError, match=r"tokenizer\.model: .* adds tokens \(320, ..\) to the 320"):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_our_own_tokenizer_loads_by_the_same_door(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
-    again = load(tmp_path)
+    again = load_tokenizer(tmp_path)
     assert again.vocabulary == tokenizer.vocabulary and again.eos_id == tokenizer.eos_id == 1 and again.pad_id == 0
     assert [again.piece_to_id(tag) for tag in tag_literals(6)] == [again.encode(tag)[0] for tag in tag_literals(6)]
 
@@ -189,16 +195,16 @@ def one_line(error):
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such tokenizer"):
-        load(tmp_path / "nowhere")
+        load_tokenizer(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"holds no tokenizer\.json, no tokenizer\.model and no \.gguf"):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds 2 \.gguf files; name one"):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
     (tmp_path / "vocab.txt").write_text("x")
     with pytest.raises(ValueError, match=r"vocab\.txt: a tokenizer is a \.json, \.model or \.gguf file"):
-        load(tmp_path / "vocab.txt")
+        load_tokenizer(tmp_path / "vocab.txt")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +221,7 @@ def test_what_is_missing_is_named(tmp_path):
 def test_a_file_that_is_no_tokenizer_is_refused_in_one_line(content, says, tmp_path):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError) as error:
-        load(tmp_path)
+        load_tokenizer(tmp_path)
     assert says in one_line(error) and str(tmp_path / "tokenizer.json") in one_line(error)
 
 
@@ -231,7 +237,7 @@ def test_a_file_that_is_no_tokenizer_is_refused_in_one_line(content, says, tmp_p
 def test_a_config_that_does_not_fit_is_refused_in_one_line(config, says, tmp_path):
     write(tmp_path, golden("byte_level")["definition"], config)
     with pytest.raises(ValueError) as error:
-        load(tmp_path)
+        load_tokenizer(tmp_path)
     assert says in one_line(error)
 
 
@@ -270,7 +276,7 @@ def test_a_workers_prompt_has_special_tokens_around_the_sub_querys_own(qwen_like
 
 def test_a_suffix_is_in_the_middle_of_a_text(tmp_path):
     expected = golden("prepend")
-    tokenizer = load(write(tmp_path, expected["definition"], expected["config"]))
+    tokenizer = load_tokenizer(write(tmp_path, expected["definition"], expected["config"]))
     _, suffix = worker_tokens(tokenizer, prompts_for(tokenizer, Grammar(2, 1)))
     assert tokenizer.decode(suffix) == " [/INST]\n"
 
@@ -278,7 +284,7 @@ def test_a_suffix_is_in_the_middle_of_a_text(tmp_path):
 def test_a_base_model_has_prompts_without_a_template(tmp_path):
     expected = golden("prepend")
     del expected["config"]["chat_template"]
-    tokenizer = load(write(tmp_path, expected["definition"], expected["config"]))
+    tokenizer = load_tokenizer(write(tmp_path, expected["definition"], expected["config"]))
     prompts = prompts_for(tokenizer, Grammar(2, 1))
     assert (
         organizer_tokens(tokenizer, prompts, "Why?")[0] == worker_tokens(tokenizer, prompts)[0][0] == tokenizer.bos_id

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.cache import init_cache
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 NAMES = ("qwen3_tied", "qwen3_untied", "llama3")
@@ -48,7 +47,7 @@ def cached(config, params, prompts, width=5):
     tokens, positions = np.zeros((len(prompts), length), np.int32), np.full((len(prompts), length), -1, np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], positions[row, : len(prompt)] = prompt, np.arange(len(prompt))
-    caches, hidden = (init_cache(config, len(prompts), length),), []
+    caches, hidden = (transformer.init_cache(config, len(prompts), length),), []
     for start in range(0, length, width):
         now = slice(start, start + width)
         output, caches = decode(config, params, caches, tokens[:, now], positions[:, now])

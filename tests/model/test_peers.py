@@ -11,7 +11,6 @@ import pytest
 from golden_models import GOLDEN, NAMES, expected, padded
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.cache import init_cache
 from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.model.save_hf import save_hf
 from asyncthink_jax.model.weights import load, open_weights
@@ -73,7 +72,7 @@ def test_smollm2_goes_on_as_in_transformers():
     tokens, positions = np.zeros((5, longest), np.int32), np.full((5, longest), -1, np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], positions[row, : len(prompt)] = prompt, np.arange(len(prompt))
-    logits, caches = feed((init_cache(config, 5, longest + count),), tokens, positions)
+    logits, caches = feed((transformer.init_cache(config, 5, longest + count),), tokens, positions)
     logits = logits[np.arange(5), lengths - 1]
     np.testing.assert_allclose(logits[0, :1024], golden["logits_0"], atol=1e-3, rtol=0)
     same = np.ones(5, bool)  # so far: after a tie a continuation may be another

@@ -10,7 +10,6 @@ import pytest
 
 from asyncthink_jax.model import cache as kv_cache
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.cache import init_cache
 from asyncthink_jax.model.presets import TINY
 from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
 
@@ -103,7 +102,7 @@ def feed(config, params, rows, pattern, *, cache_length=16, read_length=None, ca
     """Feeds each row's tokens in calls of the widths `pattern`, at random paces (padding in between); hidden states."""
     rng = np.random.default_rng(0)
     count = len(rows)
-    cache = (init_cache(config, count, cache_length),) if cache is None else cache
+    cache = (transformer.init_cache(config, count, cache_length),) if cache is None else cache
     fed = np.zeros(count, int)
     hidden = [[] for _ in rows]
     calls = 0
@@ -156,8 +155,8 @@ def test_rows_of_a_group_can_live_in_caches_of_different_lengths(model):
     config, params = model
     lengths, shape = (16, 8), (2, 3)  # in each of two groups one row of up to 16 tokens and two of up to 8
     tokens = random_tokens((6, 8), seed=6)
-    one = decode(config, params, (init_cache(config, 6, 16),), tokens, np.tile(np.arange(8), (6, 1)))
-    caches = tuple(init_cache(config, 2 * n, length) for n, length in zip((1, 2), lengths, strict=True))
+    one = decode(config, params, (transformer.init_cache(config, 6, 16),), tokens, np.tile(np.arange(8), (6, 1)))
+    caches = tuple(transformer.init_cache(config, 2 * n, length) for n, length in zip((1, 2), lengths, strict=True))
     hidden, caches = decode(config, params, caches, tokens, np.tile(np.arange(8), (6, 1)), groups=2)
     np.testing.assert_allclose(hidden, one[0], atol=1e-5)
     assert [cache["k"][0].shape[2] for cache in caches] == [16, 8]
@@ -173,7 +172,7 @@ def test_a_tpu_decodes_the_same_although_it_reads_before_it_writes(model, width,
     for platform in ("cpu", "tpu"):
         for module in (transformer, kv_cache):
             monkeypatch.setattr(module, "platform", lambda platform=platform: platform)
-        caches[platform] = tuple(init_cache(config, rows, length) for rows, length in ((2, 16), (4, 9)))
+        caches[platform] = tuple(transformer.init_cache(config, rows, length) for rows, length in ((2, 16), (4, 9)))
         arguments = (config, params, caches[platform], *[jnp.zeros((6, width), jnp.int32)] * 2)
         lowered = jax.jit(partial(transformer.decode, groups=2, read_lengths=(16, 8)), static_argnums=0).lower(
             *arguments
@@ -215,7 +214,7 @@ def test_decoding_in_a_while_loop_writes_the_cache_in_place():
 
         return jax.lax.while_loop(lambda s: s[0] < length, step, (0, cache, tokens))
 
-    cache = (init_cache(config, rows, length),)
+    cache = (transformer.init_cache(config, rows, length),)
     compiled = jax.jit(generate, donate_argnums=1).lower(params, cache, jnp.zeros((rows, 1), jnp.int32)).compile()
     # A layer's k or v: a copy of one would not fit in the scratch memory.
     assert compiled.memory_analysis().temp_size_in_bytes < cache[0]["k"][0].nbytes
@@ -241,7 +240,7 @@ def test_bfloat16_computes_in_bfloat16_and_gives_fp32_logits():
     params = transformer.init(config, jax.random.key(0))
     tokens = random_tokens((1, LENGTH))
     hidden = forward(config, params, tokens, np.arange(LENGTH)[None], np.ones_like(tokens))
-    output, cache = decode(config, params, (init_cache(config, 1, 16),), tokens, np.arange(LENGTH)[None])
+    output, cache = decode(config, params, (transformer.init_cache(config, 1, 16),), tokens, np.arange(LENGTH)[None])
     assert {hidden.dtype, output.dtype, cache[0]["k"][0].dtype} == {jnp.dtype(jnp.bfloat16)}
     assert transformer.logits(config, params, hidden).dtype == jnp.float32
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.cache import init_cache
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import (
@@ -64,7 +63,7 @@ def generate(params, cache, tokens):
 
 
 def compile_generate(params, mesh, layout):
-    cache = (init_cache(CONFIG, ROWS, 16),)
+    cache = (transformer.init_cache(CONFIG, ROWS, 16),)
     where = layout, jax.tree.map(lambda _: cache_spec(mesh), cache), row_spec(mesh)
     first = batch()[0][:, :1]
     with jax.set_mesh(mesh):
@@ -92,7 +91,7 @@ def test_loss_and_gradients_equal_those_of_one_device(params, sizes):
 @meshes
 def test_decoding_equals_that_of_one_device(params, sizes):
     mesh = make_mesh(*sizes)
-    total, out = jax.jit(generate)(params, (init_cache(CONFIG, ROWS, 16),), batch()[0][:, :1])
+    total, out = jax.jit(generate)(params, (transformer.init_cache(CONFIG, ROWS, 16),), batch()[0][:, :1])
     compiled, arguments = compile_generate(params, mesh, rollout_specs(params, mesh))
     sharded_total, sharded_out = compiled(*arguments)
     np.testing.assert_array_equal(sharded_out, out)
@@ -125,7 +124,7 @@ def test_every_device_holds_its_share_alone(params, sizes):
     for layout, parts in ((param_specs(params, mesh), fsdp * tensor), (rollout_specs(params, mesh), tensor)):
         for kernel in (shard(params, layout)["embed"], shard(params, layout)["layers"]["k"]["kernel"]):
             assert {piece.data.size for piece in kernel.addressable_shards} == {kernel.size // parts}
-    cache = shard(init_cache(CONFIG, ROWS, 16)["k"][0], cache_spec(mesh))
+    cache = shard(transformer.init_cache(CONFIG, ROWS, 16)["k"][0], cache_spec(mesh))
     assert {piece.data.size for piece in cache.addressable_shards} == {cache.size // mesh.size}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncthink_jax.data.tokenizer import load
+from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.protocol.automaton import ROOT
 from asyncthink_jax.protocol.cache import lifted
 from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literal, tag_literals
@@ -73,7 +73,7 @@ def release(request):
     path, rows = RELEASES[request.param]
     if not path.exists():
         pytest.skip("needs released models: make .models/installed .models/qwen3/installed")
-    tokenizer = load(path)
+    tokenizer = load_tokenizer(path)
     return tokenizer, lifted(GRAMMAR.max_forks, tokenizer.vocabulary, rows)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_constrain import mask_of
 
-from asyncthink_jax.data.tokenizer import load
+from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.protocol.automaton import ROOT
 from asyncthink_jax.protocol.cache import lifted
 from asyncthink_jax.protocol.grammar import Grammar, Parser
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def constrained():
-    grammar, tokenizer = Grammar(4, 12), load(QWEN3)
+    grammar, tokenizer = Grammar(4, 12), load_tokenizer(QWEN3)
     automaton = lifted(grammar.max_forks, tokenizer.vocabulary, ROWS)
     return grammar, tokenizer, automaton, Constraint(grammar, automaton, tokenizer.eos_id)
 

@@ -14,7 +14,6 @@ import pytest
 
 from asyncthink_jax.config import load
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.cache import init_cache
 from asyncthink_jax.parallel import hlo
 from asyncthink_jax.parallel.chips import CHIPS, TopologyError, topology
 from asyncthink_jax.parallel.mesh import make_mesh
@@ -63,7 +62,7 @@ def test_the_decode_loop_gathers_no_parameters():
 
 def test_the_temporaries_of_a_rollout_are_a_fraction_of_its_cache():
     cache = jax.eval_shape(
-        lambda: [init_cache(experiment().model, rows, length) for rows, length in ((16, 1024), (48, 512))]
+        lambda: [transformer.init_cache(experiment().model, rows, length) for rows, length in ((16, 1024), (48, 512))]
     )
     on_a_chip = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / 4
     # Two layers of 36: what does not grow with the layers (scores of the vocabulary) stands beside a small cache here.
