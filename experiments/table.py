@@ -166,6 +166,22 @@ def compiled_table() -> str:
     return markdown_table(["slice", *reports[0]["steps"], "of a chip", ""], lines, 1)
 
 
+def pods_table() -> str:
+    """What a chip sends in a training step on slices of several sizes, with as many rows a chip on each."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "pods").glob("*.json")]
+    reports.sort(key=lambda one: one["chips"])
+    lines = []
+    for step in ("sft_step", "rl_step"):
+        sent = [one["steps"][step]["collectives"] for one in reports]
+        kinds = sorted({kind for one in sent for kind in one})
+        for kind in (*kinds, "all"):
+            sizes = [sum(x["bytes"] for name, x in one.items() if kind in (name, "all")) for one in sent]
+            cells = [f"{size / 2**30:.2f}" for size in sizes]
+            lines.append([step, kind, *cells, f"{100 * (sizes[-1] / sizes[0] - 1):+.1f}%" if sizes[0] else "new"])
+    names = [f"{one['topology']} ({one['chips']} chips)" for one in reports]
+    return markdown_table(["step", "collectives, GiB a chip", *names, "growth"], lines, 2)
+
+
 def blocks() -> list[tuple[Path, str, str]]:
     """The generated parts: document, name of the markers around it, text with its markers."""
     results = load()
@@ -181,6 +197,7 @@ def blocks() -> list[tuple[Path, str, str]]:
         (EXPERIMENTS, "paper", paper.markdown(results)),
         (README, "compiled", compiled_table()),
         (EXPERIMENTS, "slices", smallest_slices.markdown()),
+        (EXPERIMENTS, "pods", pods_table()),
     ]
     return [(path, name, f"{marker(name, 'begin')}\n{text}\n{marker(name, 'end')}") for path, name, text in parts]
 
