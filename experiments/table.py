@@ -170,6 +170,8 @@ def pods_table() -> str:
     """What a chip sends in a training step on slices of several sizes, with as many rows a chip on each."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "pods").glob("*.json")]
     reports.sort(key=lambda one: one["chips"])
+    if not reports:
+        return ""
     lines = []
     for step in ("sft_step", "rl_step"):
         sent = [one["steps"][step]["collectives"] for one in reports]
