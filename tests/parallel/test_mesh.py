@@ -1,5 +1,7 @@
 """Meshes that fit, and one clear line for those that don't."""
 
+import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -44,6 +46,43 @@ def test_a_mesh_that_does_not_fit_is_refused_and_the_nearest_named(sizes, neares
 @pytest.mark.parametrize("sizes", [{"data": 0}, {"fsdp": -2}, {"data": -1, "tensor": -1}], ids=str)
 def test_sizes_must_be_positive_and_one_at_most_is_left_open(sizes):
     assert "at most one is -1" in refusal(8, **sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a TPU."""
+
+    coords: tuple[int, ...]
+    id: int
+    slice_index: int = 0
+    device_kind: str = "TPU v5"  # v5p
+    platform: str = "tpu"
+    process_index: int = 0
+    core_on_chip: int = 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "slices", "sizes"),
+    [
+        ((4, 4, 4), 1, (1, 16, 4)),
+        ((8, 8, 8), 1, (1, 128, 4)),
+        ((8, 8, 8), 1, (16, 8, 4)),
+        ((4, 4, 8), 1, (1, 16, 8)),
+        ((8, 8, 8), 2, (2, 128, 4)),
+    ],
+    ids=str,
+)
+def test_neighbours_on_the_tensor_axis_are_neighbours_in_the_machine(shape, slices, sizes):
+    places = list(itertools.product(range(slices), *map(range, shape)))
+    chips = [Chip(tuple(coords), number, which) for number, (which, *coords) in enumerate(places)]
+    mesh = make_mesh(*sizes, devices=chips)
+    assert tuple(mesh.shape.values()) == sizes
+    assert {chip.id for chip in mesh.devices.flat} == set(range(len(chips)))
+    for group in mesh.devices.reshape(-1, sizes[2]):
+        assert len({chip.slice_index for chip in group}) == 1
+        for one, other in itertools.pairwise(group):
+            apart = [min(abs(a - b), n - abs(a - b)) for a, b, n in zip(one.coords, other.coords, shape, strict=True)]
+            assert sum(apart) <= 2, (one, other)
 
 
 def test_cores_can_be_used_as_devices_until_one_is_in_use():
