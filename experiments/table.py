@@ -177,9 +177,10 @@ def pods_table() -> str:
         sent = [one["steps"][step]["collectives"] for one in reports]
         kinds = sorted({kind for one in sent for kind in one})
         for kind in (*kinds, "all"):
-            sizes = [sum(x["bytes"] for name, x in one.items() if kind in (name, "all")) for one in sent]
-            cells = [f"{size / 2**30:.2f}" for size in sizes]
-            lines.append([step, kind, *cells, f"{100 * (sizes[-1] / sizes[0] - 1):+.1f}%" if sizes[0] else "new"])
+            sizes = [sum(x["bytes"] for name, x in one.items() if kind in (name, "all")) / 2**30 for one in sent]
+            if max(sizes) >= 0.01:
+                growth = f"{100 * (sizes[-1] / sizes[0] - 1):+.0f}%" if sizes[0] else "new"
+                lines.append([step, kind, *(f"{size:.2f}" for size in sizes), growth])
     names = [f"{one['topology']} ({one['chips']} chips)" for one in reports]
     return markdown_table(["step", "collectives, GiB a chip", *names, "growth"], lines, 2)
 
