@@ -54,7 +54,7 @@ def _compile(overrides: list[str], report: Path | None) -> int:
     # Imported late, so that a wrong config is reported sooner.
     from asyncthink_jax.parallel.chips import TopologyError, topology
     from asyncthink_jax.parallel.mesh import make_mesh
-    from asyncthink_jax.training.ahead import STEPS, compile_step, experiment_on, steps
+    from asyncthink_jax.training.ahead import STEPS, cache_bytes, compile_step, experiment_on, steps
 
     unknown = [name for name in FLAGS.steps or () if name not in STEPS]
     if unknown:
@@ -80,6 +80,8 @@ def _compile(overrides: list[str], report: Path | None) -> int:
             "chips": len(devices),
             "mesh": dict(mesh.shape),
             "hbm_capacity_bytes": chip.hbm,
+            "episodes_in_flight": config.rollout.slots,
+            "cache_bytes": cache_bytes(experiment),
             "fits": fits,
             "steps": {one.name: {k: v for k, v in dataclasses.asdict(one).items() if k not in told} for one in done},
         }

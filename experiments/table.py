@@ -162,8 +162,11 @@ def compiled_table() -> str:
         cells = [f"{step['hbm_bytes'] / 2**30:.1f}" for step in one["steps"].values()]
         capacity = f"{one['hbm_capacity_bytes'] / 2**30:.1f}"
         fits = "fits" if one["fits"] else "too large"
-        lines.append([f"{one['topology']} ({one['chips']} chips)", *cells, capacity, fits])
-    return markdown_table(["slice", *reports[0]["steps"], "of a chip", ""], lines, 1)
+        aside = f"{100 * one['steps']['decode']['temporary_bytes'] / one['cache_bytes']:.0f}%"
+        flying = str(one["episodes_in_flight"])
+        lines.append([f"{one['topology']} ({one['chips']} chips)", flying, *cells, capacity, fits, aside])
+    heads = ["slice", "episodes", *reports[0]["steps"], "of a chip", "", "temporaries / cache"]
+    return markdown_table(heads, lines, 1)
 
 
 def pods_table() -> str:

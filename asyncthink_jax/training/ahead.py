@@ -173,6 +173,13 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
         yield dataclasses.replace(step, resident=on_a_chip(trained) if fields.kl else 0.0)
 
 
+def cache_bytes(experiment: Experiment) -> float:
+    """Bytes of a chip that hold the keys and values of a rollout."""
+    rollout, agents = experiment.config.rollout, experiment.grammar.capacity
+    cache = jax.eval_shape(lambda: experiment.engine.model.init_cache(rollout.slots * agents, rollout.context))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / experiment.mesh.size
+
+
 def compile_step(step: Step, chip: Chip) -> Compiled:
     """Compiles a step. Of one that its compiler refuses for lack of memory there is the least size alone."""
     started = time.monotonic()
