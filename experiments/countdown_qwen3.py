@@ -5,6 +5,8 @@ Reproduces:  the setting of the paper's main results (Qwen3-4B; c = 4, 2,048 tok
 Hardware:    TPU v5e-64, v6e-16 or v5p-16 (8 chips). Which slices other sizes fit, and by how much: README.md here.
 Time:        never run. That every step compiles and fits is checked by
              python -m asyncthink_jax.compile --config experiments/countdown_qwen3.py --topology v5e:8x8
+             (with --config.rollout.slots=512 there, as the table of README.md in the root has it, a rollout of 512
+             episodes needs one pass)
 Command:     launch/tpu_vm.sh, see launch/README.md; on the slice it is
              python -m asyncthink_jax.train --config experiments/countdown_qwen3.py --workdir gs://BUCKET/countdown_qwen3
              Another size: --config.pretrained=Qwen/Qwen3-0.6B and its sizes (asyncthink_jax/model/presets.py).
