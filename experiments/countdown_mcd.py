@@ -6,9 +6,10 @@ Expected:    the paper's async: all four correct 89.0%, at least three 96.8, two
 Task:        tasks/countdown_large.py, which says what of the paper's problems is known and what was chosen; 20,000
              training problems.
 Hardware:    TPU v5e-64, as experiments/countdown_qwen3.py, of which this has all else.
-Time:        never run. Estimated: 2 to 4 hours of a v5e-64. An iteration's 512 episodes take some 2,000 engine steps at
-             7 ms and four optimizer steps at 2.2 s, by the limits of the compiled programs
-             (experiments/results/compiled/qwen3_4b_v5e_8x8.json, c = 4): half a minute at best, 200 times.
+Time:        never run. Estimated: 2 to 4 hours of a v5e-64. An iteration's 512 episodes, all in flight
+             (--config.rollout.slots=512), take some 2,000 engine steps at 11 ms and four optimizer steps at 2.2 s, by
+             the limits of the compiled programs (experiments/results/compiled/qwen3_4b_v5e_8x8.json, c = 4): half a
+             minute at best, 200 times.
 Command:     python -m asyncthink_jax.train --config experiments/countdown_mcd.py --workdir gs://BUCKET/countdown_mcd
              (on the slice, see launch/README.md)
              The baselines: --config.paradigm=sequential or parallel, each in a folder of its own. Without the
