@@ -31,7 +31,7 @@ from asyncthink_jax.config import Config, ConfigError, differences, from_json, l
 from asyncthink_jax.sections import did_you_mean
 from asyncthink_jax.training.files import replace_text
 from asyncthink_jax.training.run import evaluation_rows, read_results
-from experiments.scores import NAME, RESULTS
+from experiments.scores import PREFIX, RESULTS
 from experiments.studies import BY_NAME, PARTS, Study, demo_folder, hours, runs_of
 
 PYTHON = (sys.executable, "-m")  # what runs the commands
@@ -266,7 +266,7 @@ def keep(steps: Iterable[Step], folder: Path) -> list[Path]:
         by_seed.setdefault(step.seed, []).append(step)
     written = []
     for seed, made in by_seed.items():
-        path, run = folder / f"{NAME}{seed}.json", read_results(made[0].table)
+        path, run = folder / f"{PREFIX}{seed}.json", read_results(made[0].table)
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {**run, "paradigms": {}}
         found = {step.study.name: run["paradigms"][step.study.name] for step in made}
         rows = {**kept["paradigms"], **found}

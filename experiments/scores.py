@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-NAME = "countdown_tiny_seed"  # of the files in it, before the seed
+PREFIX = "countdown_tiny_seed"  # of the files in it, before the seed
 
 Results = Mapping[str, Any]  # a results.json
 Column = tuple[str, str, float, int]  # heading, score, factor, decimals
@@ -18,8 +18,8 @@ Column = tuple[str, str, float, int]  # heading, score, factor, decimals
 def load() -> dict[int, Results]:
     """The committed results, by seed: each the results.json of a run of the demo, with the rows of its studies."""
     found = {}
-    for path in sorted(RESULTS.glob(f"{NAME}*.json")):
-        if seed := re.fullmatch(rf"{NAME}(\d+)", path.stem):
+    for path in sorted(RESULTS.glob(f"{PREFIX}*.json")):
+        if seed := re.fullmatch(rf"{PREFIX}(\d+)", path.stem):
             found[int(seed[1])] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

@@ -40,21 +40,20 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = _resolve((data, fsdp, tensor), len(devices))
-    automatic = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    # An axis of the mesh may be a part of one of the machine's: of 8x8x8 chips none has the size of tensor=4.
-    if slices == 1:
-        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-        return Mesh(grid, AXES, axis_types=automatic)
     if sizes[0] % slices:
         nearest = nearest_mesh(sizes, len(devices), lambda mesh: mesh[0] % slices == 0)
         assert nearest is not None
         raise ValueError(
             f"mesh {mesh_text(sizes)}: data must be a multiple of the {slices} slices, as in {mesh_text(nearest)}"
         )
-    within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
-    grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
-    return Mesh(grid, AXES, axis_types=automatic)
+    # An axis of the mesh may be a part of one of the machine's: of 8x8x8 chips none has the size of tensor=4.
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
+        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def platform() -> str:

@@ -114,7 +114,7 @@ class Organizer(ScriptWriter[Problem]):
     def __init__(self, problem: Problem, search: Search):
         super().__init__(problem)
         self._search = search
-        self.found: dict[int, tuple[str, ...]] = {}
+        self.found: dict[int, tuple[str, ...]] = {}  # what each worker that is not joined yet returns
         self.seen: dict[str, None] = {}  # an ordered set
         self.taken = 0  # pairs taken up, own searches included: a fork's id is its pair's place among them
 
@@ -127,7 +127,7 @@ class Organizer(ScriptWriter[Problem]):
 
     def join(self, fork_id: int) -> None:
         self.write_join(fork_id)
-        self._count(self.found[fork_id])
+        self._count(self.found.pop(fork_id))
 
     def work(self, pair: Pair) -> None:
         self.taken += 1
@@ -168,11 +168,11 @@ class Planned(Organizer):
     ):
         super().__init__(problem, search)
         self._plan, self._rng, self._leaves_early, self._stops = list(plan), rng, leaves_early, stops
-        self._unjoined = self._left_behind = 0
+        self._left_behind = 0
 
     @property
     def is_done(self) -> bool:
-        return self._stopped or (not self._plan and self._unjoined <= self._left_behind)
+        return self._stopped or (not self._plan and len(self.found) <= self._left_behind)
 
     @property
     def _stopped(self) -> bool:
@@ -183,7 +183,6 @@ class Planned(Organizer):
 
     def fork(self, pair: Pair) -> int:
         fork_id = super().fork(pair)
-        self._unjoined += 1
         self._took_up(pair)
         return fork_id
 
@@ -191,11 +190,7 @@ class Planned(Organizer):
         super().work(pair)
         self._took_up(pair)
 
-    def join(self, fork_id: int) -> None:
-        super().join(fork_id)
-        self._unjoined -= 1
-
     def _took_up(self, pair: Pair) -> None:
         self._plan.remove(pair)
-        if not self._plan and self._unjoined and self._leaves_early and not self._stopped:
-            self._left_behind = int(self._rng.integers(1, self._unjoined + 1))
+        if not self._plan and self.found and self._leaves_early and not self._stopped:
+            self._left_behind = int(self._rng.integers(1, len(self.found) + 1))

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from asyncthink_jax.model import attention, transformer
-from asyncthink_jax.model.cache import write
+from asyncthink_jax.model.cache import write_both
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.sharding import ROWS
 from asyncthink_jax.rollout.sampling import sample, token_uniforms
@@ -142,10 +142,7 @@ def parts(ours: Ours, rows: int, context: int, loops: int) -> dict[str, Callable
         layers = []
         for keys, values in zip(cache["k"], cache["v"], strict=True):
             own = position[: q.shape[0]]
-            keys, values = (
-                write(keys, own, news[: q.shape[0]]),
-                write(values, own, news[: q.shape[0]]),
-            )
+            keys, values = write_both((keys, values), own, [news[: q.shape[0]]] * 2)
             q = attention.cached(q, keys, values, own)
             layers.append((keys, values))
         return q, {"k": tuple(layer[0] for layer in layers), "v": tuple(layer[1] for layer in layers)}

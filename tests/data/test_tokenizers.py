@@ -150,9 +150,8 @@ def test_a_template_file_goes_before_that_of_the_config(tmp_path):
 def test_a_released_sentencepiece_model_is_read(tmp_path):
     path = released_model(tmp_path / "tokenizer.model")
     tokenizer = load_tokenizer(tmp_path)
-    assert (
-        isinstance(tokenizer, SentencePieceTokenizer) and load_tokenizer(path).vocab_size == tokenizer.vocab_size == 320
-    )
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    assert load_tokenizer(path).vocab_size == tokenizer.vocab_size == 320
     for text in ("the query", " the  query ", "é 😀\n\x00", "<s> </s>"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert tokenizer.decode(tokenizer.encode_piece(text)) == text
@@ -169,10 +168,8 @@ def test_what_stands_beside_a_sentencepiece_model_counts(tmp_path):
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.begin == "<s>" and tokenizer.chat_template.render([]) == "<s>x"
     tokenizer.save(tmp_path / "copy")
-    assert (
-        load_tokenizer(tmp_path / "copy").begin == "<s>"
-        and load_tokenizer(tmp_path / "copy").vocabulary == tokenizer.vocabulary
-    )
+    copy = load_tokenizer(tmp_path / "copy")
+    assert copy.begin == "<s>" and copy.vocabulary == tokenizer.vocabulary
     (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": {}, "320": {}}}')
     with pytest.raises(ValueError, match=r"tokenizer\.model: .* adds tokens \(320, ..\) to the 320"):
         load_tokenizer(tmp_path)
