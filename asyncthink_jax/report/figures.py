@@ -24,6 +24,7 @@ PARADIGMS = {  # row of results.json -> its colour
     "oracle": "purple",
 }
 MOST_NAMES = 6  # that stand beside their points
+Label = tuple[str, tuple[float, float], str]  # a row's name, its last point, its colour
 OTHERS = ["vermillion", "sky", "purple", "orange", "green", "grey"]  # of rows and runs with other names, in turn
 
 # stage, title, [(metric, label, color)], axis in percent? Runs are compared by the last metric of a panel.
@@ -169,7 +170,7 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
     style(axes, "all correct (%) against critical path (tokens)")
     axes.set_xlabel("critical path (tokens)", fontsize=9, color=FAINT)
     main: list[tuple[float, float]] = []
-    labels: list[tuple[str, tuple[float, float], str]] = []
+    labels: list[Label] = []
     hues = _colors([name for name, _ in ordered(results)])
     for name, stages in ordered(results):
         hue = hues[name]
@@ -206,7 +207,7 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
     return figure
 
 
-def _names(axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+def _names(axes: Axes, labels: Sequence[Label]) -> None:
     """Each beside its point, inwards, so that none is cut off."""
     left, right = axes.get_xlim()
     for name, point, _ in labels:
@@ -215,15 +216,14 @@ def _names(axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -
         axes.annotate(name, point, textcoords="offset points", fontsize=9.5, color=INK, **side)
 
 
-def _numbers(axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+def _numbers(axes: Axes, labels: Sequence[Label]) -> None:
     """In each point, and what they stand for beside the axes: so many names would lie over each other."""
     look = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "fontweight": "bold", "color": PAPER, "zorder": 4}
     told = []
     for number, (name, point, hue) in enumerate(labels, 1):
         axes.text(*point, str(number), **look)
         told += axes.plot([], [], "o", color=hue, markersize=7, label=f"{number}  {name}")
-    look = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
-    axes.get_figure().legend(handles=told, loc="outside right upper", **look)
+    axes.get_figure().legend(handles=told, loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=INK)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

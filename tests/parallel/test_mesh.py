@@ -82,7 +82,7 @@ def test_neighbours_on_the_tensor_axis_are_neighbours_in_the_machine(shape, slic
         assert len({chip.slice_index for chip in group}) == 1
         for one, other in itertools.pairwise(group):
             apart = [min(abs(a - b), n - abs(a - b)) for a, b, n in zip(one.coords, other.coords, shape, strict=True)]
-            assert sum(apart) <= 2, (one, other)
+            assert sum(apart) == 1, (one, other)
 
 
 def test_cores_can_be_used_as_devices_until_one_is_in_use():
