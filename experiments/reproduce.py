@@ -259,6 +259,7 @@ def expected(steps: Iterable[Step]) -> float:
 def keep(steps: Iterable[Step], folder: Path) -> list[Path]:
     """Copies the rows of these runs into the files of `folder`, one a seed; returns those that were written.
 
+    Rows at temperatures that these runs were not scored at stay; each says its own commit and date.
     What else stands in a file (commit, date, hardware, wall-clock) is of the demo's own run, and changes with its rows.
     """
     by_seed: dict[int, list[Step]] = {}
@@ -269,7 +270,8 @@ def keep(steps: Iterable[Step], folder: Path) -> list[Path]:
         path, run = folder / f"{PREFIX}{seed}.json", read_results(made[0].table)
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {**run, "paradigms": {}}
         found = {step.study.name: run["paradigms"][step.study.name] for step in made}
-        rows = {**kept["paradigms"], **found}
+        old = kept["paradigms"]
+        rows = old | {name: old.get(name, {}) | stages for name, stages in found.items()}
         head = run if "async" in found else kept
         result = {**head, "paradigms": {name: rows[name] for name in BY_NAME if name in rows}}
         replace_text(path, json.dumps(result, indent=2) + "\n")

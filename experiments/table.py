@@ -80,7 +80,7 @@ def lead_over(paradigm: str, row: str = "after_rl") -> Number:
 
 
 def whole_run(results: Results) -> float:
-    """Minutes of `make train`; KeyError for a run that shared its cores with others."""
+    """Minutes of `make train` on two cores; KeyError for a run on others, or one that shared them with other work."""
     if not results["hardware"].startswith("2 "):
         raise KeyError("not measured")
     return sum(results["wall_clock_s"].values()) / 60
@@ -139,13 +139,11 @@ def caption(results: Mapping[int, Results]) -> str:
     A run that shared its cores with others says nothing of what `make train` takes.
     """
     seed, first = min(results.items())
-    clock = first["wall_clock_s"]
-    stages = ", ".join(f"{name} {minutes(clock[stage])}" for stage, name in STAGE_NAMES.items())
-    try:
-        total = minutes(60 * whole_run(first))
+    took = f"Seed {seed} was run beside others"
+    if clock := first.get("wall_clock_s"):
+        total = minutes(sum(clock.values()))
+        stages = ", ".join(f"{name} {minutes(clock[stage])}" for stage, name in STAGE_NAMES.items())
         took = f"`make train` (seed {seed}) took {total} minutes after the installation ({stages})"
-    except KeyError:
-        took = f"Seed {seed} was run beside others ({stages})"
     return (
         "Shares in %. Of several seeds: mean ± standard error over seeds, of one: ± standard error over problems. "
         f"{took} on {first['hardware']}, {first['date']}, commit `{first['commit'][:10]}`."

@@ -182,13 +182,14 @@ def test_all_temperatures_are_scored_where_it_is_asked_for(driver):
 
 def test_rows_of_other_runs_are_left_where_rows_are_kept(driver):
     file = driver.results / "countdown_tiny_seed0.json"
-    rows = {"sequential": {"after_rl": "kept"}, "async": {"after_rl": "old"}}
+    rows = {"sequential": {"after_rl": "kept"}, "async": {"after_rl": "old", "after_rl_greedy": "kept"}}
     file.write_text(json.dumps({"date": "before", "paradigms": rows}))
     assert driver("--only", "sequential", "--seeds", "1", "--nokeep")[0] == 0
     assert json.loads(file.read_text())["paradigms"] == rows
     assert driver("--only", "async", "--seeds", "1")[0] == 0
     rows = json.loads(file.read_text())["paradigms"]
     assert rows["sequential"] == {"after_rl": "kept"} and rows["async"]["after_rl"] == {"of": "countdown_tiny"}
+    assert rows["async"]["after_rl_greedy"] == "kept"  # the run was not scored so
 
 
 def test_what_stands_beside_the_rows_is_of_the_demos_own_run(driver):

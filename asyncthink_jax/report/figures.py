@@ -135,12 +135,13 @@ def at_least_bars(results: Mapping[str, Any]) -> Figure:
     for i, (name, scores) in enumerate(entries):
         at = np.arange(len(counts)) + (i - (len(entries) - 1) / 2) * width
         shares = np.array([100 * scores["at_least"].get(count, np.nan) for count in counts])
-        errors = _errors(scores, shares)
+        errors = np.array([100 * scores.get("stderr", {}).get(f"at_least/{count}", 0.0) for count in counts])
         bars = axes.bar(at, shares, 0.92 * width, color=hues[name], label=_name(name))
         axes.errorbar(at, shares, errors, fmt="none", ecolor=FAINT, elinewidth=1, capsize=2)
         for bar, x, count, share, error in zip(bars, at, counts, shares, errors, strict=True):
             if np.isfinite(share):
-                hover(bar, f"{_name(name)}: {share:.1f} ± {error:.1f} % with at least {count} (n = {scores['n']})")
+                about = f" ± {error:.1f}" if error else ""
+                hover(bar, f"{_name(name)}: {share:.1f}{about} % with at least {count} (n = {scores['n']})")
                 label = {"ha": "center", "va": "bottom", "fontsize": 8.5 if len(entries) <= 3 else 7, "color": INK}
                 axes.text(x, share + error + 1.5, f"{share:.0f}", **label)
     axes.set_xticks(range(len(counts)), ["all" if i == 0 else f"≥ {count}" for i, count in enumerate(counts)])
@@ -149,12 +150,6 @@ def at_least_bars(results: Mapping[str, Any]) -> Figure:
     axes.set_yticks(range(0, 101, 20))
     legend_below(figure, axes)
     return figure
-
-
-def _errors(scores: Mapping[str, Any], shares: NDArray) -> NDArray:
-    """Standard errors of the shares of independent problems, in %; samples of one problem count as one."""
-    p = shares / 100
-    return 100 * np.sqrt(p * (1 - p) / max(scores["n"] // scores.get("samples", 1), 1))
 
 
 def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figure:

@@ -270,7 +270,7 @@ def result_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         ("temperature", lambda s: f"{s['temperature']:g}" if s.get("temperature") is not None else ""),
         ("all correct", lambda s: _share(s, "all_correct")),
         *[(name, lambda s, name=name: _share(s, name)) for name in averages],
-        *[(f"≥ {count}", lambda s, count=count: _share(s["at_least"], count)) for count in counts[:-1]],
+        *[(f"≥ {count}", lambda s, count=count: _share(s, f"at_least/{count}")) for count in counts[:-1]],
         ("wrong", lambda s: _share(s, "wrong")),
         ("format errors", lambda s: _share(s, "format_error")),
         ("critical path", lambda s: f"{s['critical_path']:.1f}{_error(s, 'critical_path', 1)}"),
@@ -290,7 +290,8 @@ def _rank(key: str, order: Mapping[str, str]) -> tuple[int, str]:
 
 
 def _share(scores: Mapping[str, Any], name: str) -> str:
-    value = scores.get(name)
+    group, _, count = name.partition("/")
+    value = scores.get(group, {}).get(count) if count else scores.get(name)
     return "" if value is None else f"{100 * value:.1f}{_error(scores, name, 100)}"
 
 

@@ -1,8 +1,9 @@
 """Every answer of the endpoint, in a file, a line each, from the moment it is there: what is paid for is never lost.
 
 Answers are filed by what was asked, to the last character, and of whom. So the same command asks nothing twice, however
-it ended before, and another prompt, plan or model is another question. What follows from the answers (which of them are
-kept, and why not) is in no journal: it is worked out anew each time.
+it ended before, and another prompt, plan or model is another question. How long an answer may be is no part of the
+question: with a higher limit those alone are asked again that the lower one has cut off. What follows from the answers
+(which of them are kept, and why not) is in no journal: it is worked out anew each time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import Any, BinaryIO
 from asyncthink_jax.config import ConfigError
 
 
+LIMIT = "max_completion_tokens"  # the argument of a chat completion
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What the endpoint said.
@@ -25,23 +29,26 @@ class Answer:
       text: of the answer, "" if there is none.
       finish: why it ended, in the endpoint's words: "stop", "length", "content_filter" ..
       input_tokens, output_tokens: as the endpoint counts them, None if it doesn't.
+      limit: how many tokens it was allowed, None if nothing was said of it.
     """
 
     text: str
     finish: str
     input_tokens: int | None
     output_tokens: int | None
+    limit: int | None = None
 
 
 def key_of(question: Mapping[str, Any]) -> str:
-    """The name of a question in the journal: of all that the endpoint is sent."""
-    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:32]
+    """The name of a question in the journal: of all that the endpoint is sent but the limit of the answer."""
+    asked = {name: value for name, value in question.items() if name != LIMIT}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Journal:
     """The answers in a file. It is only appended to; a last line that a kill cut off is taken away first.
 
-    `answers` are those in the file, by their questions' keys.
+    `answers` are those in the file, by their questions' keys, of each question the last.
     """
 
     def __init__(self, path: Path):
@@ -70,9 +77,17 @@ class Journal:
         except OSError as error:
             raise ConfigError(f"{self.path} can't be written: {error.strerror}") from error
 
-    def add(self, key: str, answer: Answer) -> None:
+    def find(self, question: Mapping[str, Any]) -> Answer | None:
+        """The answer, if there is one; none that was cut off at a limit below the question's."""
+        answer = self.answers.get(key_of(question))
+        if answer is not None and answer.finish == "length" and (answer.limit or 0) < question.get(LIMIT, 0):
+            return None
+        return answer
+
+    def add(self, question: Mapping[str, Any], answer: Answer) -> None:
         """Files an answer; it outlives a kill of this process."""
         assert self._file is not None, "the journal is not open"
+        key, answer = key_of(question), dataclasses.replace(answer, limit=question.get(LIMIT))
         record = {"question": key, **dataclasses.asdict(answer)}
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         self.answers[key] = answer

@@ -22,7 +22,7 @@ import numpy as np
 from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.synthesis.costs import Tokens, estimated_tokens, mean_output
 from asyncthink_jax.synthesis.endpoint import Endpoint, EndpointError, FailedError
-from asyncthink_jax.synthesis.journal import Answer, Journal, key_of
+from asyncthink_jax.synthesis.journal import Answer, Journal
 from asyncthink_jax.synthesis.judge import Judge, reader
 from asyncthink_jax.synthesis.plans import Plan, sample_plan
 from asyncthink_jax.synthesis.questions import PACKAGED, Messages, Questions
@@ -106,7 +106,7 @@ class Synthesis:
         answers: tuple[list[Answer], list[Answer]] = ([], [])
         for problem in self.problems:
             first = self.first(problem)
-            found = self.journal.answers.get(key_of(first))
+            found = self.journal.find(first)
             if found is None:
                 missing[0] += 1
                 tokens_in += _length(first)
@@ -119,7 +119,7 @@ class Synthesis:
                 except Dropped:
                     continue
             second, _ = self.second(problem, fragments)
-            found = self.journal.answers.get(key_of(second))
+            found = self.journal.find(second)
             if found is None:
                 missing[1] += 1
                 tokens_in += _length(second)
@@ -174,14 +174,14 @@ class Synthesis:
 
     def _is_answered(self, problem: Any) -> bool:
         """Whether the journal has all that is asked about a problem."""
-        first = self.journal.answers.get(key_of(self.first(problem)))
+        first = self.journal.find(self.first(problem))
         if first is None:
             return False
         try:
             fragments = read_fragments(_whole(first))
         except Dropped:
             return True
-        return key_of(self.second(problem, fragments)[0]) in self.journal.answers
+        return self.journal.find(self.second(problem, fragments)[0]) is not None
 
     async def _through(self, problem: Any, endpoint: Endpoint | None, judging: ThreadPoolExecutor) -> Result:
         """Both steps of a problem, and the verdict."""
@@ -200,12 +200,11 @@ class Synthesis:
 
     async def _answered(self, question: Question, endpoint: Endpoint | None, texts: list[str]) -> str:
         """The text of the answer, from the journal or from the endpoint. Raises Dropped for one that isn't whole."""
-        key = key_of(question)
-        answer = self.journal.answers.get(key)
+        answer = self.journal.find(question)
         if answer is None:
             assert endpoint is not None, "the estimate left nothing to ask"
             answer = await endpoint.ask(question)
-            self.journal.add(key, answer)
+            self.journal.add(question, answer)
             self.fresh.append(answer)
         self.used.append(answer)
         texts.append(answer.text)

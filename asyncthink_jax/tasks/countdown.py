@@ -6,6 +6,7 @@ looked for uses two or three of the numbers with positive whole intermediate val
 stands in `countdown_search.py`, who searches what in `countdown_scripts.py`.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,7 @@ from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Scrip
 
 MAX_ANSWER_CHARACTERS = 4096  # a longer answer counts as one wrong expression and is not looked at
 MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and are not looked at
+_BETWEEN = re.compile(r",\s*|\n\s*")  # two expressions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,7 @@ class Countdown(Task[Problem]):
     # --------------------------------------------------------------------------------------------------------- scoring
 
     def score(self, problem: Problem, answer: str | None) -> Score:
-        """Judges expressions separated by commas, or "none".
+        """Judges expressions separated by commas or line breaks, or "none".
 
         accuracy is min(correct, asked) / asked (paper.md section 4), correct counts distinct right expressions,
         answered those given. Wrong are those that are no expression, use a number that is not there or twice, miss the
@@ -201,10 +203,10 @@ class Countdown(Task[Problem]):
 
 
 def answered_expressions(answer: str | None) -> list[str]:
-    """The expressions of an answer, unparsed: none for "none" or nothing at all."""
-    if answer is None or answer.strip(" ") in ("", "none"):
+    """The expressions of an answer, unparsed: none for "none" or nothing at all. Line breaks are as good as commas."""
+    if answer is None or answer.strip() in ("", "none"):
         return []
-    return answer.split(",")
+    return [text.strip() for text in _BETWEEN.split(answer.strip())]
 
 
 def _solution(problem: Problem, text: str) -> str | None:

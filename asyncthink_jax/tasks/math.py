@@ -60,7 +60,11 @@ class Math(Task[Problem]):
 
     @property
     def files(self) -> Sequence[str]:
-        return sources.files([source for source in (self.train, self.validation, *self.test) if source])
+        return sources.files(self._sources)
+
+    @property
+    def _sources(self) -> Sequence[str]:
+        return [source for source in (self.train, self.validation, *self.test) if source]
 
     @property
     def instructions(self) -> str:
@@ -122,7 +126,7 @@ class Math(Task[Problem]):
         return problem.source
 
     def _read(self, source: str, skip_bad: bool) -> list[Problem]:
-        return sources.read(source, partial(self._problem, sources.label(source)), skip_bad)
+        return sources.read(source, partial(self._problem, sources.labels(self._sources)[source]), skip_bad)
 
     def _problem(self, label: str, row: sources.Row) -> Problem:
         question = sources.column(row, self.question, QUESTIONS, "task.question")

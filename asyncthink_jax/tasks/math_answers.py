@@ -13,7 +13,7 @@ from asyncthink_jax.tasks.math_grader import Grader
 MAX_CHARACTERS = 1000  # of what counts in an answer; a longer one is wrong and not looked at
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
-_PREFIX = re.compile(r"(?:the )?(?:final |correct )?answer(?: is\b|:| =)[: ]*", re.IGNORECASE)
+_PREFIX = re.compile(r"(?:the )?(?:final |correct )?answer(?: is\b|:| =)[: *]*", re.IGNORECASE)
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _ONE_FORMULA = re.compile(r"[^$]*(?<!\\)\$([^$]+)(?<!\\)\$[^$]*")
 # What sympy's LaTeX doesn't know, in its words.
@@ -40,13 +40,13 @@ def final(answer: str) -> str | None:
     """What counts of an answer: what its last box holds, or its only formula, or all of it. None if that is too long.
 
     A sentence around it doesn't count as an answer, so that none can be guessed by naming many; but "the answer is" and
-    units are no matter.
+    a unit in words are no matter, nor is bold type, nor reasoning before `####`, behind which some datasets have it.
     """
     if len(answer) > 64 * MAX_CHARACTERS:
         return None
     boxes = list(_BOX.finditer(answer))
-    text = _closed(answer, boxes[-1].end()) if boxes else answer
-    text = text.strip().removesuffix(".")
+    text = _closed(answer, boxes[-1].end()) if boxes else answer.rsplit("####", 1)[-1]
+    text = text.strip().removesuffix(".").strip("*").removesuffix(".")
     text = text[match.end() :] if (match := _PREFIX.match(text)) else text
     for opening, closing in _WRAPPERS:
         inner = text[len(opening) : -len(closing)]

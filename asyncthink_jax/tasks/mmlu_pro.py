@@ -157,8 +157,11 @@ def _problem(row: sources.Row) -> Problem:
 
 _BOX = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\s*\{([^{}]*)\}")
 _ALONE = re.compile(r"[(\[]?([A-J])[)\]]?[.:]?", re.IGNORECASE)
-_WITH_OPTION = re.compile(r"(?:\(([A-J])\)[.:]?|([A-J])[.):])\s+\S.*", re.DOTALL)
-_NAMED = re.compile(r"\b(?i:answer|option|choice)(?: is|:)?\s*[:(\[]*([A-J])\b")  # "the answer is a" names no letter
+_WITH_OPTION = re.compile(r"(?:\(([A-J])\)[.:]?|([A-J])[.):])\s+(\S.*)", re.DOTALL)
+_NAMED = re.compile(r"\b(?i:answers?|options?|choices?)(?: is| are|:)?\s*[:(\[]*([A-J])\b")  # "is a" names no letter
+# Another letter beside a first one: "A or B", "C, D", "(A) one or (B) two"; not "B, I think".
+_BESIDE = re.compile(r"[)\].:]*\s*(?:,|/|&|\band\b|\bor\b)+\s*[(\[]*(?!I\s+[a-z])([A-J])\b")
+_ANOTHER = re.compile(r"(?:^|\s)(?:\(([A-J])\)[.:]?|([A-J])[.):])\s")
 
 
 def letter(answer: str, options: Sequence[str] = ()) -> str | None:
@@ -178,10 +181,24 @@ def letter(answer: str, options: Sequence[str] = ()) -> str | None:
     same = [name for name, option in zip(LETTERS, options, strict=False) if _plain(option) == _plain(text)]
     if len(same) == 1:
         return same[0]
-    named = {match[1].upper() for match in _NAMED.finditer(text)}
+    named = set()
+    for match in _NAMED.finditer(text):
+        named |= {match[1], *_beside(text, match.end(1))}
     if match := _WITH_OPTION.fullmatch(text):
-        named.add(match[1] or match[2])
+        first, rest = match[1] or match[2], match[3]
+        option = options[LETTERS.index(first)] if first in LETTERS[: len(options)] else ""
+        if _plain(rest) == _plain(option):  # whatever letters stand in it
+            return first
+        named |= {first, *_beside(text, match.end(1 if match[1] else 2))}
+        named |= {one or other for one, other in _ANOTHER.findall(rest)}
     return named.pop() if len(named) == 1 else None
+
+
+def _beside(text: str, end: int) -> Iterator[str]:
+    """The letters in a list that goes on at `end`."""
+    while match := _BESIDE.match(text, end):
+        yield match[1]
+        end = match.end()
 
 
 def _plain(text: str) -> str:

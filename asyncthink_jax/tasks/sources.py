@@ -30,11 +30,27 @@ def files(sources: Sequence[str]) -> list[str]:
     return found
 
 
-def label(source: str) -> str:
-    """What a source is called in tables: a file's name without its ending, a dataset's without owner and split."""
+def labels(sources: Sequence[str]) -> dict[str, str]:
+    """What each source is called in tables: a file's name without its ending, a dataset's without owner and split.
+
+    Of those that would be called the same, as much more as tells them apart: a file's folders, a dataset's split.
+    """
+    names = {source: _names(source) for source in sources}
+
+    def is_free(name: str, source: str) -> bool:
+        return not any(name in others for other, others in names.items() if other != source)
+
+    return {source: next((name for name in own if is_free(name, source)), source) for source, own in names.items()}
+
+
+def _names(source: str) -> list[str]:
+    """What it may be called, the shortest first."""
     if source.endswith(SUFFIXES):
-        return epath.Path(source).stem
-    return source.partition(":")[0].split("/", 1)[-1]
+        *folders, name = epath.Path(source).with_suffix("").parts
+        return ["/".join([*folders[len(folders) - n :], name]) for n in range(len(folders) + 1)]
+    dataset, _, split = source.partition(":")
+    short = dataset.split("/", 1)[-1]
+    return [short, f"{short}:{split or 'train'}", source]
 
 
 def read(source: str, convert: Callable[[Row], T], skip_bad: bool = False) -> list[T]:

@@ -51,9 +51,12 @@ def test_bars_show_the_share_with_at_least_a_correct_after_the_last_stage():
     assert list(heights) == ["async", "sequential", "oracle", "new"]
 
 
-def test_error_bars_are_the_standard_error_of_a_share():
-    assert figures._errors({"n": 400}, np.array([64.0])) == pytest.approx([2.4])
-    assert figures._errors({"n": 1600, "samples": 4}, np.array([64.0])) == pytest.approx([2.4])
+def test_error_bars_are_the_standard_errors_of_the_results_and_none_where_there_are_none():
+    known = scores(0.8, 1600) | {"stderr": {f"at_least/{count}": 0.01 * count for count in range(1, 5)}}
+    figure = figures.at_least_bars({"paradigms": {"async": {"after_rl": known}, "new": {"after_rl": scores(0.8, 400)}}})
+    (axes,) = figure.axes
+    lengths = [np.ptp(lines.get_segments(), axis=1)[:, 1] / 2 for lines in axes.collections]
+    np.testing.assert_allclose(lengths, [[4.0, 3.0, 2.0, 1.0], [0.0] * 4], atol=1e-9)
 
 
 def test_curves_are_drawn_of_what_was_measured_only():

@@ -3,9 +3,10 @@
 import pytest
 
 from asyncthink_jax.config import ConfigError
-from asyncthink_jax.synthesis.journal import Answer, Journal, key_of
+from asyncthink_jax.synthesis.journal import LIMIT, Answer, Journal, key_of
 
-ANSWERS = {"a": Answer("ä\n[organizer]", "stop", 3, 4), "b": Answer("", "content_filter", None, None)}
+QUESTIONS = ({"model": "m", "messages": ["a"], LIMIT: 9}, {"model": "m", "messages": ["b"]})
+ANSWERS = (Answer("ä\n[organizer]", "stop", 3, 4, 9), Answer("", "content_filter", None, None))
 
 
 @pytest.fixture
@@ -14,14 +15,14 @@ def path(tmp_path):
     path = tmp_path / "answers.jsonl"
     journal = Journal(path)
     journal.open()
-    for key, answer in ANSWERS.items():
-        journal.add(key, answer)
+    for question, answer in zip(QUESTIONS, ANSWERS, strict=True):
+        journal.add(question, answer)
     journal.close()
     return path
 
 
 def test_answers_are_read_back(path):
-    assert Journal(path).answers == ANSWERS
+    assert [Journal(path).find(question) for question in QUESTIONS] == list(ANSWERS)
 
 
 def test_a_last_line_that_was_cut_is_taken_away_and_written_again(path):
@@ -30,9 +31,9 @@ def test_a_last_line_that_was_cut_is_taken_away_and_written_again(path):
     for end in range(first, len(whole)):
         path.write_bytes(whole[:end])
         journal = Journal(path)
-        assert journal.answers == {"a": ANSWERS["a"]}
+        assert [journal.find(question) for question in QUESTIONS] == [ANSWERS[0], None]
         journal.open()
-        journal.add("b", ANSWERS["b"])
+        journal.add(QUESTIONS[1], ANSWERS[1])
         journal.close()
         assert path.read_bytes() == whole
 
@@ -61,3 +62,21 @@ def test_another_word_in_a_question_is_another_question():
     assert key_of(question) == key_of({"messages": question["messages"], "model": "gpt-4o"})
     assert key_of(question) != key_of({**question, "model": "gpt-4o-mini"})
     assert key_of(question) != key_of({**question, "messages": [{"role": "user", "content": "y"}]})
+
+
+def test_with_a_higher_limit_those_alone_are_asked_again_that_were_cut_off(tmp_path):
+    journal = Journal(tmp_path / "answers.jsonl")
+    journal.open()
+    whole, cut = ({"messages": [text], LIMIT: 10} for text in ("whole", "cut"))
+    journal.add(whole, Answer("all of it", "stop", None, None))
+    journal.add(cut, Answer("a part", "length", None, None))
+
+    def finds(limit):
+        return [found and found.text for found in (journal.find(question | {LIMIT: limit}) for question in (whole, cut))]
+
+    assert finds(9) == finds(10) == ["all of it", "a part"]
+    assert finds(11) == ["all of it", None]
+    journal.add(cut | {LIMIT: 20}, Answer("all of it, too", "stop", None, None))
+    journal.close()
+    journal = Journal(journal.path)
+    assert finds(10) == finds(30) == ["all of it", "all of it, too"]

@@ -374,6 +374,11 @@ def test_demonstrations_depend_on_the_generator_alone():
         ("6 / ( 8 - 8 )", 0, 1, 1),
         ("8 - 5 = 3", 0, 1, 1),
         ("8 - 5 ,", 1, 2, 1),
+        ("\n5 + 6 - 8, 8 - 5\n", 2, 2, 0),
+        ("\t5 + 6 - 8,\r\n8 - 5", 2, 2, 0),
+        ("5 + 6 - 8 \n\n 8 - 5", 2, 2, 0),
+        ("5\n+ 3 - 5", 0, 2, 2),  # a line break is between expressions
+        ("\nnone\n", 0, 0, 0),
         (" none", 0, 0, 0),
         ("", 0, 0, 0),
         (None, 0, 0, 0),

@@ -136,5 +136,17 @@ def test_a_dataset_is_read_as_the_hub_gives_it(tmp_path, monkeypatch):
 
 
 def test_a_label_is_the_name_without_all_that_surrounds_it():
-    assert sources.label("gs://bucket/data/aime24.jsonl") == "aime24"
-    assert sources.label("owner/name:test") == "name"
+    assert list(sources.labels(["gs://bucket/data/aime24.jsonl", "owner/name:test"]).values()) == ["aime24", "name"]
+
+
+def test_two_labels_are_never_the_same():
+    called = ["x/aime24/test.jsonl", "amc23/test.json", "test.parquet", "owner/name:test", "owner/name", "other/name:test"]
+    assert list(sources.labels(called).values()) == [
+        "aime24/test",
+        "amc23/test",
+        "test.parquet",
+        "owner/name:test",
+        "name:train",
+        "other/name:test",
+    ]
+    assert len(set(sources.labels(["/test.jsonl", "/a/test.jsonl", "a/test.jsonl", "a/test.json"]).values())) == 4
