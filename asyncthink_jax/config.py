@@ -6,8 +6,8 @@ command) and `def get_config() -> Config`. A command loads it with `load(path, o
 a value raises `ConfigError` with one line that says what and, for a name, the nearest right one.
 
 The resolved config is saved as JSON with the run. A resume asks `differences(saved, now)`, which lists the fields that
-would change what is learned; what only changes how it is watched (evaluation, checkpoint interval), and the mesh, which
-a restored run may change, are not compared.
+would change what is learned; what only changes how it is watched (evaluation, checkpoint interval) or computed
+(the mesh, microbatches, slots: `FREE_ON_RESUME`) is not compared.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ class OptimizerFields:
 
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 3e-4  # peak (of the matrices under muon)
-    adam_learning_rate: float = 3e-4  # under muon: peak for embeddings and norms, which adamw updates
-    warmup_steps: int = 10  # linear from 0 to the peak
+    adam_learning_rate: float = 3e-4  # under muon: peak for embeddings and norms, which Adam updates
+    warmup_steps: int = 10  # linear up to the peak
     final_fraction: float = 0.1  # learning rate at the end / peak
     weight_decay: float = 0.0  # decoupled, matrices only
     b1: float = 0.9  # momentum
     b2: float = 0.99  # decay of the second moment
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"  # of the first moment: half the memory (adamw)
-    grad_clip: float = 1.0  # largest global gradient norm
+    grad_clip: float = 1.0  # largest global gradient norm; 1e9 = off
     rows: int = 16  # packed rows of one optimizer step, B
     row_length: int = 256  # tokens in a packed row, L
     microbatches: int = 1  # gradient accumulation: parts that a step's rows are cut into
@@ -202,8 +202,13 @@ class Config:
         return Grammar(self.pool.agents, self.pool.max_forks) if self.paradigm == "async" else Grammar(1, 0)
 
 
-# Fields that a resumed run may change, since what it learns does not depend on them.
-FREE_ON_RESUME = ("name", "mesh", "eval", "checkpoint")
+# Sections and fields that a resumed run may change: what it learns does not depend on them, but for rounding. What is
+# too large for the memory can be mended in the middle of a run.
+FREE_ON_RESUME = (
+    *("name", "mesh", "eval", "checkpoint", "model.remat"),
+    *("rollout.slots", "rollout.feed_width", "rollout.wide_at", "rollout.prefill", "rollout.whole_cache"),
+    *("sft.microbatches", "sft.loss_chunk", "rl.microbatches", "rl.loss_chunk"),
+)
 
 
 # ---------------------------------------------------------------------------------------------------------- loading
@@ -311,6 +316,7 @@ def validate(config: Config) -> None:
 
 _INF = float("inf")
 RANGES: list[tuple[str, float, float]] = [
+    ("seed", 0, 2**31 - 1),
     ("mesh.cpu_devices", 1, _INF),
     ("pool.agents", 1, _INF),
     ("pool.max_forks", 1, _INF),
@@ -350,9 +356,9 @@ RANGES: list[tuple[str, float, float]] = [
             ("warmup_steps", 0, _INF),
             ("final_fraction", 0, 1),
             ("weight_decay", 0, _INF),
-            ("b1", 0, 1),
-            ("b2", 0, 1),
-            ("grad_clip", 0, _INF),
+            ("b1", 0, 0.999999),  # at 1 the moments would be divided by 0
+            ("b2", 0, 0.999999),
+            ("grad_clip", 1e-6, _INF),
             ("rows", 1, _INF),
             ("row_length", 2, _INF),
             ("microbatches", 1, _INF),
@@ -407,6 +413,10 @@ def _relations(config: Config) -> Iterator[tuple[bool, str]]:
     ):
         near = did_you_mean(value, choices)
         yield value in choices, f"config field {path!r}: {value!r} is not one of {', '.join(choices)}{near}"
+    yield (
+        model.lora.rank == 0 or bool(config.pretrained),
+        "model.lora.rank > 0 needs `pretrained`: adapters are trained beside the weights of a model that is there",
+    )
     for stage, section in (("sft", sft), ("rl", rl)):
         yield (
             model.lora.rank == 0 or section.optimizer == "adamw",
@@ -477,6 +487,6 @@ def differences(saved: Config, now: Config) -> list[str]:
     common = dict(sections.leaves(saved)).keys() & dict(sections.leaves(now)).keys()  # tasks have fields of their own
     for path in [path for path, _ in sections.leaves(now) if path in common]:
         was, is_now = sections.get(saved, path), sections.get(now, path)
-        if was != is_now and path.split(".")[0] not in FREE_ON_RESUME:
+        if was != is_now and not {path, path.split(".")[0]} & set(FREE_ON_RESUME):
             lines.append(f"{path}: saved {was!r}, now {is_now!r}")
     return lines

@@ -25,6 +25,7 @@ from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.training import bucket
+from asyncthink_jax.training.files import locked
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run, or gs://...")
@@ -61,7 +62,9 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
     if FLAGS.results is not None and not Path(FLAGS.results).is_dir():
         raise ConfigError(f"--results {FLAGS.results} is no folder; name that of the run whose table the row goes into")
     workdir = bucket.local(FLAGS.workdir)
-    bucket.fetch(workdir)  # after what costs nothing to check: it may be a bucket
+    with locked(workdir, wait=False) as alone:
+        if alone:  # else it trains just now, here, and its files are newer than those in the bucket
+            bucket.fetch(workdir)  # after what costs nothing to check: it may be a bucket
     saved = workdir / "config.json"
     if not saved.is_file():
         raise ConfigError(f"--workdir {FLAGS.workdir} holds no run (no config.json in it)")

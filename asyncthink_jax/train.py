@@ -81,16 +81,25 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     from asyncthink_jax.report.write import write_report
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
-    from asyncthink_jax.training.run import Run, evaluation_rows, read_results
+    from asyncthink_jax.training.run import Run, evaluation_rows, measured_so, read_results
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
     stages = ["after_sft", "after_rl"] if config.rl.iterations else ["after_sft"]
-    wanted = {row for stage in stages for row in evaluation_rows(stage, config.eval.temperatures)}
+    wanted = {
+        row: temperature
+        for stage in stages
+        for row, temperature in evaluation_rows(stage, config.eval.temperatures).items()
+    }
 
     def all_done() -> bool:
         if not table.is_dir():
             raise ConfigError(f"--results {table} is no folder; name that of the run whose table the row goes into")
-        return FLAGS.evaluate and wanted <= read_results(table)["paradigms"].get(name, {}).keys()
+        rows = read_results(table)["paradigms"].get(name, {})
+        if rows and not (workdir / "config.json").exists():
+            raise ConfigError(f"{table} has rows of {name!r}, which this run has not made: give it another --name")
+        return FLAGS.evaluate and all(
+            measured_so(rows.get(row), temperature, config.eval.samples) for row, temperature in wanted.items()
+        )
 
     if on_first(all_done):
         if is_first():
@@ -112,11 +121,9 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
                 run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
                 if FLAGS.cold_start:
                     run.adopt_cold_start(bucket.local(FLAGS.cold_start))
-                cold_start = run.cold_start()
-                learned = run.reinforce(cold_start)
+                learned = run.reinforce(run.cold_start())
                 if FLAGS.evaluate:
-                    cold_start = run.cold_start()  # its arrays may have been donated to the RL stage
-                    run.evaluate("after_sft", cold_start)
+                    run.evaluate("after_sft", run.cold_start())  # read again: RL took its arrays over
                     if config.rl.iterations:
                         run.evaluate("after_rl", learned)
         except CheckpointError as error:

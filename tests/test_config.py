@@ -60,7 +60,7 @@ def test_a_field_that_the_experiment_does_not_name_has_its_default(experiment):
     ("item", "value"),
     [
         ("name=other", "other"),
-        ("seed=-3", -3),
+        ("seed=3", 3),
         ("paradigm=sequential", "sequential"),
         ("rl.learning_rate=1e-4", 1e-4),
         ("rl.learning_rate=1", 1.0),
@@ -112,6 +112,10 @@ def test_the_last_override_of_a_field_counts(experiment):
         ("rl.tau", "not of the form section.field=value"),
         ("rl.tau=2", "'rl.tau' is 2.0, must be from 0.001 to 1"),
         ("rl.tau=nan", "must be from"),
+        ("seed=-1", "'seed' is -1, must be from 0 to 2147483647"),
+        ("sft.b2=1", "'sft.b2' is 1.0, must be from 0 to 0.999999"),
+        ("rl.grad_clip=0", "'rl.grad_clip' is 0.0, must be at least 1e-06"),
+        ("model.lora.rank=4", "model.lora.rank > 0 needs `pretrained`"),
         ("mesh.cpu_devices=0", "'mesh.cpu_devices' is 0, must be"),
         ("rl.group_size=1", "at least 2"),
         ("model.rope_scaling=8", "'model.rope_scaling' is a section; name one of its fields: factor, "),
@@ -210,8 +214,8 @@ def test_a_resume_lists_what_changes_the_result(experiment):
     ]
 
 
-def test_a_resume_may_change_what_is_only_watched(experiment):
-    free = ["name=b", "eval.samples=4", "checkpoint.keep=9", "mesh.fsdp=2"]
+def test_a_resume_may_change_what_is_only_watched_and_what_only_memory_depends_on(experiment):
+    free = ["name=b", "eval.samples=4", "checkpoint.keep=9", "mesh.fsdp=2", "rl.microbatches=2", "rollout.slots=3"]
     assert config_lib.differences(load(experiment), load(experiment, free)) == []
 
 
@@ -219,7 +223,7 @@ def test_a_resume_may_change_what_is_only_watched(experiment):
 def test_every_number_has_a_range(experiment, name):
     config = load(experiment, [f"task.name={name}"])
     checked = {path for path, _, _ in config_lib.RANGES} | {f"task.{name}" for name in config.task.ranges}
-    free = {"seed", "task.split_seed", "model.rope_theta", "model.norm_eps"}
+    free = {"task.split_seed", "model.rope_theta", "model.norm_eps"}
     numbers = {path for path, hint in sections.leaves(config) if hint in (int, float)}
     assert checked <= numbers
     assert {path for path in numbers - checked - free if not path.startswith("mesh.")} == set()

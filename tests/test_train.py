@@ -165,6 +165,12 @@ def test_a_folder_that_cannot_be_used_is_refused(shortened, tmp_path, refused):
     assert f"--results {nowhere} is no folder" in line
 
 
+def test_rows_of_another_run_are_not_taken_for_ones_own(shortened, workdir, refused, tmp_path):
+    (workdir / "results.json").write_text(json.dumps({"paradigms": {"async": {"after_rl": {"n": 1}}}}))
+    line = refused("--config", shortened, "--workdir", tmp_path / "other", "--results", workdir)
+    assert f"{workdir} has rows of 'async', which this run has not made: give it another --name" in line
+
+
 def test_a_folder_in_which_another_command_trains_is_refused(shortened, workdir, refused):
     other = os.open(workdir, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)

@@ -12,7 +12,7 @@ import grain.python as grain
 import numpy as np
 
 from asyncthink_jax.data import packing
-from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, worker_tokens
+from asyncthink_jax.data.tokenizer import Tokenizer, join_closers, organizer_tokens, worker_tokens
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.interpreter import demonstration
@@ -74,19 +74,12 @@ def packed_batch(
     """One batch of fresh demonstrations, see `demonstration_iterator`.
 
     Demonstrations are drawn until the batch is nearly full, then packed; a trace that finds no room is dropped (1% of
-    them, the shortest ones). A demonstration with a trace longer than a row is drawn again; raises
-    ValueError if that takes 1,000 draws in one batch.
+    them, the shortest ones). Raises ValueError as `drawn_traces` does.
     """
     traces: list[packing.Trace] = []
-    tokens, rejected = 0, 0
+    tokens = 0
     while tokens < _FILL * rows * row_length:
-        new = drawn_traces(demonstrations, rng)
-        longest = max(len(trace["tokens"]) for trace in new)
-        if longest > row_length:
-            rejected += 1
-            if rejected == 1000:
-                raise ValueError(f"row_length {row_length} is too short for the demonstrations, of {longest} tokens")
-            continue
+        new = drawn_traces(demonstrations, row_length, rng)
         traces += new
         tokens += sum(len(trace["tokens"]) for trace in new)
     pad = demonstrations.tokenizer.pad_id or 0  # no trace sees it: any token does where there is none for it
@@ -95,18 +88,23 @@ def packed_batch(
 
 
 def drawn_traces(
-    demonstrations: Demonstrations, rng: np.random.Generator, work_only: bool = False
+    demonstrations: Demonstrations, row_length: int, rng: np.random.Generator, work_only: bool = False
 ) -> list[packing.Trace]:
     """The rows of one fresh demonstration, organizer first, see `training_traces`.
 
     A share `worker_keep` of the workers is kept. With `work_only` the traces in which nothing is trained are left out.
+    A demonstration with a trace longer than `row_length` is drawn again; raises ValueError after 1,000 of them.
     """
     source, task = demonstrations, demonstrations.task
-    traces = training_traces(
-        source.script(rng), source.tokenizer, source.prompts, work_only, task.mark, task.mark_weight, task.answer_weight
-    )
-    traces = [trace for i, trace in enumerate(traces) if i == 0 or rng.random() < task.worker_keep]
-    return [trace for trace in traces if trace["loss_weights"].any()] if work_only else traces
+    marked = task.mark, task.mark_weight, task.answer_weight
+    longest = 0
+    for _ in range(1000):
+        traces = training_traces(source.script(rng), source.tokenizer, source.prompts, work_only, *marked)
+        traces = [trace for i, trace in enumerate(traces) if i == 0 or rng.random() < task.worker_keep]
+        longest = max(len(trace["tokens"]) for trace in traces)
+        if longest <= row_length:
+            return [trace for trace in traces if trace["loss_weights"].any()] if work_only else traces
+    raise ValueError(f"row_length {row_length} is too short for the demonstrations, of {longest} tokens")
 
 
 def training_traces(
@@ -189,7 +187,7 @@ def played(script: Script, tokenizer: Tokenizer, grammar: Grammar, prompts: Prom
         tokens(script.organizer),
         {fork_id: tokens(_worker_pieces(text)) for fork_id, text in script.workers.items()},
         tokenizer.vocabulary,
-        {fork_id: tokenizer.encode(f"</JOIN-{fork_id}>") for fork_id in range(1, grammar.max_forks + 1)},
+        join_closers(tokenizer, grammar.max_forks),
         eos_id=tokenizer.eos_id,
     )
 

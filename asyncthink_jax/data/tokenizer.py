@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncthink_jax.data.chat import ChatTemplate
-from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
 from asyncthink_jax.protocol.prompts import Prompts, base_prompts, chat_prompts
 
 CONFIG = "tokenizer_config.json"
@@ -170,6 +170,11 @@ def worker_tokens(tokenizer: Tokenizer, prompts: Prompts) -> tuple[list[int], li
         tokenizer.encode_prompt(prompts.worker_prefix),
         tokenizer.encode_prompt(prompts.worker_suffix, first=False),
     )
+
+
+def join_closers(tokenizer: Tokenizer, max_forks: int) -> dict[int, list[int]]:
+    """For each id the tokens of `</JOIN-i>`, which nobody decodes: they are inserted behind what worker i returned."""
+    return {i: tokenizer.encode(tag_literal(Tag.END_JOIN, i)) for i in range(1, max_forks + 1)}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Attention: the one place that chooses an implementation.
 
-Two shapes of it exist. `packed` serves training: rows in which several traces stand one after the other. `cached`
-serves decoding: a few new tokens per row against the row's key/value cache. Both end in `attend`, whose layout was
-measured on 2 CPU cores (ms of processor time per core, jax 0.10.2; 3 layers, width 128, 4/2 heads of 32):
+Two shapes of it exist. `packed` serves training: rows in which several traces stand one after the other; TPUs and GPUs
+have kernels for it. `cached` serves decoding: a few new tokens per row against the row's key/value cache. What has no
+kernel ends in `attend`, whose layout was measured on 2 CPU cores (ms of processor time per core, jax 0.10.2; 3 layers,
+width 128, 4/2 heads of 32):
 
     one decode step, 256 rows, cache of 192 positions, W = 1 (2.4 without attention; reading the cache is 3)
         layers scanned, cache as xs/ys, dot_product_attention                 29.5

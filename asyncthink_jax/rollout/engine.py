@@ -61,7 +61,7 @@ class Engine:
         whole_cache: attention always reads all of the cache, so that there is one program to compile and not two.
 
     Raises:
-        ValueError: if a prompt, the suffix or `limits.prefill` can't be used, or the vocabulary can't be constrained.
+        ValueError: if the suffix or `limits.prefill` can't be used, or the vocabulary can't be constrained.
     """
 
     def __init__(
@@ -131,6 +131,9 @@ class Engine:
                 them. What it is given must not be written to, and is good for as long as it likes.
             every: those steps, at least 1; another number needs no compilation.
             poll: called now and then while episodes go on, by all processes alike. What it raises gives the rollout up.
+
+        Raises:
+            ValueError: a prompt is empty or longer than a row, or the rollout can't be watched so.
         """
         if every < 1:
             raise ValueError(f"every is {every}, but it must be at least one step")
@@ -138,8 +141,9 @@ class Engine:
             raise ValueError("a rollout can be watched by a single process only")
         length = self.limits.context
         longest = max(map(len, prompts), default=0)
-        if longest > length or min(map(len, prompts), default=1) == 0:
-            raise ValueError(f"a prompt must have 1 to {length} tokens (rollout.context); got 0 or {longest}")
+        for n, prompt in enumerate(prompts):
+            if not 1 <= len(prompt) <= length:
+                raise ValueError(f"prompt {n} has {len(prompt)} tokens, but must have 1 to {length} (rollout.context)")
         rounds = max(rounds or 1, -(-len(prompts) // self.limits.slots))
         room = rounds * self.limits.slots
         table = np.zeros((room, length), np.int32)
@@ -179,6 +183,15 @@ class Engine:
         own = own_rows(self._put(np.arange(room)))
         counted = tuple(int(number) for number in jax.device_get(self._counted(state)))
         return Rollout.from_state(self, own_rows(state.replace(cache=None, kept=None)), own, places, prompts, counted)
+
+    @property
+    def worker_frame(self) -> int:
+        """Tokens of a worker's prompt around its sub-query."""
+        return self.step.prefix_length + self.step.suffix_length
+
+    def occupancy(self, sampled_tokens: int, steps: int) -> float:
+        """The share of all rows that sampled a token, over so many steps."""
+        return sampled_tokens / max(1, steps * self.limits.slots * self.agents)
 
     def places(self, prompts: int, rounds: int) -> Int[np.ndarray, "n"]:
         """Where each of so many prompts stands in the queues of all devices, side by side.

@@ -79,11 +79,11 @@ class Rollout:
             steps=by_episode(state.steps),
             record=record,
             prompt_lengths=np.array([len(prompts[n]) for n in numbers], int),
-            worker_frame=engine.step.prefix_length + engine.step.suffix_length,
+            worker_frame=engine.worker_frame,
             worker_length=engine.limits.worker_length,
             agents=engine.agents,
             engine_steps=engine_steps,
-            occupancy=sampled_tokens / max(1, engine_steps * engine.limits.slots * engine.agents),
+            occupancy=engine.occupancy(sampled_tokens, engine_steps),
             prefills=prefills,
         )
 

@@ -106,13 +106,14 @@ def _draw(probabilities: Float[Array, "R V"], uniforms: Float[Array, "R"]) -> In
 def _first_beyond(masses: Float[Array, "R N"], level: Float[Array, "R"]) -> tuple[Int[Array, "R"], Float[Array, "R"]]:
     """The first entry of each row at which the running sum exceeds `level`, and what is left of `level` before it.
 
-    A level that rounding took beyond the whole sum means the last entry that has any mass.
+    It is an entry that has mass, whatever rounding does: to a level beyond the whole sum, or to the running sum, which
+    need neither grow nor stand still at an entry without mass (a long one is added up in parts, side by side).
     """
-    sums = jnp.cumsum(masses, axis=-1)
-    level = jnp.minimum(level, jnp.nextafter(sums[:, -1], 0))
-    sums = jnp.pad(sums, ((0, 0), (1, 0)))
-    chosen = jnp.sum(sums[:, 1:] <= level[:, None], axis=-1)
-    return chosen, level - jnp.take_along_axis(sums, chosen[:, None], axis=-1)[:, 0]
+    sums, has_mass = jnp.cumsum(masses, axis=-1), masses > 0
+    level = jnp.minimum(level, jnp.nextafter(jnp.max(jnp.where(has_mass, sums, 0), axis=-1), 0))
+    chosen = jnp.argmax(has_mass & (sums > level[:, None]), axis=-1)
+    before = jnp.take_along_axis(jnp.pad(sums, ((0, 0), (1, 0))), chosen[:, None], axis=-1)[:, 0]
+    return chosen, level - before
 
 
 def _penalised(

@@ -104,10 +104,7 @@ class Step:
         )
         column = jnp.arange(width)[None, None, :]
         position = fed[:, :, None] + column
-        tokens = state.tokens[
-            jnp.minimum(self.buffer_row(state, trace), state.tokens.shape[0] - 1)[:, :, None],
-            jnp.minimum(position, self.limits.context - 1),
-        ]
+        tokens = state.tokens[self.buffer_row(state, trace)[:, :, None], jnp.minimum(position, self.limits.context - 1)]
         position = jnp.where(column < backlog[:, :, None], position, -1)
         last = jnp.clip(backlog, 1, width) - 1
         rows = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
@@ -334,13 +331,9 @@ class Step:
         spent = full | (now.decoded >= budget)
         end = jnp.where(done & spent, BUDGET, now.end)
         clock = jnp.where(done & ~is_worker, jnp.maximum(now.clock, at(now.clock, joined)), now.clock)
-        now = now.replace(
-            known=known, end=end, clock=clock, return_end=jnp.where(done & full & is_worker, 0, now.return_end)
-        )
-        now = now.replace(return_start=jnp.where(done & full & is_worker, 0, now.return_start))
         return state.replace(
             tokens=tokens,
-            current=now,
+            current=now.replace(known=known, end=end, clock=clock),
             pulled=pulled,
             decoding=state.decoding | done,
             waits_for=jnp.where(done[:, 0], 0, state.waits_for),

@@ -62,11 +62,11 @@ class View:
             **{name: _read_only(buffer) for name, buffer in self.buffers.items()},
             record=record,
             prompt_lengths=self.prompt_lengths,
-            worker_frame=self.engine.step.prefix_length + self.engine.step.suffix_length,
+            worker_frame=self.engine.worker_frame,
             worker_length=self.engine.limits.worker_length,
             agents=self.engine.agents,
             engine_steps=steps,
-            occupancy=int(sampled_tokens.sum()) / max(1, steps * self.engine.limits.slots * self.engine.agents),
+            occupancy=self.engine.occupancy(int(sampled_tokens.sum()), steps),
             prefills=0,
         )
 

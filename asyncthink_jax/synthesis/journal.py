@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 
 from asyncthink_jax.config import ConfigError
 
-
 LIMIT = "max_completion_tokens"  # the argument of a chat completion
 
 

@@ -45,7 +45,8 @@ class Step:
         name: one of STEPS. "decode" is the whole rollout, its numbers are of one engine step that decodes.
         lower: traces it.
         cost: of one run on one chip, by formulas.
-        resident: bytes of a chip that hold what the program doesn't take: the state of training during a rollout.
+        resident: bytes of a chip that hold what the program doesn't take: the state of training during a rollout, the
+            reference of a KL penalty.
         remedy: what to change where it doesn't fit.
         scope: the named scope of the loop whose one pass is counted; None = the whole program.
         repeats: passes of a loop whose length only a run knows.
@@ -117,7 +118,8 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
     prompt = prompt_length or max(1, rollout.context - rollout.organizer_budget)
     rounds = -(-max(rollout.slots, config.rl.prompts * config.rl.group_size) // rollout.slots)
     rolled = jax.eval_shape(experiment.reshard, trained, frozen)
-    platforms, moments = (platform_of(mesh),), _moments(experiment, config)
+    reference = on_a_chip(trained) if config.rl.iterations and config.rl.kl else 0.0
+    platforms, moments = (platform_of(mesh),), _moments(experiment, config) + reference
 
     def training(name: str, fields: Any, loss: Any, channels: dict[str, Any], total: int) -> Step:
         optimizer = make_optimizer(fields, max(1, total))
@@ -159,7 +161,7 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
     if config.rl.iterations:
         fields = config.rl
         channels = packing.pack(rl.imitated_rows(fields, [_TRACE]), fields.row_length, 1)[0]
-        reference = {"reference_logprobs": channels["old_logprobs"]} if fields.kl else {}
+        of_reference = {"reference_logprobs": channels["old_logprobs"]} if fields.kl else {}
         logprobs = OldLogprobs(
             experiment.model, fields.temperature, fields.loss_chunk, fields.microbatches, mesh, frozen
         )
@@ -169,8 +171,8 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
                    moments, "more rl.microbatches")  # fmt: skip
         loss = rl.make_loss(experiment.model, fields)
         total = fields.iterations * fields.optimizer_steps
-        step = training("rl_step", fields, loss, channels | reference, total)
-        yield dataclasses.replace(step, resident=on_a_chip(trained) if fields.kl else 0.0)
+        step = training("rl_step", fields, loss, channels | of_reference, total)
+        yield dataclasses.replace(step, resident=reference)
 
 
 def cache_bytes(experiment: Experiment) -> float:

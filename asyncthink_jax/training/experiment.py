@@ -17,7 +17,7 @@ from asyncthink_jax.config import Config, ConfigError, RolloutConfig, from_json
 from asyncthink_jax.data import builder, demonstration_file
 from asyncthink_jax.data.pipeline import Demonstrations, packed_batch
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for, worker_tokens
+from asyncthink_jax.data.tokenizer import Tokenizer, join_closers, organizer_tokens, prompts_for, worker_tokens
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
@@ -189,7 +189,7 @@ def make_engine(
         grammar,
         lifted(grammar.max_forks, tokenizer.vocabulary, model.vocab_size),
         *worker_tokens(tokenizer, prompts),
-        {i: tokenizer.encode(f"</JOIN-{i}>") for i in range(1, grammar.max_forks + 1)},
+        join_closers(tokenizer, grammar.max_forks),
         limits,
         eos_id=tokenizer.eos_id,
         mesh=mesh,
@@ -286,7 +286,7 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
         tokenizer, prompts = _texts(config, workdir, grammar, weights)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    check_prompts(splits, tokenizer, prompts, config.rollout.context)
+    check_prompts(splits, tokenizer, prompts, config)
     # A released model may have more rows than its tokenizer has tokens.
     vocab_size = tokenizer.vocab_size if weights is None else weights.config.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
@@ -349,9 +349,20 @@ def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | N
 
 
 def check_prompts(
-    splits: Mapping[str, Sequence[Problem]], tokenizer: Tokenizer, prompts: Prompts, context: int
+    splits: Mapping[str, Sequence[Problem]], tokenizer: Tokenizer, prompts: Prompts, config: Config
 ) -> None:
-    """Raises ConfigError for a question with which there is no room to decode; a run would end when it is its turn."""
+    """Raises ConfigError for prompts with which there is no room to decode.
+
+    A run would end when such a question's turn comes; with such a frame of sub-queries each worker would end unheard.
+    """
+    context = config.rollout.context
+    own, frame = config.rollout.worker_context, sum(map(len, worker_tokens(tokenizer, prompts)))
+    if config.grammar.capacity > 1 and frame >= (own or context):
+        name = "worker_context" if own else "context"
+        raise ConfigError(
+            f"a worker's prompt has {frame} tokens without its sub-query, and rollout.{name} is {own or context}, for "
+            "it and all that follows: raise it"
+        )
     around = len(organizer_tokens(tokenizer, prompts, ""))
     for name, problems in splits.items():
         # A token has at least a byte, so that few questions have to be encoded.
@@ -378,8 +389,8 @@ def check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     for name, rows in (
         ("rollout.slots", config.rollout.slots),
-        ("sft.rows / sft.microbatches", config.sft.rows // config.sft.microbatches),
-        ("rl.rows / rl.microbatches", config.rl.rows // config.rl.microbatches),
+        ("sft.rows / sft.microbatches", config.sft.rows // config.sft.microbatches if config.sft.steps else 0),
+        ("rl.rows / rl.microbatches", config.rl.rows // config.rl.microbatches if config.rl.iterations else 0),
     ):
         if rows % shards:
             raise ConfigError(f"{name} is {rows}, but must be a multiple of mesh.data x mesh.fsdp, {shards}")

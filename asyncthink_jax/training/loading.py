@@ -210,6 +210,7 @@ def _released(source: str, settings: Settings) -> Thinker:
         )
     grammar = config.grammar
     prompts = prompts_for(tokenizer, grammar)
+    experiment.check_prompts({}, tokenizer, prompts, config)
     mesh = _mesh(config)
     return Thinker(
         task=name,

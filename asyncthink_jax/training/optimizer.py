@@ -105,7 +105,7 @@ def _rules(params: Any) -> Any:
 
 
 def _is_matrix(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] == "kernel", params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1].startswith("kernel"), params)
 
 
 def _names(path: tuple[Any, ...]) -> list[str]:

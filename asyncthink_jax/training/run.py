@@ -16,7 +16,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.files import locked, replace_text
 from asyncthink_jax.training.logprobs import OldLogprobs
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState, new_state
+from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState, abstract_state, new_state
 
 
 class Run:
@@ -82,14 +82,14 @@ class Run:
         if finished is not None:
             return finished.state
         optimizer = make_optimizer(config, config.steps)
-        state = new_state(experiment.new_params(), optimizer, experiment.mesh)
         batches = pipeline.demonstration_iterator(
             experiment.demonstrations, config.rows, config.row_length, self.config.seed
         )
-        first = 0
         if self.saved["step"]:
-            first, state = self._restore(state)
+            first, state = self._restore(optimizer)
             batches.set_state(self.saved["data"])
+        else:
+            first, state = 0, new_state(experiment.new_params(), optimizer, experiment.mesh)
         loss = sft.make_loss(experiment.model, config)
         step = OptimizerStep(loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen)
         with self._timed("sft"):
@@ -115,30 +115,34 @@ class Run:
         return state.params
 
     def adopt_cold_start(self, other: Path) -> None:
-        """Takes the cold start of another run of the same model instead of training one."""
-        with cold_start_checkpoints(other, read_only=True) as checkpoints:
-            found = checkpoints.restore(self.experiment.abstract_params())
-        if found is None:
-            raise FileNotFoundError(f"no finished cold start in {other}")
-        self.seconds = dict(found.metadata["seconds"])
-        self.cold_start_checkpoint.save(found.step, found.state, found.metadata)
-        self.cold_start_checkpoint.wait()
+        """Takes the cold start of another run of the same model instead of training one, unless it has one already."""
+        metadata = self.cold_start_checkpoint.latest_metadata()
+        if metadata is None:
+            with cold_start_checkpoints(other, read_only=True) as checkpoints:
+                found = checkpoints.restore(self.experiment.abstract_params())
+            if found is None:
+                raise FileNotFoundError(f"no finished cold start in {other}")
+            metadata = found.metadata
+            self.cold_start_checkpoint.save(found.step, found.state, metadata)
+            self.cold_start_checkpoint.wait()
+        self.seconds = {**metadata["seconds"], **self.seconds}
 
     # ------------------------------------------------------------------------------------------------ stage 2
 
     def reinforce(self, start: Params) -> Params:
-        """GRPO from the cold start. Returns the parameters with the best validation reward."""
+        """GRPO from the cold start, which is donated. Returns the parameters with the best validation reward."""
         config, experiment = self.config.rl, self.experiment
         if config.iterations == 0:
             return start
         optimizer = make_optimizer(config, config.iterations * config.optimizer_steps)
         reference = jax.tree.map(lambda x: x.copy(), start) if config.kl else None
-        state = new_state(start, optimizer, experiment.mesh)
         problems = pipeline.problem_iterator(experiment.splits["train"], self.config.seed)
-        first = 0
         if self.saved["stage"] == "rl":
-            first, state = self._restore(state)
+            del start  # before another state takes its place
+            first, state = self._restore(optimizer)
             problems.set_state(self.saved["data"])
+        else:
+            first, state = 0, new_state(start, optimizer, experiment.mesh)
         update = Update(self.experiment, optimizer, reference)
         on_disk = first  # the iteration that a resume would go on from
         with self._timed("rl"):
@@ -211,9 +215,11 @@ class Run:
     def evaluate(self, after: str, params: Params) -> None:
         """Scores `params` on the test split at each temperature, where results.json has no row of it yet."""
         config, poll = self.config.eval, self.preemption.poll
-        done = on_first(lambda: list(read_results(self.results)["paradigms"].get(self.name, {})))
+        done = on_first(lambda: read_results(self.results)["paradigms"].get(self.name, {}))
+        spent = [row["wall_clock_s"].get("eval", 0.0) for row in done.values() if row and "wall_clock_s" in row]
+        self.seconds.setdefault("eval", max(spent, default=0.0))  # what earlier sittings have taken
         for place, (row, temperature) in enumerate(evaluation_rows(after, config.temperatures).items()):
-            if row in done:
+            if measured_so(done.get(row), temperature, config.samples):
                 continue
             with self._timed("eval"):
                 scores, episodes = evaluate(
@@ -276,8 +282,9 @@ class Run:
         # The same for all: which process writes it is up to orbax.
         self.checkpoints.save(step, state, common | on_first(lambda: own))
 
-    def _restore(self, state: TrainState) -> tuple[int, TrainState]:
-        restored = self.checkpoints.restore(state)
+    def _restore(self, optimizer: Any) -> tuple[int, TrainState]:
+        wanted = abstract_state(self.experiment.abstract_params(), optimizer, self.experiment.mesh)
+        restored = self.checkpoints.restore(wanted)
         assert restored is not None
         return restored.metadata["step"], restored.state
 
@@ -359,7 +366,7 @@ class Update:
             if not rows:
                 continue
             for _ in range(config.imitated_demonstrations // config.optimizer_steps):
-                shown = pipeline.drawn_traces(self.experiment.demonstrations, rng, work_only=True)
+                shown = pipeline.drawn_traces(self.experiment.demonstrations, config.row_length, rng, work_only=True)
                 rows += rl.imitated_rows(config, shown)
             batch, left_out = packing.pack(rows, config.row_length, config.rows)
             batch = sft.normalised(batch)
@@ -394,6 +401,12 @@ def evaluation_rows(after: str, temperatures: Sequence[float]) -> dict[str, floa
         for place, temperature in enumerate(temperatures)
     ]
     return {after + suffix: temperature for suffix, temperature in zip(suffixes, temperatures, strict=True)}
+
+
+def measured_so(row: Mapping[str, Any] | None, temperature: float, samples: int) -> bool:
+    """Whether a row of results.json, None if there is none, is of this temperature and as many samples a problem."""
+    row = row or {}
+    return (row.get("temperature"), row.get("samples")) == (temperature, samples if temperature > 0 else 1)
 
 
 def read_results(workdir: Path) -> dict[str, Any]:

@@ -32,9 +32,12 @@ class TrainState:
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A stage's first state, laid out by the table in parallel/sharding.py: moments are split like their parameters."""
+    """A stage's first state, laid out by the table in parallel/sharding.py: moments are split like their parameters.
+
+    `params` are donated: they are not held twice.
+    """
     state = _first_state(optimizer)
-    return jax.jit(state, out_shardings=param_specs(jax.eval_shape(state, params), mesh))(params)
+    return jax.jit(state, out_shardings=param_specs(jax.eval_shape(state, params), mesh), donate_argnums=0)(params)
 
 
 def abstract_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

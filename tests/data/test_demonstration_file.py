@@ -128,4 +128,4 @@ def test_demonstrations_are_drawn_from_the_file_in_place_of_the_program(tmp_path
     source = pipeline.Demonstrations(TASK, splits, "random", tokenizer, scripts=scripts)
     rng = np.random.default_rng(0)
     assert {source.script(rng).problem.target for _ in range(200)} == set(range(1, 9))
-    assert len(pipeline.drawn_traces(source, rng)) == 3
+    assert len(pipeline.drawn_traces(source, 1000, rng)) == 3

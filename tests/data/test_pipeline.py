@@ -137,6 +137,15 @@ def test_rows_too_short_for_any_demonstration_are_refused(splits, tokenizer):
         next(pipeline.demonstration_iterator(source, 4, 40, seed=0))
 
 
+def test_a_demonstration_that_is_too_long_for_a_row_is_drawn_again(splits, tokenizer):
+    source, rng = demonstrations(splits, tokenizer, "random"), np.random.default_rng(0)
+    of = [[len(trace["tokens"]) for trace in pipeline.drawn_traces(source, 1000, rng)] for _ in range(100)]
+    middle = sorted(map(max, of))[50]
+    rng = np.random.default_rng(0)
+    short = [[len(trace["tokens"]) for trace in pipeline.drawn_traces(source, middle, rng)] for _ in range(20)]
+    assert short == [lengths for lengths in of if max(lengths) <= middle][:20]
+
+
 def test_hits_and_answers_weigh_what_the_config_says(splits, tokenizer):
     def batch(**weights):
         source = demonstrations(splits, tokenizer, task=dataclasses.replace(TASK, **weights))

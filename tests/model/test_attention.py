@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from asyncthink_jax.model import attention
-from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.parallel.sharding import on_each_device
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 
@@ -40,17 +38,3 @@ def test_flash_attention_has_the_same_gradients():
     gradient = lambda f: jax.grad(lambda *x: jnp.sum(weights * f(*x, segments)), argnums=(0, 1, 2))(q, k, v)  # noqa: E731
     for got, expected in zip(gradient(flash), gradient(attention.packed), strict=True):
         np.testing.assert_allclose(got, expected, atol=5e-5)
-
-
-def test_a_kernel_gets_the_rows_and_heads_of_its_device():
-    mesh = make_mesh()
-    seen = []
-
-    def kernel(x):
-        seen.append(x.shape)
-        return x
-
-    x = jnp.zeros((4 * mesh.size, 6, 2))
-    with jax.set_mesh(mesh):
-        assert jax.jit(lambda x: on_each_device(kernel, [(None, "tensor")], (None, "tensor"))(x))(x).shape == x.shape
-    assert seen == [(4, 6, 2)]

@@ -13,6 +13,7 @@ from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import (
     cache_spec,
+    on_each_device,
     param_specs,
     replicated,
     rollout_specs,
@@ -171,6 +172,20 @@ def test_rows_inside_shard_map_are_left_alone(params):
         np.testing.assert_allclose(
             jax.jit(split)(*batch()), transformer.forward(CONFIG, params, *batch()), rtol=1e-5, atol=1e-6
         )
+
+
+def test_a_kernel_gets_the_rows_and_heads_of_its_device():
+    seen = []
+
+    def kernel(x, y):
+        seen.append((x.shape, y.shape))
+        return x + y[:, None, None]
+
+    x, y = np.arange(96.0).reshape(8, 6, 2), np.arange(8.0)
+    with jax.set_mesh(make_mesh(data=2, fsdp=2, tensor=2)):
+        local = on_each_device(kernel, [("tensor", None), ()], ("tensor", None))
+        np.testing.assert_array_equal(jax.jit(local)(x, y), x + y[:, None, None])
+    assert seen == [((2, 3, 2), (2,))]
 
 
 def test_a_dimension_that_its_mesh_axis_does_not_divide_is_named_in_one_line(params):

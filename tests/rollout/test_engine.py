@@ -155,7 +155,7 @@ def test_what_the_interpreter_does_with_these_scripts_is_worth_comparing():
 
 @pytest.mark.parametrize("prompts", [[[1], []], [[1], [1] * 65]])
 def test_a_prompt_that_cannot_be_used_is_refused(prompts):
-    with pytest.raises(ValueError, match="a prompt must have 1 to 64 tokens"):
+    with pytest.raises(ValueError, match=r"prompt \d has (0|65) tokens, but must have 1 to 64 \(rollout\.context\)"):
         Pool(agents=2).scripted_engine().run({}, prompts, jax.random.key(0), 1.0)
 
 

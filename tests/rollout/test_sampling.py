@@ -49,6 +49,17 @@ def test_a_token_without_probability_is_never_drawn():
         assert np.all(np.array(shares)[tokens] > 0), (shares, tokens)
 
 
+def test_whatever_a_long_sum_rounds_to_what_is_chosen_has_mass():
+    rng = np.random.default_rng(0)
+    masses = rng.exponential(size=(64, 512)).astype(np.float32) * (rng.random((64, 512)) < 0.3)
+    sums = np.asarray(jnp.cumsum(masses, axis=-1))
+    assert np.any(np.diff(sums)[masses[:, 1:] == 0])  # it does move where there is nothing to add
+    chosen_of = jax.jit(jax.vmap(sampling._first_beyond, in_axes=(None, 1)))
+    for levels in (sums, np.nextafter(sums, np.float32(0)), np.nextafter(sums, np.float32(1e9))):
+        chosen, _ = chosen_of(masses, jnp.array(levels))  # [level, row]
+        assert np.all(masses[np.arange(64), chosen] > 0)
+
+
 def test_temperature_0_takes_the_likeliest_token_and_its_log_probability_at_1():
     tokens, logprobs = sample(jnp.tile(LOGITS, (2, 1)), jnp.array([0.0, 0.99]), jnp.float32(0))
     assert tokens.tolist() == [0, 0]

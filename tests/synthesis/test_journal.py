@@ -72,7 +72,9 @@ def test_with_a_higher_limit_those_alone_are_asked_again_that_were_cut_off(tmp_p
     journal.add(cut, Answer("a part", "length", None, None))
 
     def finds(limit):
-        return [found and found.text for found in (journal.find(question | {LIMIT: limit}) for question in (whole, cut))]
+        return [
+            found and found.text for found in (journal.find(question | {LIMIT: limit}) for question in (whole, cut))
+        ]
 
     assert finds(9) == finds(10) == ["all of it", "a part"]
     assert finds(11) == ["all of it", None]

@@ -140,7 +140,14 @@ def test_a_label_is_the_name_without_all_that_surrounds_it():
 
 
 def test_two_labels_are_never_the_same():
-    called = ["x/aime24/test.jsonl", "amc23/test.json", "test.parquet", "owner/name:test", "owner/name", "other/name:test"]
+    called = [
+        "x/aime24/test.jsonl",
+        "amc23/test.json",
+        "test.parquet",
+        "owner/name:test",
+        "owner/name",
+        "other/name:test",
+    ]
     assert list(sources.labels(called).values()) == [
         "aime24/test",
         "amc23/test",

@@ -27,3 +27,11 @@ def test_runs_that_share_a_results_file_lose_no_row(tmp_path, monkeypatch):
     for writer in writers:
         writer.join()
     assert sorted(read(tmp_path)["paradigms"]) == names
+
+
+def test_a_row_is_of_its_temperature_and_its_samples():
+    assert run.measured_so({"temperature": 0.6, "samples": 4}, 0.6, 4)
+    assert run.measured_so({"temperature": 0.0, "samples": 1}, 0.0, 4)  # greedy takes one
+    assert not run.measured_so({"temperature": 0.6, "samples": 1}, 0.6, 4)
+    assert not run.measured_so({"temperature": 0.6, "samples": 4}, 1.0, 4)
+    assert not run.measured_so(None, 0.6, 1)

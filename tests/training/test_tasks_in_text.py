@@ -107,6 +107,12 @@ def test_a_question_that_leaves_no_room_is_refused_before_anything_is_compiled(c
         experiment.build(dataclasses.replace(config, task=task), tmp_path)
 
 
+def test_workers_without_room_are_refused_before_anything_is_compiled(config, tmp_path):
+    rollout = dataclasses.replace(config.rollout, worker_context=64)
+    with pytest.raises(ConfigError, match=r"a worker's prompt has \d+ tokens .* and rollout.worker_context is 64, for"):
+        experiment.build(dataclasses.replace(config, rollout=rollout), tmp_path)
+
+
 def test_a_cold_start_without_demonstrations_is_refused_with_the_ways_out(config, tmp_path):
     config = dataclasses.replace(config, sft=dataclasses.replace(config.sft, steps=3))
     with pytest.raises(
