@@ -195,7 +195,7 @@ def _no_other_command(workdir: Path) -> Iterator[None]:
 def _refuse(error: Exception) -> int:
     if is_first():  # it knows of what another process refuses
         print(f"error: {error}", file=sys.stderr)
-    return 2
+    return getattr(error, "exit_code", 2)
 
 
 if __name__ == "__main__":

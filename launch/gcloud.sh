@@ -126,20 +126,35 @@ nodes() {
 }
 
 # Sets $state: READY, ABSENT, or the first of the slices' states that is neither; of a queued resource its own until it
-# is ACTIVE. And $found_type, the accelerator type.
+# is ACTIVE. And $found_type, the accelerator type. What was queued for is found whether or not that is said again.
 look_up() {
-  local assumed=$1 node node_state
   found_type=
   if [ -n "$queued" ]; then
-    local queue=ACTIVE
-    [ "$assumed" = READY ] || queue=$assumed
-    describe "$queue" queued-resources describe "$name" --format='value(state.state)' || return 1
-    state=$output
-    [ "$state" = ACTIVE ] || return 0
+    look_at_queue "$([ "$1" = READY ] && echo ACTIVE || echo "$1")" || return 1
+  else
+    look_at_nodes "$1" || return 1
+    [ "$state" = ABSENT ] || return 0
+    look_at_queue ABSENT || return 1
+    [ "$state" != ABSENT ] || return 0
+    queued=1
   fi
+  [ "$state" != ACTIVE ] || look_at_nodes "$1"
+}
+
+# Sets $state to that of the queued resource, and $slices to how many it has.
+look_at_queue() {
+  local count
+  describe "$1" queued-resources describe "$name" \
+    --format='value(state.state,tpu.nodeSpec[0].multisliceParams.nodeCount)' || return 1
+  read -r state count <<<"$output" || true
+  slices=${count:-$slices}
+}
+
+look_at_nodes() {
+  local node node_state
   state=READY
   for node in $(nodes); do
-    describe "$assumed" tpu-vm describe "$node" --format='value(state,acceleratorType.basename())' || return 1
+    describe "$1" tpu-vm describe "$node" --format='value(state,acceleratorType.basename())' || return 1
     read -r node_state found_type <<<"$output" || true
     if [ "$node_state" != READY ]; then state=${node_state:-UNKNOWN} && return 0; fi
   done

@@ -342,16 +342,21 @@ stop() {
   billed
 }
 
-# A queued resource goes with its VMs, and may be there after they are gone, so it is looked for first.
+# A queued resource goes with its VMs, and may be there after they are gone, so it is looked for first. A VM of that name
+# may be there beside it.
 delete() {
+  local gone=
   describe "${queued:+ACTIVE}" queued-resources describe "$name" --format='value(state.state)' || return 1
   if [ "${output:-ABSENT}" != ABSENT ]; then
     tpu 1200 '' queued-resources delete "$name" --force || { problem="could not delete $name: $problem" && return 1; }
     say "deleted the queued resource $name with its VMs"
+    gone=ABSENT
+  fi
+  describe "${gone:-READY}" tpu-vm describe "$name" --format='value(state)' || return 1
+  if [ "$output" = ABSENT ]; then
+    [ -n "$gone" ] || say "no VM $name in $zone"
     return 0
   fi
-  describe READY tpu-vm describe "$name" --format='value(state)' || return 1
-  if [ "$output" = ABSENT ]; then say "no VM $name in $zone" && return 0; fi
   tpu 1200 '' tpu-vm delete "$name" || { problem="could not delete $name: $problem" && return 1; }
   say "deleted the VM $name"
 }

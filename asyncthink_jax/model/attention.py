@@ -47,9 +47,15 @@ def packed(
         return local(*(x.swapaxes(1, 2) for x in (q, k, v)), segment_ids).swapaxes(1, 2)
     same = segment_ids[:, :, None] == segment_ids[:, None, :]
     seen = same & jnp.tril(jnp.ones(same.shape[1:], bool))
-    if where == "gpu" and q.dtype != jnp.float32:  # cuDNN's fused attention knows 16-bit types alone
+    if where == "gpu" and q.dtype != jnp.float32 and _has_fused_attention():  # it knows 16-bit types alone
         return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], implementation="cudnn")
     return attend(q, (k.swapaxes(1, 2), v.swapaxes(1, 2), seen))
+
+
+def _has_fused_attention() -> bool:
+    """Whether cuDNN's fused attention runs here: on NVIDIA's GPUs from Ampere on, so not on a T4."""
+    capability = getattr(jax.local_devices(backend="gpu")[0], "compute_capability", None)
+    return capability is not None and float(capability) >= 8.0
 
 
 def flash(

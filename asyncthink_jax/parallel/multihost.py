@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import sys
 import traceback
 import urllib.request
@@ -38,7 +39,14 @@ _calls = itertools.count()  # the same in all processes, since all make the same
 
 
 class ProcessError(Exception):
-    """Processes that can't find each other, or an error that another one has; the message is one line."""
+    """Processes that can't find each other, or an error that another one has; the message is one line.
+
+    `exit_code`: 2 for what would go wrong again, 1 for what may have been passing.
+    """
+
+    def __init__(self, message: str, exit_code: int = 2):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def start(environment: Mapping[str, str] = os.environ) -> None:
@@ -53,7 +61,7 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_S)
     except RuntimeError as error:
         where = arguments.get("coordinator_address", "the coordinator of the slice")
-        raise ProcessError(f"can't join the other processes at {where}: {_line(error)}") from error
+        raise ProcessError(f"can't join the other processes at {where}: {_line(error)}", exit_code=1) from error
 
 
 def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -89,7 +97,12 @@ def _on_tpu_pod(environment: Mapping[str, str]) -> bool:
     workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
     if not workers:
         # Importing jax sets this variable where there is no TPU. A TPU VM knows of its slice from the metadata server.
-        workers = "" if "TPU_SKIP_MDS_QUERY" in environment else _metadata("worker-network-endpoints", environment)
+        if "TPU_SKIP_MDS_QUERY" in environment:
+            return False
+        workers = _metadata("worker-network-endpoints", environment)
+        slices = re.search(r"^MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env", environment), re.MULTILINE)
+        if slices and int(slices[1]) > 1:
+            return True
     return len(workers.split(",")) > 1
 
 
@@ -155,7 +168,7 @@ def _in_all(function: Callable[[], T], others: Callable[[T], Any]) -> T:
         _tell(call, own, value=None)
         raise
     except Exception as error:
-        _tell(call, own, error=_line(error))
+        _tell(call, own, error=_line(error), exit_code=getattr(error, "exit_code", 2))
         raise
     _tell(call, own, value=value if is_first() else None)
     for other in range(count()):
@@ -171,7 +184,7 @@ def _heard(call: int, process: int) -> Any:
     """What a process has told of a call, when it has; raises ProcessError if that is an error."""
     told = json.loads(distributed.global_state.client.blocking_key_value_get(f"asyncthink/{call}/{process}", _WAIT_MS))
     if "error" in told:
-        raise ProcessError(f"in process {process}: {told['error']}")
+        raise ProcessError(f"in process {process}: {told['error']}", told["exit_code"])
     return told["value"]
 
 

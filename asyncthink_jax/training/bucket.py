@@ -8,6 +8,7 @@ the bucket holds is therefore never behind a checkpoint that it holds.
 
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,16 @@ from asyncthink_jax.parallel import multihost
 from asyncthink_jax.protocol.cache import folder
 
 BUCKET = "BUCKET"  # the file that names the place
+TRIES = 5  # a new VM may be without network, names and credentials for its first seconds
+BACKOFF_S = 2.0  # before the second try; twice as long before each other
 CHECKPOINTS = "checkpoints"
 _SENT = ".sent"  # the file that lists what has been sent: name, size, time of the last change
+
+
+class BucketError(ConfigError):
+    """A bucket that can't be read, which may be passing."""
+
+    exit_code = 1
 
 
 def local(workdir: str) -> Path:
@@ -49,7 +58,7 @@ def checkpoints(workdir: Path) -> Any:
 def fetch(workdir: Path) -> None:
     """Makes the local copy what the bucket holds, checkpoints aside; a local run is left alone.
 
-    Raises ConfigError if the bucket can't be read.
+    Raises BucketError if the bucket can't be read, several times over, and ConfigError where no bucket can be.
     """
     bucket = place(workdir)
     if bucket is None:
@@ -57,13 +66,18 @@ def fetch(workdir: Path) -> None:
     for old in workdir.iterdir():
         if old.name != BUCKET:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-    try:
-        _fetch(AnyPath(bucket), workdir)
-        (workdir / _SENT).write_text("\n".join(_states(workdir)) + "\n", encoding="utf-8")
-    except ImportError as error:
-        raise ConfigError(f"{bucket} can't be read: {_line(error)}; pip install 'asyncthink_jax[tpu]'") from error
-    except Exception as error:  # each kind of bucket has its own
-        raise ConfigError(f"{bucket} can't be read: {_line(error)}") from error
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(BACKOFF_S * 2 ** (attempt - 1))
+        try:
+            _fetch(AnyPath(bucket), workdir)
+            (workdir / _SENT).write_text("\n".join(_states(workdir)) + "\n", encoding="utf-8")
+            return
+        except ImportError as error:
+            raise ConfigError(f"{bucket} can't be read: {_line(error)}; pip install 'asyncthink_jax[tpu]'") from error
+        except Exception as error:  # each kind of bucket has its own
+            failure = error
+    raise BucketError(f"{bucket} can't be read: {_line(failure)}") from failure
 
 
 def send(workdir: Path) -> None:

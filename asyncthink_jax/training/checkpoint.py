@@ -64,7 +64,7 @@ class Checkpoints:
         try:
             self._latest = _manager(folder / "latest", keep, read_only)
             self._best = _manager(folder / "best", 1, read_only)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # each kind of bucket has its own
             raise CheckpointError(f"cannot use checkpoint folder {folder}: {_reason(error)}") from error
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:

@@ -99,7 +99,9 @@ def resource(group: str, verb: str, name: str, flags: dict, state: dict) -> int:
         )
         return 1
     if verb == "describe":
-        print("\t".join(state["vms"][name]) if kind == "vms" else state["queues"][name])
+        several = "nodeCount" in flags["--format"] and len(state["nodes"].get(name, [name])) > 1
+        of_queue = [state["queues"].get(name, ""), *([str(len(state["nodes"][name]))] if several else [])]
+        print("\t".join(state["vms"][name] if kind == "vms" else of_queue))
     if verb == "delete":
         state[kind].pop(name)
         for node in state["nodes"].pop(name, [name]) if kind == "queues" else [name]:

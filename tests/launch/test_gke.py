@@ -64,6 +64,17 @@ def test_the_command_has_flags_of_training_and_files_of_the_checkout():
     assert given["--workdir"].startswith("gs://BUCKET/")
 
 
+def test_the_xpk_lines_have_flags_that_xpk_has():
+    known = {  # of xpk 1.16: `xpk cluster create` and delete, `xpk workload create` and delete
+        *("cluster", "workload", "tpu-type", "num-slices", "spot", "zone", "project", "docker-image", "max-restarts"),
+        *("restart-on-exit-codes", "termination-grace-period-seconds", "command"),
+    }
+    lines = re.findall(r"^    xpk (.*(?:\\\n.*)*)", (GKE / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        assert set(re.findall(r"(?<!\S)--([a-z-]+)", re.sub(r'"[^"]*"', "", line))) <= known
+
+
 def test_the_xpk_line_has_flags_of_training_and_files_of_the_checkout():
     command = re.search(r'--command="(\S+) (.*?)"', (GKE / "README.md").read_text())
     assert os.access(ROOT / command[1], os.X_OK)

@@ -1,5 +1,6 @@
 """The commands of launch/tpu_vm.sh against a gcloud that records its arguments and takes VMs away."""
 
+import json
 import os
 import shlex
 import signal
@@ -78,6 +79,24 @@ def test_several_slices_are_one_queued_resource(cloud):
         "--runtime-version=v2-alpha-tpuv5 --zone=us-west4-a --quiet"
     ]
     assert [words[2] for words in cloud.calls("tpu-vm", "describe")] == ["demo-0", "demo-1"]
+
+
+def test_what_was_queued_for_is_found_without_saying_so_again(cloud):
+    cloud("create", "--type", "v5p-16", "--slices", "2")
+    assert "demo: READY, v5p-16" in cloud("status").stdout
+    cloud.state(queues={"demo": "WAITING_FOR_RESOURCES"}, vms={})
+    done = cloud("status")
+    assert "demo: WAITING_FOR_RESOURCES" in done.stdout and "is billed until" in done.stderr
+    cloud.state(queues={"demo": "ACTIVE"}, vms={f"demo-{i}": ["READY", "v5p-16"] for i in range(2)})
+    assert "exists already: READY" in cloud("create", "--type", "v5p-16").stderr
+
+
+def test_delete_leaves_neither_a_queued_resource_nor_a_vm_beside_it(cloud):
+    cloud("create", "--type", "v6e-16")
+    cloud.state(queues={"demo": "WAITING_FOR_RESOURCES"}, nodes={"demo": []})
+    said = cloud("delete").stderr
+    assert "deleted the queued resource demo with its VMs" in said and "deleted the VM demo" in said
+    assert json.loads((cloud.folder / "state.json").read_text())["vms"] == {}
 
 
 def test_settings_may_stand_in_the_environment(cloud):

@@ -58,17 +58,17 @@ def tpu(monkeypatch):
 
 @pytest.fixture
 def metadata():
-    """A metadata server that knows of the workers which the test gives it; yields its address and these workers."""
-    workers: list[str] = []
+    """A metadata server that knows the attributes which the test gives it; yields its address and these."""
+    attributes: dict[str, str] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked = self.path.endswith("/attributes/worker-network-endpoints")
-            known = asked and workers and self.headers["Metadata-Flavor"] == "Google"
+            asked = self.path.rpartition("/attributes/")[2]
+            known = asked in attributes and self.headers["Metadata-Flavor"] == "Google"
             self.send_response(200 if known else 404)
             self.end_headers()
             if known:
-                self.wfile.write(",".join(workers).encode())
+                self.wfile.write(attributes[asked].encode())
 
         def log_message(self, *_):
             pass
@@ -76,7 +76,7 @@ def metadata():
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}, workers
+    yield {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}, attributes
     server.shutdown()
     thread.join()
     server.server_close()
@@ -99,11 +99,14 @@ def test_workers_of_a_slice_find_each_other_by_themselves(tpu, environment, seve
 
 
 def test_a_tpu_vm_asks_its_metadata_server(tpu, metadata):
-    environment, workers = metadata
+    environment, attributes = metadata
     assert cluster(environment) is None  # it does not say
-    workers.append("unknown:unknown:10.0.0.1")
+    attributes["worker-network-endpoints"] = "unknown:unknown:10.0.0.1"
     assert cluster(environment) is None
-    workers.append("unknown:unknown:10.0.0.2")
+    attributes["tpu-env"] = "ACCELERATOR_TYPE: 'v5litepod-8'\nMEGASCALE_NUM_SLICES: '2'\n"  # of one host each
+    assert cluster(environment) == {}
+    attributes["tpu-env"] = "ACCELERATOR_TYPE: 'v5litepod-16'\n"
+    attributes["worker-network-endpoints"] += ",unknown:unknown:10.0.0.2"
     assert cluster(environment) == {}
     assert cluster({"GCE_METADATA_IP": "127.0.0.1:1"}) is None  # there is none
 

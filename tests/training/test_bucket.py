@@ -86,12 +86,32 @@ def test_what_is_fetched_takes_the_place_of_what_an_earlier_run_has_left(cloud):
 def test_a_bucket_that_cannot_be_read_is_named_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("ASYNCTHINK_CACHE", str(tmp_path))
 
+    waits = []
+
     def refuse(path):
         raise OSError("403: no\npermission")
 
     monkeypatch.setattr(bucket, "AnyPath", refuse)
-    with pytest.raises(ConfigError, match=r"^gs://b/runs/one can't be read: 403: no permission$"):
+    monkeypatch.setattr(bucket.time, "sleep", waits.append)
+    with pytest.raises(ConfigError, match=r"^gs://b/runs/one can't be read: 403: no permission$") as raised:
         bucket.fetch(bucket.local(RUN))
+    assert waits == [2, 4, 8, 16] and raised.value.exit_code == 1  # a restart may find it again
+
+
+def test_what_passes_while_a_bucket_is_read_is_waited_for(cloud, monkeypatch):
+    one, real, failures = bucket.local(RUN), bucket.AnyPath, [OSError("503"), OSError("no such host")]
+    (one / "config.json").write_text("{}")
+    bucket.send(one)
+
+    def at_last(path):
+        if failures and "://" in str(path):
+            raise failures.pop()
+        return real(path)
+
+    monkeypatch.setattr(bucket, "AnyPath", at_last)
+    monkeypatch.setattr(bucket.time, "sleep", lambda seconds: None)
+    bucket.fetch(one)
+    assert (one / "config.json").read_text() == "{}" and not failures
 
 
 @pytest.mark.slow
