@@ -66,6 +66,8 @@ def _compile(overrides: list[str], report: Path | None) -> int:
         raise ConfigError(str(error)) from error
     experiment = experiment_on(config, mesh)
     print(_header(len(devices), chip, mesh), flush=True)
+    if FLAGS.slices > 1:
+        print("bound: as if all chips were linked; the network between slices is slower, and not in it", flush=True)
     done: list[Any] = []
     for step in steps(experiment, FLAGS.prompt_length):
         if not FLAGS.steps or step.name in FLAGS.steps:
@@ -102,7 +104,9 @@ def _header(chips: int, chip: Any, mesh: Any) -> str:
 
 
 def _line(one: Any, chip: Any) -> str:
-    sent = sum(kind["bytes"] for kind in one.collectives.values())
+    from asyncthink_jax.training.ahead import sent_bytes
+
+    sent = sent_bytes(one.collectives)
     other = one.output_bytes + one.resident_bytes
     line = (
         f"{one.name:<10}{_gib(one.hbm_bytes):>9}{_gib(one.argument_bytes):>8}{_gib(one.temporary_bytes):>8}"

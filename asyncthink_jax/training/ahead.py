@@ -9,7 +9,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ def compile_step(step: Step, chip: Chip) -> Compiled:
     walls = {
         "compute": step.cost.flops / chip.flops,
         "memory": step.cost.bytes / chip.bandwidth,
-        "interconnect": sum(one["bytes"] for one in collectives.values()) / chip.interconnect,
+        "interconnect": sent_bytes(collectives) / chip.interconnect,
     }
     bound = max(walls, key=lambda wall: walls[wall])
     return Compiled(
@@ -227,6 +227,11 @@ def compile_step(step: Step, chip: Chip) -> Compiled:
         compile_s=time.monotonic() - started,
         remedy=step.remedy,
     )
+
+
+def sent_bytes(collectives: Mapping[str, Mapping[str, float]]) -> float:
+    """What a chip sends for them, by the bytes of their results: an all-reduce collects parts, and spreads the whole."""
+    return sum(one["bytes"] * (2 if kind == "all-reduce" else 1) for kind, one in collectives.items())
 
 
 def on_a_chip(tree: Any) -> float:

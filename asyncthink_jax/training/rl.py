@@ -132,7 +132,7 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
         numbers = {
             "entropy": jnp.sum(weights * entropy),
             "clipped": jnp.sum(weights * (ratio * advantage > clipped * advantage)),
-            "logprob_change": jnp.sum(weights * jnp.abs(change)),
+            "logprob_change": jnp.sum(weights * jnp.abs(change)),  # imitated tokens count as 0
         }
         if config.kl:
             behind = jnp.where(trained, batch["reference_logprobs"] - logprobs, 0.0)

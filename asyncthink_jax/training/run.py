@@ -360,6 +360,7 @@ class Update:
         advantage = rl.advantages(config, rewards).reshape(-1)
         groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
         batches: list[tuple[Batch, int]] = []  # packed rows, traces that didn't fit
+        gaps: list[float] = []  # mean distance of the recorded log-probabilities to the trainer's, by minibatch
         for part in np.array_split(groups, config.optimizer_steps):
             chosen = part.reshape(-1)
             rows = rl.training_rows(config, [episodes[n] for n in chosen], advantage[chosen], rng)
@@ -372,7 +373,9 @@ class Update:
             batch = sft.normalised(batch)
             # Here, before the first step: they are those of the policy that sampled.
             if self.recompute_logprobs:
-                batch["old_logprobs"] = np.asarray(self.logprobs(state.params, batch))
+                recorded, batch["old_logprobs"] = batch["old_logprobs"], np.asarray(self.logprobs(state.params, batch))
+                sampled = batch["loss_weights"] * (1 - batch["imitated"])
+                gaps.append(float(np.average(np.abs(batch["old_logprobs"] - recorded), weights=sampled)))
             if self.reference is not None:
                 batch["reference_logprobs"] = np.asarray(self.logprobs(self.reference, batch))
             batches.append((batch, len(left_out)))
@@ -387,8 +390,11 @@ class Update:
         if not collected:  # the rewards of every group are equal
             return state, {}
         numbers = {name: float(np.mean([part[name] for part in collected])) for name in collected[0]}
-        # Before the first update the trainer's forward pass must give what the sampler recorded.
-        return state, {**numbers, "replay_gap": float(collected[0]["logprob_change"])}
+        if self.experiment.config.rollout.from_whole_distribution:
+            # Before the first update the trainer's forward pass must give what the sampler recorded.
+            sampled = batches[0][0]["loss_weights"] * (1 - batches[0][0]["imitated"])
+            numbers["replay_gap"] = gaps[0] if gaps else float(collected[0]["logprob_change"] / np.sum(sampled))
+        return state, numbers
 
 
 # ------------------------------------------------------------------------------------------------------ results.json

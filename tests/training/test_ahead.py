@@ -16,7 +16,7 @@ from asyncthink_jax.model.lora import LoRA
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.chips import Chip
 from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.training.ahead import STEPS, compile_step, experiment_on, on_a_chip, steps
+from asyncthink_jax.training.ahead import STEPS, compile_step, experiment_on, on_a_chip, sent_bytes, steps
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.state import new_state
 
@@ -55,6 +55,20 @@ def test_steps_that_a_run_does_not_have_are_not_compiled():
     assert names == ["sft_step", "reshard", "prefill", "decode"]
     short = [step.name for step in steps(experiment(), prompt_length=8)]  # too short to be read at once
     assert "prefill" not in short
+
+
+def test_the_reference_of_a_kl_penalty_is_there_in_all_of_rl():
+    def resident(kl):
+        rl = dataclasses.replace(CONFIG.rl, kl=kl)
+        return {step.name: step.resident for step in steps(experiment(rl=rl)) if step.name != "sft_step"}
+
+    without, beside = resident(0.0), resident(0.1)
+    parameters = beside["rl_step"] - without["rl_step"]
+    assert parameters > 0 and beside == {name: size + parameters for name, size in without.items()}
+
+
+def test_an_all_reduce_is_sent_twice():
+    assert sent_bytes({"all-gather": {"bytes": 3.0}, "all-reduce": {"bytes": 2.0}}) == 7.0
 
 
 def test_a_step_that_does_not_fit_says_so(compiled):
