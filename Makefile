@@ -1,5 +1,5 @@
 # make train       set up, then cold start, RL, evaluation and figures of the tiny demo; goes on where it stopped
-# make baselines   oracle, control, the run without concurrency reward, sequential and parallel; fills in the table
+# make baselines   oracle, control, the run without concurrency reward, sequential and parallel; fills in the run's table
 # make reproduce-tiny  the paper's shapes on the tiny task: 3 seeds of paradigms and ablations, pool sizes (3 hours on 2 cores)
 # make studies     what else was studied on it: lambda, tau, deviations, demonstrations, generalisation (75 minutes)
 # make table       the tables of the two READMEs, from the committed results of runs and benchmarks

@@ -1,6 +1,6 @@
 """Multi-solution Countdown, from random weights to a model that organizes its own search, on a laptop.
 
-Reproduces:  the shape of the paper's MCD results (Figure 5, Figure 6, Table 3's first rows) with a 0.6 M model:
+Reproduces:  the shape of the paper's MCD results (Figure 5, Figure 6, Table 3's first rows) with a model of 0.66 M:
              after the cold start the model speaks the protocol but organizes at random; RL teaches it to cover
              the search, to overlap it, to search a pair itself while its workers run, and to answer as soon as it can.
 Task:        four distinct numbers from 2 to 20, target at most 99, four distinct solutions asked; pool c = 4;

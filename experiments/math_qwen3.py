@@ -12,7 +12,7 @@ Cold start:  no program can demonstrate this. Another model writes the demonstra
              asyncthink_jax.synthesize), here expected in demonstrations/math.jsonl; --config.data.demonstrations names
              another file, and --config.sft.steps=0 does without.
 Hardware:    TPU v5e-64, as experiments/countdown_qwen3.py, of which this has all else.
-Time:        never run. Estimated: 6 to 9 hours of a v5e-64. An iteration has 512 episodes of some 1,500 steps on the
+Time:        never run. Estimated: 5 to 6 hours of a v5e-64. An iteration has 512 episodes of some 1,500 steps on the
              critical path and 2,500 decoded tokens; two waves of 256 take 4,000 to 5,000 engine steps at 10 ms (weights
              and cache read once a step), and 3 million tokens of training, prompts included, half a minute at 40% of
              the chips' FLOP/s: 75 to 90 s, 200 times. The test of 70 problems, 16 samples each, counts twice that.

@@ -14,7 +14,7 @@ from experiments.studies import STUDIES, hours, runs_of
 
 V5E_64 = "TPU v5e-64"
 CORES = "2 CPU cores"
-MCD_HOURS, MATH_HOURS = 4, 9  # of a run, at most, by the notes of countdown_mcd.py and math_qwen3.py
+MCD_HOURS, MATH_HOURS = 4, 6  # of a run, at most, by the notes of countdown_mcd.py and math_qwen3.py
 ALL_CORRECT: Column = ("all correct", "all_correct", 100, 1)
 PATH: Column = ("critical path", "critical_path", 1, 0)
 CONCURRENCY: Column = ("η/c", "concurrency", 100, 1)

@@ -175,11 +175,11 @@ STUDIES: tuple[Study, ...] = (
     ),
     Study(
         name="oracle",
-        title="oracle (shown the best organization, no RL)",
+        title="oracle (shown every pair forked, no RL)",
         part="baselines",
         config="countdown_tiny_oracle",
         minutes=9.5,
-        shows="how near RL comes to the best organization",
+        shows="how near RL comes to a model that was shown everything covered and overlapped",
     ),
     *(
         Study(

@@ -1,13 +1,12 @@
 """Sizes of released models by name, as in the `config.json` files of their weights: `PRESETS["Qwen3-0.6B"]`.
 
-TINY is the demo model's, as keyword arguments: `ModelConfig(vocab_size=V, **TINY)`.
+TINY is a model like the demo's with half of its key/value heads, for tests: `ModelConfig(vocab_size=V, **TINY)`.
 """
 
 from typing import Any
 
 from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
 
-# The demo model: 0.6 million parameters beside the embedding. Its vocabulary is the tokenizer's.
 TINY: dict[str, Any] = {"layers": 3, "width": 128, "heads": 4, "kv_heads": 2, "head_dim": 32, "mlp_width": 384}
 
 

@@ -1,4 +1,4 @@
-"""Multi-solution Countdown, small enough to learn from scratch (paper.md section 5: MCD).
+"""Multi-solution Countdown, small enough to learn from scratch (paper, section 5: MCD).
 
 A problem: distinct numbers and a target; find `n_solutions` different expressions that reach the target, each number
 used at most once. In the demo the numbers are four of 2..20, the target is at most 99, and every solution that is
@@ -174,7 +174,7 @@ class Countdown(Task[Problem]):
     def score(self, problem: Problem, answer: str | None) -> Score:
         """Judges expressions separated by commas or line breaks, or "none".
 
-        accuracy is min(correct, asked) / asked (paper.md section 4), correct counts distinct right expressions,
+        accuracy is min(correct, asked) / asked (paper, section 4), correct counts distinct right expressions,
         answered those given. Wrong are those that are no expression, use a number that is not there or twice, miss the
         target, or repeat an earlier one. An answer beyond MAX_ANSWER_CHARACTERS is one wrong expression.
         """

@@ -1,4 +1,4 @@
-"""Multi-solution Countdown of the paper's size (paper.md section 5): four numbers of 1 to 99, a target from 10 to 100.
+"""Multi-solution Countdown of the paper's size (paper, section 5): four numbers of 1 to 99, a target from 10 to 100.
 
 A problem has at least four solutions among those that use each number at most once, two, three or all four of them,
 with positive whole intermediate values of at most `max_value`. There are 3.7 million sets of numbers, so problems are

@@ -52,7 +52,7 @@ def two_shapes_demonstration(
     in_order: float = 0.5,
     enough: float = 0.0,
 ) -> Script:
-    """One of the two shapes that GPT-4o falls into where no action sequence is given to it (paper.md section 3).
+    """One of the two shapes that GPT-4o falls into where no action sequence is given to it (paper, section 3).
 
     Fork and join in turn, or all forks and then all joins (as many at a time as the pool holds), each half of the time.
     Pairs, their order and `enough` are as for `random_demonstration`; the organizer searches nothing itself.
@@ -70,7 +70,7 @@ def two_shapes_demonstration(
 
 
 def oracle_demonstration(problem: Problem, search: Search, agents: int = 4) -> Script:
-    """The best organization: every pair forked as early as the pool allows, the oldest worker joined first."""
+    """Everything covered and overlapped: every pair forked as early as the pool allows, the oldest joined first."""
     writer = Organizer(problem, search)
     unjoined: list[int] = []
     for pair in pairs(problem):

@@ -1,4 +1,4 @@
-"""Problems of mathematics with one answer each (paper.md section 5: DeepScaleR for training, AIME-24 and AMC-23).
+"""Problems of mathematics with one answer each (paper, section 5: DeepScaleR for training, AIME-24 and AMC-23).
 
 They are read from files or from the hub (`sources.py`); answers are compared by math-verify (`math_answers.py`).
 """

@@ -1,4 +1,4 @@
-"""MMLU-Pro: questions with up to ten options, one of which is right (paper.md section 5: case studies).
+"""MMLU-Pro: questions with up to ten options, one of which is right (paper, section 5: case studies).
 
 The dataset (TIGER-Lab/MMLU-Pro) has 12,032 test and 70 validation questions with the columns question, options, answer
 (a letter), answer_index, category and src. Its 14 categories are biology, business, chemistry, computer science,

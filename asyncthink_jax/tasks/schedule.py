@@ -1,4 +1,4 @@
-"""Random action sequences: any interleaving of forks, joins and own work that the pool allows (paper.md section 3)."""
+"""Random action sequences: any interleaving of forks, joins and own work that the pool allows (paper, section 3)."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar

@@ -1,4 +1,4 @@
-"""Sudoku, 4x4 and 9x9: fill the grid so that every row, column and box has every digit once (paper.md section 5).
+"""Sudoku, 4x4 and 9x9: fill the grid so that every row, column and box has every digit once (paper, section 5).
 
 A puzzle has one solution; its clues, the cells that are filled already, say how hard it is. All texts are words
 separated by single spaces. A word is a cell, or with `words="rows"` a whole row, so that a 4x4 grid is four tokens for

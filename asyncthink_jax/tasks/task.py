@@ -223,9 +223,9 @@ class Task(abc.ABC, Generic[P]):
     def script(self, splits: Splits, kind: Kind, agents: int, rng: np.random.Generator) -> Script:
         """One fresh demonstration, of a problem of the training splits drawn at random.
 
-        kind: "random" (a random legal interleaving of forks, joins and own work, paper.md section 3), "oracle" (the
-        best organization) or "sequential" (one trace; also for the parallel paradigm). agents: c, the organizer
-        included. Raises ValueError for a task that no program can demonstrate.
+        kind: "random" (a random legal interleaving of forks, joins and own work, as in the paper's section 3), "oracle"
+        (everything covered and overlapped) or "sequential" (one trace; also for the parallel paradigm). agents: c, the
+        organizer included. Raises ValueError for a task that no program can demonstrate.
         """
         raise ValueError(
             f"no program writes demonstrations of {self.name}: have another model write them (python -m asyncthink_jax."

@@ -230,7 +230,7 @@ def compile_step(step: Step, chip: Chip) -> Compiled:
 
 
 def sent_bytes(collectives: Mapping[str, Mapping[str, float]]) -> float:
-    """What a chip sends for them, by the bytes of their results: an all-reduce collects parts, and spreads the whole."""
+    """What a chip sends for them, by the bytes of their results: an all-reduce collects parts and spreads the whole."""
     return sum(one["bytes"] * (2 if kind == "all-reduce" else 1) for kind, one in collectives.items())
 
 

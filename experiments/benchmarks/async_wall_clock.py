@@ -50,7 +50,7 @@ def main() -> None:
         "async_wall_clock",
         on_clock["sequential, as many rows"] / in_tokens,
         {},
-        "share of the speed-up in tokens",
+        "share of the speed-up in tokens, at as many rows",
         times,
         episodes=in_flight,
         agents=AGENTS,
