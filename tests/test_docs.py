@@ -249,3 +249,13 @@ def test_the_tables_are_those_of_the_committed_results():
     assert table.load(), "no results are committed"
     for path, name, block in table.blocks():
         assert block in path.read_text(encoding="utf-8"), f"{path.name}, {name}: run `make table`"
+
+
+def test_the_caption_tells_a_time_of_a_run_alone_and_none_of_a_shared_one():
+    clock = {"setup": 0.0, "sft": 60.0, "rl": 30.0, "eval": 5.0}
+    run = {"hardware": "8 CPU cores (some)", "date": "2026-01-02", "commit": "0123456789ab"}
+    alone, shared = table.caption({0: run | {"wall_clock_s": clock}}), table.caption({1: run})
+    assert "`make train` (seed 0) took 1:35 minutes after the installation (cold start 1:00, RL 0:30" in alone
+    assert "Seed 1 was run beside others on 8 CPU cores (some), 2026-01-02, commit `0123456789`." in shared
+    with pytest.raises(KeyError):
+        table.whole_run(run | {"wall_clock_s": clock})  # not on two cores

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 import re
 import subprocess
 import sys
@@ -41,23 +40,16 @@ def compiled(name):
     return next(step for step in steps(experiment()) if step.name == name).lower().compile()
 
 
-def largest_gather(text):
-    shapes = re.findall(r"= \(?\w+\[([\d,]+)\]\S* all-gather", text)
-    return max((math.prod(map(int, shape.split(","))) for shape in shapes), default=0)
-
-
 def test_the_decode_loop_gathers_no_parameters():
     program = hlo.parse(compiled("decode").as_text())
     body = hlo.loop_of_scope(program, NARROW_STEP)
     rows = 16 * 4
     gathered = hlo.collectives(program, body).get("all-gather", (0, 0))[1]
-    smallest_matrix = experiment().model.width * 2 * 128  # keys of one chip, in elements
     # What is gathered are the scores that a token is drawn from: fp32, a few times over.
     assert gathered <= 3 * 4 * rows * VOCABULARY
     assert not re.search(r"all-gather\(%?param", "\n".join(one.attributes for one in program[body].values()))
-    assert smallest_matrix  # the bound above would be passed by the layers' matrices alone: two layers of them
     layers = sum(x.size for x in jax.tree.leaves(transformer.abstract_params(experiment().model)["layers"]))
-    assert 2 * layers > 3 * 4 * rows * VOCABULARY
+    assert 2 * layers > 3 * 4 * rows * VOCABULARY  # the layers alone, in bf16, would be beyond that
 
 
 def cache_on_a_chip() -> float:
