@@ -24,6 +24,9 @@ def run(main: Callable[..., int], overridable: bool = True) -> None:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
+        except BrokenPipeError:  # who reads has closed, as `head` does: no word of it, now or at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
 
     app.run(heard, argv=others)
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
@@ -93,9 +94,10 @@ def _convert_run(workdir: Path, target: Path) -> None:
         built.dense_model,
         built.dense_params(params),
         FLAGS.dtype,
-        context=config.rollout.context,
+        context=(built.weights and built.weights.context) or config.rollout.context,
         special_tokens=ids,
         beside=_tokenizer_files(workdir),
+        tokenizer_config=_tokenizer_config(workdir),
     )
 
 
@@ -128,6 +130,19 @@ def _is_run(path: Path) -> bool:
 
 def _tokenizer_files(folder: Path) -> list[Path]:
     return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def _tokenizer_config(workdir: Path) -> dict[str, Any] | None:
+    """What a run's tokenizer_config.json has to say besides, so that transformers reads the tokenizer as we do."""
+    saved = workdir / "tokenizer_config.json"
+    config = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
+    if (workdir / "tokenizer.json").is_file():
+        return {**config, "tokenizer_class": "PreTrainedTokenizerFast"}
+    if config:  # of a released SentencePiece model
+        return None
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    plain = dict.fromkeys(("add_bos_token", "add_eos_token", "add_prefix_space", "legacy"), False)
+    return {"tokenizer_class": "LlamaTokenizer", **plain, **special}
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@
 
 Prints mean and standard error, and writes `eval/<name>/episodes.jsonl` and `scores.json` into the run's folder, where
 <name> says what was scored. With --results the scores become a row of a results.json too, "after_sft" or "after_rl" by
-the checkpoint. Several processes score together, as they train. Exit codes: 0 done, 1 if a process of several is lost,
-2 for bad input (one line on stderr), 130 when interrupted or asked to stop.
+the checkpoint. Several processes score together, as they train. Exit codes: 0 done, 1 if a process of several
+is lost or can't be reached, or a bucket, 2 for bad input (one line on stderr), 130 when interrupted or asked to stop.
 """
 
 import json
@@ -49,7 +49,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
     except (ConfigError, ProcessError) as error:
         if is_first():
             print(f"error: {error}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
 
 
 def _config(argv: list[str], overrides: list[str]) -> Config:
@@ -62,9 +62,10 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
     if FLAGS.results is not None and not Path(FLAGS.results).is_dir():
         raise ConfigError(f"--results {FLAGS.results} is no folder; name that of the run whose table the row goes into")
     workdir = bucket.local(FLAGS.workdir)
-    with locked(workdir, wait=False) as alone:
-        if alone:  # else it trains just now, here, and its files are newer than those in the bucket
-            bucket.fetch(workdir)  # after what costs nothing to check: it may be a bucket
+    if bucket.place(workdir) is not None:  # after what costs nothing to check
+        with locked(workdir, wait=False) as alone:
+            if alone:  # else it trains just now, here, and its files are newer than those in the bucket
+                bucket.fetch(workdir)
     saved = workdir / "config.json"
     if not saved.is_file():
         raise ConfigError(f"--workdir {FLAGS.workdir} holds no run (no config.json in it)")

@@ -5,8 +5,8 @@
 
 Every field of the config can be overridden as in the second line; the resolved config is saved with the run. Several
 processes that run the same command train together, see parallel/multihost.py; the workdir is a folder that they share.
-Exit codes: 0 done, or stopped by SIGTERM with all saved; 1 if a process of several is lost; 2 for what can be told
-before anything expensive starts (one line on stderr); 130 when interrupted.
+Exit codes: 0 done, or stopped by SIGTERM with all saved; 1 if a process of several is lost or can't be reached, or a
+bucket; 2 for what can be told before anything expensive starts (one line on stderr); 130 when interrupted.
 """
 
 import contextlib

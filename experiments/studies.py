@@ -170,7 +170,7 @@ STUDIES: tuple[Study, ...] = (
         title="control (more cold start, no RL)",
         part="baselines",
         config="countdown_tiny_control",
-        minutes=13,
+        minutes=14,
         shows="that RL's gain is not what more imitation would give",
     ),
     Study(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from asyncthink_jax.report.metrics import markdown_table, minutes
+from asyncthink_jax.training.ahead import sent_bytes
 from experiments import paper, smallest_slices
 from experiments.benchmarks import table as performance
 from experiments.scores import RESULTS, Column, Results, cell, load, rows_of, score
@@ -178,7 +179,7 @@ def pods_table() -> str:
         sent = [one["steps"][step]["collectives"] for one in reports]
         kinds = sorted({kind for one in sent for kind in one})
         for kind in (*kinds, "all"):
-            sizes = [sum(x["bytes"] for name, x in one.items() if kind in (name, "all")) / 2**30 for one in sent]
+            sizes = [sent_bytes({k: x for k, x in one.items() if kind in (k, "all")}) / 2**30 for one in sent]
             if max(sizes) >= 0.01:
                 growth = f"{100 * (sizes[-1] / sizes[0] - 1):+.0f}%" if sizes[0] else "new"
                 lines.append([step, kind, *(f"{size:.2f}" for size in sizes), growth])

@@ -60,3 +60,12 @@ def test_ctrl_c_that_comes_while_garbage_is_collected_is_not_lost():
 def test_what_else_is_raised_where_nobody_hears_it_is_shown():
     done = run("gc.callbacks.append(lambda *_: gc.callbacks.clear() or 1 / 0); gc.collect()")
     assert done.returncode == 3 and "ZeroDivisionError" in done.stderr
+
+
+def test_a_reader_that_closes_early_is_no_error():
+    command = [sys.executable, "-c", PROGRAM.replace("BODY", "[print('more', flush=True) for _ in range(100_000)]")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "[]\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -1,6 +1,7 @@
 """The command that writes Hugging Face folders: from a folder, a GGUF file, or a run; one line for bad input."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -75,10 +76,15 @@ def test_a_run_is_written_with_its_tokenizer(workdir, tmp_path):
     assert weights.special_tokens == {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     assert weights.context == 224
     assert (tmp_path / "out" / "tokenizer.model").read_bytes() == (workdir / "tokenizer.model").read_bytes()
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["architectures"] == ["Qwen3ForCausalLM"] and written["transformers_version"]
+    said = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert said["tokenizer_class"] == "LlamaTokenizer" and not said["add_bos_token"]
+    special = [said[f"{name}_token"] for name in ("pad", "eos", "bos", "unk")]
+    assert special == [built.tokenizer.model.IdToPiece(i) for i in range(4)]
 
 
-def test_bad_input_is_one_line(workdir, tmp_path, capsys):
+def test_bad_input_is_one_line(workdir, tmp_path, capsys, monkeypatch):
     def refused(*arguments):
         assert run(*arguments) == 2
         printed = capsys.readouterr()
@@ -94,4 +100,15 @@ def test_bad_input_is_one_line(workdir, tmp_path, capsys):
     assert "has no checkpoint 'latest' yet" in refused("--from", workdir, "--to", out, "--checkpoint=latest")
     assert "does not exist" in refused("--from", tmp_path / "nowhere", "--to", out)
     assert f"--to {workdir} is not empty; name a new folder" in refused("--from", golden, "--to", workdir)
-    assert not out.exists()
+    empty, link = tmp_path / "empty", tmp_path / "link"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert "is the current folder, which can't be replaced; name another one" in refused("--from", golden, "--to", ".")
+    source = shutil.copytree(golden, tmp_path / "source")
+    (source / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(shutil, "copyfile", lambda *_: os.open("/nowhere/at/all", os.O_RDONLY))
+    assert f"{out} can't be written: No such file or directory" in refused("--from", source, "--to", out)
+    assert not out.exists() and not list(tmp_path.glob("*partial*"))
+    monkeypatch.undo()
+    link.symlink_to(empty)
+    assert run("--from", golden, "--to", link) == 0 and (empty / "config.json").is_file()

@@ -43,7 +43,9 @@ if order:
 path = table / "results.json"
 results = json.loads(path.read_text()) if path.exists() else {"date": "of the run", "paradigms": {}}
 rows = ["after_sft", "after_rl"] if trains else ["after_rl"]
-results["paradigms"][name] = {row: {"of": workdir.name} for row in rows}
+samples = int(next((word.partition("=")[2] for word in words if word.startswith("--config.eval.samples=")), 1))
+row = {"of": workdir.name, "temperature": 0.6, "samples": samples}
+results["paradigms"][name] = dict.fromkeys(rows, row)
 path.write_text(json.dumps(results))
 """
 
@@ -100,7 +102,7 @@ def test_every_study_runs_once_in_order_and_its_rows_are_kept(driver, capsys):
     kept = [json.loads((driver.results / f"countdown_tiny_seed{seed}.json").read_text()) for seed in range(3)]
     assert set(kept[0]["paradigms"]) == {study.name for study, _ in runs_of(["tiny"])}
     assert set(kept[2]["paradigms"]) == {name for name, _ in FIRST}
-    assert kept[1]["paradigms"]["async"]["after_rl"] == {"of": "countdown_tiny_seed1"}
+    assert kept[1]["paradigms"]["async"]["after_rl"]["of"] == "countdown_tiny_seed1"
     assert "24/24 parallel_8, seed 0: about " in capsys.readouterr().out
 
 
@@ -188,7 +190,7 @@ def test_rows_of_other_runs_are_left_where_rows_are_kept(driver):
     assert json.loads(file.read_text())["paradigms"] == rows
     assert driver("--only", "async", "--seeds", "1")[0] == 0
     rows = json.loads(file.read_text())["paradigms"]
-    assert rows["sequential"] == {"after_rl": "kept"} and rows["async"]["after_rl"] == {"of": "countdown_tiny"}
+    assert rows["sequential"] == {"after_rl": "kept"} and rows["async"]["after_rl"]["of"] == "countdown_tiny"
     assert rows["async"]["after_rl_greedy"] == "kept"  # the run was not scored so
 
 

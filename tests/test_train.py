@@ -299,6 +299,11 @@ def test_what_cannot_be_scored_is_refused(workdir, argument, says):
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
 
 
+def test_a_folder_that_is_not_there_holds_no_run(tmp_path):
+    (_, error), code = evaluated(tmp_path / "nowhere")
+    assert (code, error) == (2, f"error: --workdir {tmp_path / 'nowhere'} holds no run (no config.json in it)\n")
+
+
 # --- Kills.
 
 NO_TABLE = "--noevaluate"

@@ -93,6 +93,7 @@ def _byte_pairs(fields: dict[str, Any]) -> JsonTokenizer:
         for i, (token, kind) in enumerate(typed)
         if kind in (_Type.UNKNOWN, _Type.CONTROL, _Type.USER_DEFINED)
     ]
+    config = _config(fields, begins=pre == "llama-bpe")
     definition = {
         "version": "1.0",
         "truncation": None,
@@ -100,7 +101,7 @@ def _byte_pairs(fields: dict[str, Any]) -> JsonTokenizer:
         "added_tokens": added,
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
-        "post_processor": None,
+        "post_processor": _opening(config, vocabulary) if config["add_bos_token"] else None,
         "decoder": {**_BYTES, "use_regex": True},
         "model": {
             "type": "BPE",
@@ -115,7 +116,22 @@ def _byte_pairs(fields: dict[str, Any]) -> JsonTokenizer:
             "merges": [merge.split(" ", 1) for merge in fields["merges"]],
         },
     }
-    return JsonTokenizer(definition, _config(fields, begins=pre == "llama-bpe"))
+    return JsonTokenizer(definition, config)
+
+
+def _opening(config: dict[str, Any], vocabulary: dict[str, int]) -> dict[str, Any] | None:
+    """What puts bos before a text, for other programs that read the file; we do it ourselves."""
+    bos = config.get("bos_token")
+    if bos is None:
+        return None
+    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    opening = {"SpecialToken": {"id": bos, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [opening, texts[0]],
+        "pair": [opening, *texts],
+        "special_tokens": {bos: {"id": bos, "ids": [vocabulary[bos]], "tokens": [bos]}},
+    }
 
 
 def _sentencepiece(fields: dict[str, Any]) -> SentencePieceTokenizer:

@@ -16,7 +16,7 @@ from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError
 from asyncthink_jax.model.transformer import ModelConfig, RopeScaling, rope_frequencies
 
 ARCHITECTURES = ("llama", "qwen3")
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 ROPE_FREQS = "rope_freqs.weight"  # what the frequencies are divided by, where they are scaled
 CHUNK = 1 << 24  # elements dequantized at a time
 
@@ -63,7 +63,9 @@ class GgufFile:
             found = get(name, int, expected)
             if found != expected:
                 raise WeightsError(f"{self.path}: {name} is {found}, only {expected} is supported")
-        scaling = get("rope.scaling.type", str, "none")
+        # Old files name a factor alone, which llama.cpp takes as linear scaling.
+        factors = {get(name, float, 1.0) for name in ("rope.scaling.factor", "rope.scale_linear")} - {0.0, 1.0}
+        scaling = get("rope.scaling.type", str, "linear" if factors else "none")
         if scaling != "none":
             raise WeightsError(f"{self.path}: rope scaling {scaling!r} is not supported, only that of Llama 3")
         if "token_embd.weight" not in self._tensors:

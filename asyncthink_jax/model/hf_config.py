@@ -71,10 +71,19 @@ def from_hf(data: Any, where: str) -> ModelConfig:
 
 
 def _rope(data: dict[str, Any], where: str) -> tuple[float, RopeScaling]:
-    """Base and scaling of the rotary embedding; version 5 of transformers keeps both in `rope_parameters`."""
-    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
+    """Base and scaling of the rotary embedding; version 5 of transformers keeps both in `rope_parameters`.
+
+    Where an older `rope_scaling` stands beside that, it is the one that counts.
+    """
+    rope = data.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise WeightsError(f"{where}: rope_parameters {rope!r} is not a section")
+    if kinds := [name for name, value in rope.items() if isinstance(value, dict)]:
+        raise WeightsError(f"{where}: rope_parameters of {', '.join(kinds)} are not supported, only one for all layers")
+    if scaling := data.get("rope_scaling"):
+        if not isinstance(scaling, dict):
+            raise WeightsError(f"{where}: rope_scaling {scaling!r} is not a section")
+        rope = {name: value for name, value in rope.items() if name == "rope_theta"} | scaling
     theta = _field(rope if "rope_theta" in rope else data, "rope_theta", float, where, 1e4)
     if rope.get("partial_rotary_factor") not in (1, None):
         raise WeightsError(f"{where}: partial_rotary_factor {rope['partial_rotary_factor']!r} is not supported, only 1")
@@ -121,6 +130,8 @@ def to_hf(config: ModelConfig, dtype: str, context: int, special_tokens: dict[st
     }
     data = {
         "architectures": [FAMILIES[family]],
+        # The version in whose words this is. Without one, transformers takes the tokenizer beside it for a broken one.
+        "transformers_version": "4.51.0",
         "model_type": family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,

@@ -31,6 +31,7 @@ def save_hf(
     context: int = 32_768,
     special_tokens: Mapping[str, Any] | None = None,
     beside: Sequence[Path] = (),
+    tokenizer_config: Mapping[str, Any] | None = None,
     max_file_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes config.json, generation_config.json and safetensors files.
@@ -42,31 +43,38 @@ def save_hf(
         context: tokens that the model was made for (`max_position_embeddings`).
         special_tokens: bos_token_id, eos_token_id, pad_token_id, those that there are.
         beside: files that are copied into the folder (a tokenizer's).
+        tokenizer_config: what tokenizer_config.json is to say in place of the copied one; None = nothing else.
         max_file_bytes: tensors of one file, unless a single one is larger.
 
     Raises:
-        WeightsError: the folder is in use, or `params` are not those of `config`.
+        WeightsError: the folder is in use or can't be written, or `params` are not those of `config`.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(f"{folder} is not empty; name a new folder")
-    if not folder.absolute().parent.is_dir():
-        raise WeightsError(f"{folder.absolute().parent} does not exist; make it, or name another folder")
+    if folder == Path.cwd():
+        raise WeightsError(f"{folder} is the current folder, which can't be replaced; name another one")
+    if not folder.parent.is_dir():
+        raise WeightsError(f"{folder.parent} does not exist; make it, or name another folder")
     shapes, wanted = (jax.tree.map(np.shape, tree) for tree in (params, abstract_params(config)))
     if shapes != wanted:
         raise WeightsError("the parameters are not those of the config")
-    draft = folder.absolute().with_name(f"{folder.name}.partial-{os.getpid()}")
-    draft.mkdir()
+    draft = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     try:
+        draft.mkdir()
         _write_tensors(draft, config, params, dtype, max_file_bytes)
         tokens = dict(special_tokens or {})
         _write_json(draft / "generation_config.json", tokens)
         _write_json(draft / "config.json", to_hf(config, dtype, context, tokens))
         for file in beside:
             shutil.copyfile(file, draft / file.name)
+        if tokenizer_config is not None:
+            _write_json(draft / "tokenizer_config.json", tokenizer_config)
         draft.replace(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise WeightsError(f"{folder} can't be written: {error.strerror}") from error
         raise
 
 

@@ -11,13 +11,16 @@ from etils import epath
 from asyncthink_jax.model.tensors import WeightsError
 from asyncthink_jax.protocol.cache import folder
 
-# What a model needs; never pickle files.
+# What a model needs; never pickle files. Of a hub id GGUF files are fetched by name alone: some have twenty of a model.
 PATTERNS = ("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt")
+PARTIAL = ".partial-"  # in the name of a file that a process is still writing
 TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.model", "merges.txt")  # what its tokenizer alone needs
 
 
 def local_path(source: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
     """The local folder or file of a source: itself, or its copy; of a hub id only the files of these patterns.
+
+    A GGUF file of a hub id is `owner/name/file.gguf`.
 
     Raises WeightsError if there is nothing, or it can't be fetched.
     """
@@ -26,8 +29,10 @@ def local_path(source: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
     path = Path(source)
     if path.exists():
         return path
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        return _downloaded(str(source), patterns)
+    if named := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:/([\w.-]+\.gguf))?", str(source)):
+        if named[2]:
+            return _downloaded(named[1], [named[2]]) / named[2]
+        return _downloaded(named[1], [pattern for pattern in patterns if pattern != "*.gguf"])
     raise WeightsError(f"{path} does not exist")
 
 
@@ -41,9 +46,10 @@ def _copied(source: str) -> Path:
             target.mkdir(parents=True, exist_ok=True)
             for one in found:
                 _copy(one, target / one.name)
-            # What the folder has no longer would be taken for a part of the model.
+            # What the folder has no longer would be taken for a part of the model; a part is another process's.
             for old in {path.name for path in target.iterdir()} - {one.name for one in found}:
-                (target / old).unlink()
+                if PARTIAL not in old:
+                    (target / old).unlink()
             return target
         if not remote.exists():
             raise WeightsError(f"{source} does not exist")
@@ -64,7 +70,7 @@ def _copy(remote: Any, target: Path) -> None:
         own = target.stat()
         if own.st_size == stat.length and own.st_mtime >= (stat.mtime or 0):
             return
-    draft = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    draft = target.with_name(f"{target.name}{PARTIAL}{os.getpid()}")
     try:
         remote.copy(draft, overwrite=True)
         draft.replace(target)

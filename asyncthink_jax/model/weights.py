@@ -48,10 +48,18 @@ class Weights(Protocol):
 
 
 def open_weights(source: str | Path) -> Weights:
-    """Opens a folder of safetensors files or a .gguf file: a local one, gs://.., or a hub id. Raises WeightsError."""
+    """Opens a folder of safetensors files or a .gguf file: a local one, gs://.., or a hub id. Raises WeightsError.
+
+    A folder without a config.json may hold one .gguf file.
+    """
     path = local_path(source)
     if path.is_dir():
-        return SafetensorsFolder(path)
+        files = sorted(path.glob("*.gguf"))
+        if (path / "config.json").is_file() or not files:
+            return SafetensorsFolder(path)
+        if len(files) > 1:
+            raise WeightsError(f"{path} holds {len(files)} .gguf files and no config.json: name one of them")
+        path = files[0]
     if path.suffix != ".gguf":
         raise WeightsError(f"{path} is neither a folder of safetensors files nor a .gguf file")
     return GgufFile(path)

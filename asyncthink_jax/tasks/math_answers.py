@@ -13,8 +13,9 @@ from asyncthink_jax.tasks.math_grader import Grader
 MAX_CHARACTERS = 1000  # of what counts in an answer; a longer one is wrong and not looked at
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
-_PREFIX = re.compile(r"(?:the )?(?:final |correct )?answer(?: is\b|:| =)[: *]*", re.IGNORECASE)
+_PREFIX = re.compile(r"(?:the )?(?:final |correct )?answer(?: is\b|:| =)[: ]*", re.IGNORECASE)
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _ONE_FORMULA = re.compile(r"[^$]*(?<!\\)\$([^$]+)(?<!\\)\$[^$]*")
 # What sympy's LaTeX doesn't know, in its words.
 _CHARACTERS = str.maketrans(
@@ -46,7 +47,7 @@ def final(answer: str) -> str | None:
         return None
     boxes = list(_BOX.finditer(answer))
     text = _closed(answer, boxes[-1].end()) if boxes else answer.rsplit("####", 1)[-1]
-    text = text.strip().removesuffix(".").strip("*").removesuffix(".")
+    text = _BOLD.sub(r"\1", text).strip().removesuffix(".")
     text = text[match.end() :] if (match := _PREFIX.match(text)) else text
     for opening, closing in _WRAPPERS:
         inner = text[len(opening) : -len(closing)]

@@ -159,9 +159,15 @@ _BOX = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\s*\{([^{}]*)\}")
 _ALONE = re.compile(r"[(\[]?([A-J])[)\]]?[.:]?", re.IGNORECASE)
 _WITH_OPTION = re.compile(r"(?:\(([A-J])\)[.:]?|([A-J])[.):])\s+(\S.*)", re.DOTALL)
 _NAMED = re.compile(r"\b(?i:answers?|options?|choices?)(?: is| are|:)?\s*[:(\[]*([A-J])\b")  # "is a" names no letter
-# Another letter beside a first one: "A or B", "C, D", "(A) one or (B) two"; not "B, I think".
-_BESIDE = re.compile(r"[)\].:]*\s*(?:,|/|&|\band\b|\bor\b)+\s*[(\[]*(?!I\s+[a-z])([A-J])\b")
-_ANOTHER = re.compile(r"(?:^|\s)(?:\(([A-J])\)[.:]?|([A-J])[.):])\s")
+# Another letter beside a first one: "A or B", "C, D"; not "C, I think", "C, a tree", "A and C is wrong".
+_LETTER = r"[(\[]*([A-J])\b(?!\s+(?:is|isn't|was)\b)"
+_BESIDE = re.compile(
+    r"[)\].:]*\s*(?:"
+    rf"(?:,\s*)?(?:/|&|\bor\b|\band\b)\s*(?!I(?:\s+[a-z]|['\u2019])){_LETTER}"
+    rf"|,\s*(?![AI](?:\s+[a-z]|['\u2019])){_LETTER})"
+)
+# Another option, as a whole: at the start of a line, or behind "or", "and".
+_ANOTHER = re.compile(r"(?:^|\b(?:or|and))\s*(?:\(([A-J])\)|([A-J])[.):])\s", re.MULTILINE)
 
 
 def letter(answer: str, options: Sequence[str] = ()) -> str | None:
@@ -197,7 +203,7 @@ def letter(answer: str, options: Sequence[str] = ()) -> str | None:
 def _beside(text: str, end: int) -> Iterator[str]:
     """The letters in a list that goes on at `end`."""
     while match := _BESIDE.match(text, end):
-        yield match[1]
+        yield match[1] or match[2]
         end = match.end()
 
 

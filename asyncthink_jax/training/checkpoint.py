@@ -35,7 +35,14 @@ MAX_CHECKSUM_BYTES = 2**30
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used or written; the message is one line that names its folder."""
+    """A checkpoint that cannot be used or written; the message is one line that names its folder.
+
+    `exit_code`: 2 for what would go wrong again, 1 for what may have been passing.
+    """
+
+    def __init__(self, message: str, exit_code: int = 2):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +72,8 @@ class Checkpoints:
             self._latest = _manager(folder / "latest", keep, read_only)
             self._best = _manager(folder / "best", 1, read_only)
         except Exception as error:  # each kind of bucket has its own
-            raise CheckpointError(f"cannot use checkpoint folder {folder}: {_reason(error)}") from error
+            code = 1 if "://" in str(folder) else 2
+            raise CheckpointError(f"cannot use checkpoint folder {folder}: {_reason(error)}", code) from error
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
         """Starts to save `state` (arrays) and `metadata` (JSON) as `step`.

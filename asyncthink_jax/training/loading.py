@@ -195,7 +195,8 @@ def _released(source: str, settings: Settings) -> Thinker:
         raise ConfigError(f"--checkpoint {settings.checkpoint} is of a run, and {source} is none")
     weights = open_weights(source)
     tokenizer = load_tokenizer(weights.path)
-    name = weights.path.stem if weights.path.is_file() else weights.path.name
+    # By its source: a hub id's folder is called by a commit.
+    name = weights.path.stem if weights.path.is_file() else source.rstrip("/").rpartition("/")[2] or weights.path.name
     untrained = RLConfig(iterations=0)
     config = Config(name=name, model=weights.config, pool=PoolConfig(max_forks=8), rollout=UNTRAINED, rl=untrained)
     for item in settings.overrides:

@@ -140,6 +140,8 @@ def moved(name, shape):
         (lambda k, t: k.update({"llama.rope.dimension_count": 32}), "rope.dimension_count is 32, only 64 is supported"),
         (lambda k, t: k.update({"llama.expert_count": 8}), "expert_count is 8, only 0 is supported"),
         (lambda k, t: k.update({"llama.rope.scaling.type": "yarn"}), "rope scaling 'yarn' is not supported"),
+        (lambda k, t: k.update({"llama.rope.scaling.factor": 4.0}), "rope scaling 'linear' is not supported"),
+        (lambda k, t: k.update({"llama.rope.scale_linear": 2.0}), "rope scaling 'linear' is not supported"),
         (lambda k, t: k.update({"llama.vocab_size": 49}), "token_embd.weight: expected shape [49, 256], got [48, 256]"),
         (lambda k, t: t.pop("token_embd.weight"), "tensor token_embd.weight is missing"),
         (lambda k, t: t.pop("blk.1.ffn_up.weight"), "tensor blk.1.ffn_up.weight is missing, expected [256, 256]"),
@@ -158,6 +160,14 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, edit, says):
         load(open_weights(tmp_path / "model.gguf"))
     assert str(error.value).startswith(f"{tmp_path / 'model.gguf'}: ") and len(str(error.value).splitlines()) == 1
     assert says in str(error.value)
+
+
+def test_a_folder_without_a_config_may_hold_one_gguf(tmp_path):
+    write(tmp_path / "one.gguf", LLAMA, "F32")
+    assert open_weights(tmp_path).path == tmp_path / "one.gguf"
+    write(tmp_path / "two.gguf", LLAMA, "F32")
+    with pytest.raises(WeightsError, match=r"holds 2 \.gguf files and no config\.json: name one of them$"):
+        open_weights(tmp_path)
 
 
 def test_a_file_that_is_cut_off_or_no_gguf_is_refused(tmp_path):

@@ -49,9 +49,11 @@ def test_what_changed_in_the_bucket_is_copied_again_and_what_is_gone_goes(bucket
     later = (copy / "model.safetensors").stat().st_mtime + 10
     os.utime(file, (later, later))
     (bucket / "model" / "generation_config.json").unlink()
+    (copy / f"x.safetensors{sources.PARTIAL}1").touch()  # another process is copying it
     assert open_weights("gs://bucket/model").path == copy
     assert (copy / "model.safetensors").read_bytes() == content
-    assert sorted(path.name for path in copy.iterdir()) == ["config.json", "model.safetensors"]
+    names = sorted(path.name for path in copy.iterdir())
+    assert names == ["config.json", "model.safetensors", f"x.safetensors{sources.PARTIAL}1"]
 
 
 def test_a_copy_that_breaks_off_is_not_taken_for_the_file(bucket, monkeypatch):
@@ -85,7 +87,9 @@ def test_a_hub_id_is_downloaded_without_pickles_and_subfolders(monkeypatch, tmp_
     monkeypatch.chdir(tmp_path)
     assert open_weights("some/model").path == GOLDEN / "llama3"
     assert asked["name"] == "some/model" and asked["ignore_patterns"] == ["*/*"]
-    assert not any(name.endswith(("bin", "pt", "pth")) for name in asked["allow_patterns"])
+    assert not any(name.endswith(("bin", "pt", "pth", "gguf")) for name in asked["allow_patterns"])
+    assert sources.local_path("some/model/q4.gguf") == GOLDEN / "llama3" / "q4.gguf"
+    assert (asked["name"], asked["allow_patterns"]) == ("some/model", ["q4.gguf"])
     assert sources.local_path("some/model", sources.TOKENIZER_PATTERNS) == GOLDEN / "llama3"
     assert not any(name.endswith(("safetensors", "gguf")) for name in asked["allow_patterns"])
 

@@ -208,6 +208,14 @@ def test_how_to_compute_is_not_compared(folder):
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rope type 'yarn' is not supported"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope type 'linear'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}}, "factor is missing"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            "rope type 'yarn' is not supported",
+        ),  # beside the other
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "rope_parameters of full_attention are not",
+        ),
         ({"quantization_config": {"bits": 4}}, "quantization_config {'bits': 4} is not supported"),
         ({"hidden_size": "32"}, "hidden_size is '32', expected a whole number above 0"),
         ({"num_hidden_layers": ...}, "num_hidden_layers is missing"),
