@@ -49,11 +49,11 @@ def save_hf(
     Raises:
         WeightsError: the folder is in use or can't be written, or `params` are not those of `config`.
     """
-    folder = Path(folder).resolve()
+    named, folder = folder, Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WeightsError(f"{folder} is not empty; name a new folder")
+        raise WeightsError(f"{named} is not empty; name a new folder")
     if folder == Path.cwd():
-        raise WeightsError(f"{folder} is the current folder, which can't be replaced; name another one")
+        raise WeightsError(f"{named} is the current folder, which can't be replaced; name another one")
     if not folder.parent.is_dir():
         raise WeightsError(f"{folder.parent} does not exist; make it, or name another folder")
     shapes, wanted = (jax.tree.map(np.shape, tree) for tree in (params, abstract_params(config)))
@@ -74,7 +74,7 @@ def save_hf(
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError):
-            raise WeightsError(f"{folder} can't be written: {error.strerror}") from error
+            raise WeightsError(f"{named} can't be written: {error.strerror}") from error
         raise
 
 
