@@ -21,6 +21,7 @@ width 128, 4/2 heads of 32):
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +55,9 @@ def packed(
 
 def _has_fused_attention() -> bool:
     """Whether cuDNN's fused attention runs here: on NVIDIA's GPUs from Ampere on, so not on a T4."""
-    capability = getattr(jax.local_devices(backend="gpu")[0], "compute_capability", None)
-    return capability is not None and float(capability) >= 8.0
+    capability = str(getattr(jax.local_devices(backend="gpu")[0], "compute_capability", ""))  # AMD's are like "gfx942"
+    number = re.fullmatch(r"(\d+)\.\d+", capability)
+    return number is not None and int(number[1]) >= 8
 
 
 def flash(

@@ -1,5 +1,7 @@
 """The TPU's attention kernel, run in plain JAX, against the one that every platform can run."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,3 +40,10 @@ def test_flash_attention_has_the_same_gradients():
     gradient = lambda f: jax.grad(lambda *x: jnp.sum(weights * f(*x, segments)), argnums=(0, 1, 2))(q, k, v)  # noqa: E731
     for got, expected in zip(gradient(flash), gradient(attention.packed), strict=True):
         np.testing.assert_allclose(got, expected, atol=5e-5)
+
+
+@pytest.mark.parametrize(("capability", "fused"), [("7.5", False), ("8.0", True), ("10.0", True), ("gfx942", False)])
+def test_only_gpus_that_have_fused_attention_use_it(monkeypatch, capability, fused):
+    device = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(attention.jax, "local_devices", lambda backend: [device])
+    assert attention._has_fused_attention() is fused
