@@ -81,15 +81,10 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     from asyncthink_jax.report.write import write_report
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
-    from asyncthink_jax.training.run import Run, evaluation_rows, measured_so, read_results
+    from asyncthink_jax.training.run import Run, all_measured, read_results
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
     stages = ["after_sft", "after_rl"] if config.rl.iterations else ["after_sft"]
-    wanted = {
-        row: temperature
-        for stage in stages
-        for row, temperature in evaluation_rows(stage, config.eval.temperatures).items()
-    }
 
     def all_done() -> bool:
         if not table.is_dir():
@@ -97,9 +92,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
         rows = read_results(table)["paradigms"].get(name, {})
         if rows and not (workdir / "config.json").exists():
             raise ConfigError(f"{table} has rows of {name!r}, which this run has not made: give it another --name")
-        return FLAGS.evaluate and all(
-            measured_so(rows.get(row), temperature, config.eval.samples) for row, temperature in wanted.items()
-        )
+        return FLAGS.evaluate and all_measured(rows, stages, config.eval)
 
     if on_first(all_done):
         if is_first():

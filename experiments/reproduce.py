@@ -30,7 +30,7 @@ from asyncthink_jax.command import split_argv
 from asyncthink_jax.config import Config, ConfigError, differences, from_json, load
 from asyncthink_jax.sections import did_you_mean
 from asyncthink_jax.training.files import replace_text
-from asyncthink_jax.training.run import evaluation_rows, measured_so, read_results
+from asyncthink_jax.training.run import all_measured, read_results
 from experiments.scores import PREFIX, RESULTS
 from experiments.studies import BY_NAME, PARTS, Study, demo_folder, hours, runs_of
 
@@ -92,14 +92,10 @@ class Step:
                 raise ConfigError(
                     f"{self.folder} holds a run of another config; name another --runs. " + "; ".join(changed)
                 )
-        rows, samples = read_results(self.table)["paradigms"].get(self.study.name, {}), config.eval.samples
-        return all(measured_so(rows.get(row), temperature, samples) for row, temperature in self._rows(config).items())
-
-    def _rows(self, config: Config) -> dict[str, float]:
         stages = ["after_sft", "after_rl"] if config.rl.iterations else ["after_sft"]
         stages = ["after_rl"] if self.study.scores else stages
-        named = [evaluation_rows(stage, config.eval.temperatures) for stage in stages]
-        return {row: temperature for rows in named for row, temperature in rows.items()}
+        rows = read_results(self.table)["paradigms"].get(self.study.name, {})
+        return all_measured(rows, stages, config.eval)
 
 
 class FailedError(Exception):

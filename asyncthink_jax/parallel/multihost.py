@@ -100,9 +100,9 @@ def _on_tpu_pod(environment: Mapping[str, str]) -> bool:
         if "TPU_SKIP_MDS_QUERY" in environment:
             return False
         workers = _metadata("worker-network-endpoints", environment)
-        slices = re.search(r"^MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env", environment), re.MULTILINE)
-        if slices and int(slices[1]) > 1:
-            return True
+        if workers and "," not in workers:  # of one host, but perhaps of several slices
+            slices = re.search(r"^MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env", environment), re.MULTILINE)
+            return slices is not None and int(slices[1]) > 1
     return len(workers.split(",")) > 1
 
 

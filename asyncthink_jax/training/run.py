@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from asyncthink_jax.config import EvalConfig
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.model.transformer import Params
@@ -413,6 +414,15 @@ def measured_so(row: Mapping[str, Any] | None, temperature: float, samples: int)
     """Whether a row of results.json, None if there is none, is of this temperature and as many samples a problem."""
     row = row or {}
     return (row.get("temperature"), row.get("samples")) == (temperature, samples if temperature > 0 else 1)
+
+
+def all_measured(rows: Mapping[str, Any], stages: Sequence[str], config: EvalConfig) -> bool:
+    """Whether a paradigm of results.json has all rows of these stages ("after_sft", ..), each as `measured_so`."""
+    return all(
+        measured_so(rows.get(row), temperature, config.samples)
+        for stage in stages
+        for row, temperature in evaluation_rows(stage, config.temperatures).items()
+    )
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
