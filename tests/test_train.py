@@ -407,7 +407,9 @@ def test_a_run_that_is_stopped_by_sigterm_ten_times_ends_with_the_bits_of_an_und
         assert time.monotonic() - asked < 30, f"seed {seed}"
         assert "the same command goes on from here" in disturbed.with_suffix(".stderr").read_text()
         saved = Checkpoints(disturbed / "checkpoints", read_only=True).latest_metadata()
-        assert saved["position"] == metrics.stat().st_size, f"seed {seed}: something that was done has to be done again"
+        again = [json.loads(line)["stage"] for line in metrics.read_bytes()[saved["position"] :].splitlines()]
+        # Only a validation that this sitting has made up for: with the next iteration it would have been saved.
+        assert again == ["validation"] * bool(again and saved["validates"]), f"seed {seed}: done, but not saved"
         return metrics.read_bytes().count(b"\n")
 
     there, in_rollouts = 0, 0

@@ -147,6 +147,7 @@ class Run:
         update = Update(self.experiment, optimizer, reference)
         on_disk = first  # the iteration that a resume would go on from
         with self._timed("rl"):
+            # Orbax can't save a step twice: this validation is made once more where the next rollout is given up.
             if first and self.saved.get("validates") and not self._validate(first, state):
                 raise InterruptedRunError
             for number in range(first + 1, config.iterations + 1):
