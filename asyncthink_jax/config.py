@@ -69,6 +69,7 @@ class RolloutConfig:
     worker_budget: int = 128  # tokens a worker may decode (512 in the paper's math tasks)
     context: int = 256  # known tokens a row can hold: prompt, decoded and joined
     worker_context: int = 0  # the same for workers' rows, whose cache is then shorter; 0 = context
+    worker_rows: int = 0  # of an episode; with fewer than the pool has workers some wait for one; 0 = one for each
     feed_width: int = 1  # known tokens that a row can feed in one step
     wide_at: float = 1.0  # a step feeds so many if more than this wait a working row beyond the first; else one a row
     prefill: int = 64  # prompts of at least so many tokens are read at once, and once for all samples; 0 = none
@@ -206,7 +207,8 @@ class Config:
 # too large for the memory can be mended in the middle of a run.
 FREE_ON_RESUME = (
     *("name", "mesh", "eval", "checkpoint", "model.remat"),
-    *("rollout.slots", "rollout.feed_width", "rollout.wide_at", "rollout.prefill", "rollout.whole_cache"),
+    *("rollout.slots", "rollout.worker_rows", "rollout.feed_width", "rollout.wide_at"),
+    *("rollout.prefill", "rollout.whole_cache"),
     *("sft.microbatches", "sft.loss_chunk", "rl.microbatches", "rl.loss_chunk"),
 )
 
@@ -339,6 +341,7 @@ RANGES: list[tuple[str, float, float]] = [
     ("rollout.worker_budget", 1, _INF),
     ("rollout.context", 2, _INF),
     ("rollout.worker_context", 0, _INF),
+    ("rollout.worker_rows", 0, _INF),
     ("rollout.feed_width", 1, _INF),
     ("rollout.wide_at", 0, _INF),
     ("rollout.prefill", 0, _INF),

@@ -49,11 +49,12 @@ def get_config() -> Config:
         ),
         mesh=MeshConfig(cpu_devices=2),
         rollout=RolloutConfig(
-            slots=16,
+            slots=24,
             organizer_budget=200,
             worker_budget=112,
             context=224,
             worker_context=120,
+            worker_rows=2,
             feed_width=1,
             whole_cache=True,
         ),
@@ -95,5 +96,5 @@ def get_config() -> Config:
         eval=EvalConfig(
             problems=0, samples=1, temperatures=(0.6, 1.0, 0.0), validate_every=32, validation_problems=200
         ),
-        checkpoint=CheckpointConfig(every_sft_steps=100, every_rl_iterations=1, keep=2),
+        checkpoint=CheckpointConfig(every_sft_steps=200, every_rl_iterations=2, keep=2),
     )

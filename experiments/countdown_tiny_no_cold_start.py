@@ -29,7 +29,7 @@ def get_config() -> Config:
         sequential,
         name="countdown_tiny_no_cold_start",
         paradigm="async",
-        # Half as many slots: each has rows of three workers too, short ones, idle as long as nobody forks.
-        rollout=dataclasses.replace(sequential.rollout, slots=32, worker_context=demo.rollout.worker_context),
+        # One short row for the three workers: it is idle as long as nobody forks.
+        rollout=dataclasses.replace(sequential.rollout, worker_context=demo.rollout.worker_context, worker_rows=1),
         rl=dataclasses.replace(sequential.rl, concurrency_weight=demo.rl.concurrency_weight, imitated_demonstrations=0),
     )

@@ -4,7 +4,7 @@ Shows:       what the capacity of the pool is worth; the paper trains c = 2 (MCD
              c = 1 is experiments/countdown_tiny_sequential.py, c = 4 experiments/countdown_tiny.py.
 Expected:    a critical path between theirs. Two agents that are never idle have eta / c = 1, which one who has to fork,
              join and answer beside searching can't reach; higher than with c = 4 all the same.
-Same as experiments/countdown_tiny.py but for: the pool; twice as many slots, for as many rows; longer organizers, since
+Same as experiments/countdown_tiny.py but for: the pool; more slots, for as many rows; longer organizers, since
              with one worker busy most searches are the organizer's own.
 Hardware:    2 CPU cores.
 Time:        15 minutes.
@@ -26,5 +26,5 @@ def get_config() -> Config:
         base,
         name="countdown_tiny_pool_2",
         pool=dataclasses.replace(base.pool, agents=2),
-        rollout=dataclasses.replace(base.rollout, slots=32, organizer_budget=232, context=256),
+        rollout=dataclasses.replace(base.rollout, slots=36, organizer_budget=232, context=256),
     )

@@ -81,5 +81,5 @@ def test_pools_differ_in_agents_and_have_the_rows_of_the_demo():
     for name, agents in (("pool_2", 2), ("async", 4), ("pool_8", 8)):
         config = load(BY_NAME[name].config_file)
         assert config.pool.agents == agents
-        rows.add(config.rollout.slots * config.pool.agents)
-    assert rows == {64}
+        rows.add(config.rollout.slots * min(config.pool.agents, 1 + config.rollout.worker_rows))
+    assert rows == {72}

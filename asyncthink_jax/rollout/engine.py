@@ -1,9 +1,10 @@
 """The engine: fork-join episodes decoded inside one jitted loop.
 
-Rows. A batch has S slots of A agents, R = S * A rows. Row (s, 0) is the organizer of the episode in slot s, the others
-are its workers. Slots are sharded over the data axes, and nothing that an episode does touches another slot. A device
-has a queue of prompts, of which each of its slots takes the next when its episode is over: so the batch stays full
-however long episodes are, and there is no collective.
+Rows. A batch has S slots of A rows, R = S * A. Row (s, 0) is that of the organizer of the episode in slot s, the others
+are for its workers: as many as the pool has, or fewer, and then a forked worker waits for one. Slots are sharded over the
+data axes, and nothing that an episode does touches another slot. A device has a queue of prompts, of which each of its
+slots takes the next when its episode is over: so the batch stays full however long episodes are, and there is no
+collective.
 
 Traces. Trace 0 of an episode is the organizer, trace i the worker of FORK-i. Tokens belong to traces, the KV cache to
 rows: a worker's row is free again when the worker ends.
@@ -94,7 +95,7 @@ class Engine:
             constrain=constrain,
         )
         self.model, self.limits, self.mesh, self.whole_cache = model, limits, mesh, whole_cache
-        self.agents, self.traces = self.step.agents, self.step.traces
+        self.agents, self.rows, self.traces = self.step.agents, self.step.rows, self.step.traces
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
         self._advance = jax.jit(self._on_each_device, static_argnames="read_length", donate_argnums=1)
         self._start = jax.jit(self._initial, static_argnames="prompt_length")
@@ -191,7 +192,7 @@ class Engine:
 
     def occupancy(self, sampled_tokens: int, steps: int) -> float:
         """The share of all rows that sampled a token, over so many steps."""
-        return sampled_tokens / max(1, steps * self.limits.slots * self.agents)
+        return sampled_tokens / max(1, steps * self.limits.slots * self.rows)
 
     def places(self, prompts: int, rounds: int) -> Int[np.ndarray, "n"]:
         """Where each of so many prompts stands in the queues of all devices, side by side.
@@ -237,7 +238,7 @@ class Engine:
         blank = jnp.zeros((slots, traces), jnp.int32)
         entries = self.shards * max(1, slots // self.shards // 2)  # a group has several samples: half of it would do
         state = State(
-            cache=self.model.init_cache(slots * self.agents, length),
+            cache=self.model.init_cache(slots * self.rows, length),
             kept=prefill.nothing_kept(self.model, entries, prompt_length) if prompt_length else None,
             tokens=tokens,
             sampled=jnp.zeros((rows, length), bool),
@@ -248,7 +249,7 @@ class Engine:
             current=blank_episodes((slots,), traces),
             place=jnp.arange(slots) % own_slots,
             active=jnp.zeros((slots,), bool),
-            row_trace=jnp.zeros((slots, self.agents), jnp.int32),
+            row_trace=jnp.zeros((slots, self.rows), jnp.int32),
             fed=blank,
             decoding=blank.astype(bool),
             pulled=blank,
@@ -279,7 +280,7 @@ class Engine:
         )
         choose = lambda new, old: jnp.where(begins.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
         zero = jnp.zeros_like(state.fed)
-        first_row = jnp.arange(self.agents)[None, :] == 0
+        first_row = jnp.arange(self.rows)[None, :] == 0
         return state.replace(
             current=jax.tree.map(choose, fresh, state.current),
             active=choose(has_prompt, state.active),

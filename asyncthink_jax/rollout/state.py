@@ -44,7 +44,8 @@ class DecodingModel(NamedTuple):
 class Limits:
     """Static sizes of a rollout. Budgets count decoded tokens, a context all known tokens of a row.
 
-    `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's. Prompts of at least
+    `worker_context` (default: `context`) lets workers' rows be shorter than their organizer's, `worker_rows` (default:
+    one for each worker of the pool) lets them be fewer: a forked worker then waits for a row. Prompts of at least
     `prefill` tokens are read at once (0 = none), other known text at `feed_width` tokens a step and row, in steps for
     which more than `wide_at` tokens a working row wait that a narrow step would leave. Where tokens are constrained, an
     organizer answers when it has joined `min_workers` workers at least.
@@ -56,6 +57,7 @@ class Limits:
     worker_budget: int
     feed_width: int = 1
     worker_context: int | None = None
+    worker_rows: int | None = None
     prefill: int = 0
     wide_at: float = 0.0
     min_workers: int = 0
@@ -63,6 +65,10 @@ class Limits:
     @property
     def worker_length(self) -> int:
         return self.context if self.worker_context is None else self.worker_context
+
+    def rows_of_slot(self, agents: int) -> int:
+        """A, the rows that an episode of a pool of so many agents has: its organizer's, then its workers'."""
+        return agents if self.worker_rows is None else min(agents, 1 + self.worker_rows)
 
 
 class Queue(NamedTuple):

@@ -38,6 +38,7 @@ from asyncthink_jax.rollout.state import (
     add_at,
     at,
     of_prompt,
+    one_hot,
     set_at,
 )
 
@@ -62,6 +63,7 @@ class Step:
             raise ValueError("the worker prompt needs at least one token after the sub-query; its suffix is empty")
         self.model, self.limits, self.sampling = model, limits, sampling
         self.agents, self.traces = grammar.capacity, grammar.max_forks + 1
+        self.rows = limits.rows_of_slot(self.agents)
         self.eos_id = -1 if eos_id is None else eos_id
         self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
         self.constraint = Constraint(grammar, automaton, eos_id, limits.min_workers) if constrain else None
@@ -89,7 +91,7 @@ class Step:
         """A step in which every row feeds up to `width` tokens and attention reads `read_length` positions."""
         state, logits, ready = self.feed(params, state, episode_ids, read_length, width)
         state, token, position = self.sample(state, logits, ready, episode_ids, key, temperature)
-        return self.pull(self.react(state, ready, token, position))
+        return self.seat(self.pull(self.react(state, ready, token, position)))
 
     def feed(
         self, params: Any, state: State, episode_ids: Array, read_length: int, width: int
@@ -239,13 +241,9 @@ class Step:
             clock=jnp.where(closed, now.clock[:, :1], now.clock),
         )
         context = jnp.select([forks, opens_answer, closes_fork | closes_answer], [IN_FORK, IN_ANSWER, PLAIN], inside)
-        # The forked worker takes the first idle row of the episode. There is one: a pool that is full was an error.
-        idle = state.row_trace < 0
-        takes_row = forks[:, None] & idle & (jnp.cumsum(idle, axis=1) == 1)
-        row_trace = jnp.where(takes_row, own_id[:, None], state.row_trace)
 
         # Workers.
-        rows = jnp.arange(self.agents)[None, :] > 0
+        rows = jnp.arange(self.rows)[None, :] > 0
         worker = ready & rows
         within = at(state.context, trace)
         opens = worker & (tag == Tag.RETURN) & (within == PLAIN)
@@ -278,7 +276,6 @@ class Step:
             decoding=state.decoding.at[:, 0].set(state.decoding[:, 0] & ~joins),
             pulled=state.pulled.at[:, 0].set(jnp.where(joins, 0, state.pulled[:, 0])),
             waits_for=jnp.where(joins, own_id, state.waits_for),
-            row_trace=jnp.where(ends, -1, row_trace),
         )
 
     def pull(self, state: State) -> State:
@@ -337,10 +334,26 @@ class Step:
             pulled=pulled,
             decoding=state.decoding | done,
             waits_for=jnp.where(done[:, 0], 0, state.waits_for),
-            row_trace=jnp.where(
-                (state.row_trace > 0) & (at(end, jnp.maximum(state.row_trace, 0)) != RUNNING), -1, state.row_trace
-            ),
         )
+
+    def seat(self, state: State) -> State:
+        """Frees the rows of workers that need them no longer, and gives a row to a worker that waits for one.
+
+        First the one that its organizer waits for, then in the order of the forks. Where the pool's workers have a row
+        each none waits: a fork that finds the pool full is an error.
+        """
+        now, trace, worker = state.current, jnp.arange(self.traces)[None, :], jnp.arange(self.rows)[None, :] > 0
+        # When an organizer has ended, its workers decode up to its step; a sub-query that it left open has no worker.
+        is_late = (now.fork_at == 0) | (state.decoding & (now.clock >= now.clock[:, :1]))
+        works = now.used & (now.end == RUNNING) & ~((now.end[:, :1] != RUNNING) & is_late)
+        row_trace = jnp.where(worker & ~at(works, jnp.maximum(state.row_trace, 0)), -1, state.row_trace)
+        waits = works & ~jnp.any(one_hot(works, row_trace), axis=1)
+        turn = jnp.where(now.fork_at > 0, now.fork_at, self.limits.context)  # a fork in progress is the last
+        turn = jnp.where(trace == state.waits_for[:, None], 0, turn)
+        turn = jnp.where(waits, turn, self.limits.context + 1)
+        first = jnp.where(jnp.any(waits, axis=1), jnp.argmin(turn, axis=1), -1)
+        idle = row_trace < 0
+        return state.replace(row_trace=jnp.where(idle & (jnp.cumsum(idle, axis=1) == 1), first[:, None], row_trace))
 
     def is_wide(self, state: State) -> Bool[Array, ""]:
         """Whether the next step feeds several tokens a row: enough of them wait beyond those of a narrow step."""

@@ -148,14 +148,14 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
     if rollout.prefill and prompt >= rollout.prefill:
         yield Step("prefill", lambda: lower_prefill(experiment.engine, rolled, prompt), costs.prefill(prompt),
                    training_state, "mesh.tensor")  # fmt: skip
-    agents = experiment.grammar.capacity
-    cached = (rollout.context + (agents - 1) * (rollout.worker_context or rollout.context)) / agents
+    rows = experiment.engine.rows
+    cached = (rollout.context + (rows - 1) * (rollout.worker_context or rollout.context)) / rows
     yield Step(
         "decode",
         lambda: lower_decode_loop(experiment.engine, rolled, rounds, prompt if rollout.prefill else 0),
-        costs.decode_step(rollout.slots * agents, cached),
+        costs.decode_step(rollout.slots * rows, cached),
         training_state,
-        "fewer rollout.slots, a shorter rollout.worker_context, mesh.tensor",
+        "fewer rollout.slots or rollout.worker_rows, a shorter rollout.worker_context, mesh.tensor",
         NARROW_STEP,
     )
     if config.rl.iterations:
@@ -177,8 +177,8 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
 
 def cache_bytes(experiment: Experiment) -> float:
     """Bytes of a chip that hold the keys and values of a rollout."""
-    rollout, agents = experiment.config.rollout, experiment.grammar.capacity
-    cache = jax.eval_shape(lambda: experiment.engine.model.init_cache(rollout.slots * agents, rollout.context))
+    rollout, engine = experiment.config.rollout, experiment.engine
+    cache = jax.eval_shape(lambda: engine.model.init_cache(rollout.slots * engine.rows, rollout.context))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / experiment.mesh.size
 
 

@@ -180,12 +180,13 @@ def make_engine(
         worker_budget=rollout.worker_budget,
         feed_width=rollout.feed_width,
         worker_context=rollout.worker_context or None,
+        worker_rows=rollout.worker_rows or None,
         prefill=rollout.prefill,
         wide_at=rollout.wide_at,
         min_workers=rollout.min_workers if grammar.capacity > 1 else 0,
     )
     return Engine(
-        decoding_model(model, grammar.capacity, limits.worker_context),
+        decoding_model(model, limits.rows_of_slot(grammar.capacity), limits.worker_context),
         grammar,
         lifted(grammar.max_forks, tokenizer.vocabulary, model.vocab_size),
         *worker_tokens(tokenizer, prompts),
@@ -199,21 +200,21 @@ def make_engine(
     )
 
 
-def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | None = None) -> DecodingModel:
+def decoding_model(config: ModelConfig, rows_of_slot: int = 1, worker_length: int | None = None) -> DecodingModel:
     """The transformer as the engine wants it.
 
     With `worker_length`, organizers and workers have caches of their own, the workers' of that length: attention reads
     whole rows, and three of four rows are workers'. (Measured: experiments/LOG.md.)
     """
-    split = agents > 1 and worker_length is not None
+    split = rows_of_slot > 1 and worker_length is not None
 
     def init_cache(rows: int, length: int) -> Any:
         if not split:
             return (transformer.init_cache(config, rows, length),)
-        slots = rows // agents
+        slots = rows // rows_of_slot
         return (
             transformer.init_cache(config, slots, length),
-            transformer.init_cache(config, slots * (agents - 1), worker_length),
+            transformer.init_cache(config, slots * (rows_of_slot - 1), worker_length),
         )
 
     def logits(
@@ -225,7 +226,7 @@ def decoding_model(config: ModelConfig, agents: int = 1, worker_length: int | No
             caches,
             tokens,
             positions,
-            groups=tokens.shape[0] // agents,
+            groups=tokens.shape[0] // rows_of_slot,
             read_lengths=(read_length, None) if split else (read_length,),
         )
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]

@@ -296,9 +296,8 @@ def _chosen(config: Config, settings: Settings) -> Config:
         rollout = dataclasses.replace(rollout, organizer_budget=settings.max_tokens, worker_budget=worker_budget)
     if settings.constrain is not None:
         rollout = dataclasses.replace(rollout, constrain=settings.constrain)
-    slots = pool.parallel_traces if paradigm == "parallel" else 1
-    config = dataclasses.replace(
-        config, paradigm=paradigm, pool=pool, rollout=dataclasses.replace(rollout, slots=slots), seed=settings.seed
-    )
+    # Somebody waits for it: no worker does for a row.
+    rollout = dataclasses.replace(rollout, slots=pool.parallel_traces if paradigm == "parallel" else 1, worker_rows=0)
+    config = dataclasses.replace(config, paradigm=paradigm, pool=pool, rollout=rollout, seed=settings.seed)
     validate(config)
     return config

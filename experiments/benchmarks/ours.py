@@ -79,7 +79,7 @@ class Ours:
         vocabulary = [text.encode() for text in TAGS] + [b""]
         vocabulary += [f" w{n}".encode() for n in range(len(vocabulary), self.config.vocab_size)]
         grammar = Grammar(self.agents, FORKS if self.agents > 1 else 0)
-        model = decoding_model(self.config, self.agents, self.limits.worker_context)
+        model = decoding_model(self.config, self.limits.rows_of_slot(self.agents), self.limits.worker_context)
         self.engine = Engine(
             forced(model) if self.scripted else model,
             grammar,

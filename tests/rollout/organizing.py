@@ -87,10 +87,12 @@ def prompts(n):
 
 
 @functools.cache
-def engine(slots=8, feed_width=4, mesh=None, split_cache=False, prefill=0, agents=POOL.agents):
+def engine(slots=8, feed_width=4, mesh=None, split_cache=False, prefill=0, agents=POOL.agents, worker_rows=None):
     """`split_cache`: workers' rows have a cache of their own, which is shorter."""
-    pool = dataclasses.replace(POOL, slots=slots, feed_width=feed_width, prefill=prefill, agents=agents)
-    model = decoding_model(CONFIG, pool.agents, pool.worker_context) if split_cache else decoding_model(CONFIG)
+    changes = {"slots": slots, "feed_width": feed_width, "prefill": prefill, "agents": agents}
+    pool = dataclasses.replace(POOL, worker_rows=worker_rows, **changes)
+    rows = 1 + (agents - 1 if worker_rows is None else worker_rows)
+    model = decoding_model(CONFIG, rows, pool.worker_context) if split_cache else decoding_model(CONFIG)
     return pool.quick_engine(model, mesh)
 
 

@@ -30,6 +30,7 @@ class Pool:
     worker_budget: int = 64
     context: int = 64
     worker_context: int | None = None
+    worker_rows: int | None = None
     prefix: int = 1  # tokens of a worker's prompt before its sub-query
     eos: bool = True
     feed_width: int = 1

@@ -30,6 +30,7 @@ POOLS = {
     "budgets run out, workers without a prefix": Pool(agents=3, organizer_budget=9, worker_budget=3, prefix=0),
     "rows fill up, fed four tokens a step": Pool(agents=4, context=14, prefix=6, feed_width=4),
     "workers' rows are short": Pool(agents=4, context=40, worker_context=9, prefix=2),
+    "a row for three workers": Pool(agents=4, context=40, worker_budget=6, worker_context=12, worker_rows=1),
     "tags merged with text": Pool(agents=4, context=96, vocabulary=MERGED),
     "bytes, fed four tokens a step": Pool(
         agents=3,
@@ -51,6 +52,8 @@ MORE_POOLS = {
     "organizers without a budget": Pool(agents=3, organizer_budget=0),
     "workers without a budget": Pool(agents=3, worker_budget=0),
     "rows fill up": Pool(agents=3, context=12),
+    "two rows for three workers, fed four tokens a step": Pool(agents=4, worker_budget=12, feed_width=4, worker_rows=2),
+    "more rows than workers": Pool(agents=3, worker_rows=8),
     "bytes": Pool(agents=4, context=160, organizer_budget=160, worker_budget=160, eos=False, vocabulary=tuple(BYTES)),
     "tags merged with text, budgets run out": Pool(
         agents=3, context=50, organizer_budget=34, worker_budget=12, feed_width=4, vocabulary=MERGED

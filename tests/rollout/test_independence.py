@@ -38,6 +38,10 @@ def test_an_episode_alone_is_the_same_as_in_a_batch(in_a_batch):
     assert_same(run(engine(slots=1, feed_width=1, split_cache=True), EPISODES), in_a_batch)
 
 
+def test_an_episode_is_the_same_where_its_workers_wait_for_a_row(in_a_batch):
+    assert_same(run(engine(worker_rows=1, split_cache=True), EPISODES), in_a_batch)
+
+
 def test_an_episode_is_the_same_in_another_slot(in_a_batch):
     order = np.random.default_rng(0).permutation(len(EPISODES))
     shuffled = episodes(run(engine(), tuple(order.tolist())))

@@ -46,6 +46,17 @@ def test_a_wide_feed_takes_one_step_for_each_token_of_the_critical_path():
     assert [steps for steps, _ in pairs] == [tokens for _, tokens in pairs]
 
 
+def test_workers_that_share_a_row_take_turns_and_the_one_that_is_waited_for_is_next():
+    # Sub-queries are complete at steps 8, 17 and 26, a worker takes 46 steps, and the answer 6.
+    in_order, worker = demo_like(late_joins=False)
+    third_first = in_order.replace("<JOIN-1><JOIN-2><JOIN-3>", "<JOIN-3>" + " a" * 40 + "<JOIN-2><JOIN-1>")
+    scripts = [script(WIDE, organizer, worker) for organizer in (in_order, third_first)]
+    assert steps_and_tokens(dataclasses.replace(WIDE, worker_rows=1), scripts) == [
+        (8 + 3 * 46 + 6, 26 + 46 + 6),
+        (8 + 3 * 46 + 1 + 6, 26 + 46 + 40 + 2 + 6),  # the second works while the organizer does
+    ]
+
+
 def test_feeding_one_token_a_step_costs_a_step_for_each_token_that_is_joined_late():
     scripts = [script(NARROW, *demo_like(late_joins)) for late_joins in (False, True)]
     scripts += examples(scripts_for(NARROW), 60)
