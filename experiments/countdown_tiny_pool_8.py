@@ -3,7 +3,8 @@
 Shows:       what the capacity of the pool is worth, beside experiments/countdown_tiny_pool_2.py.
 Expected:    all six pairs forked at once, so a shorter critical path than with c = 4, whose organizer waits for free
              workers; eta / c lower, since seven agents are the most that can be busy.
-Same as experiments/countdown_tiny.py but for: the pool; three rows for the workers of an episode, and fewer slots, for as many rows.
+Same as experiments/countdown_tiny.py but for: the pool; one more row for the workers of an episode, and fewer slots,
+             for as many rows in all.
 Hardware:    2 CPU cores.
 Time:        15 minutes.
 Command:     make reproduce-tiny

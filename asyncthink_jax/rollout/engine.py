@@ -1,9 +1,9 @@
 """The engine: fork-join episodes decoded inside one jitted loop.
 
 Rows. A batch has S slots of A rows, R = S * A. Row (s, 0) is that of the organizer of the episode in slot s, the others
-are for its workers: as many as the pool has, or fewer, and then a forked worker waits for one. Slots are sharded over the
-data axes, and nothing that an episode does touches another slot. A device has a queue of prompts, of which each of its
-slots takes the next when its episode is over: so the batch stays full however long episodes are, and there is no
+are for its workers: as many as the pool has, or fewer, and then a forked worker waits for one. Slots are sharded over
+the data axes, and nothing that an episode does touches another slot. A device has a queue of prompts, of which each of
+its slots takes the next when its episode is over: so the batch stays full however long episodes are, and there is no
 collective.
 
 Traces. Trace 0 of an episode is the organizer, trace i the worker of FORK-i. Tokens belong to traces, the KV cache to
