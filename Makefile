@@ -59,6 +59,8 @@ table: setup
 # A process for each core, up to four, or to two where each may need several GB; the tests of a file stay together.
 SIDE_BY_SIDE = --numprocesses auto --dist loadfile --maxprocesses
 
+# These tests compile much and compute little: without optimisation they take two thirds of the time.
+test: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 test: setup
 	$(BIN)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) 4
 

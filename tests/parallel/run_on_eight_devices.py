@@ -24,7 +24,7 @@ CONFIG = Config(
     model=ModelConfig(vocab_size=0, layers=1, width=32, heads=8, kv_heads=8, head_dim=8, mlp_width=64),
     rollout=RolloutConfig(
         slots=16, organizer_budget=40, worker_budget=16, context=72, worker_context=40, feed_width=4, constrain=True,
-        whole_cache=True,
+        worker_rows=1, whole_cache=True,
     ),
     sft=SFTConfig(steps=SFT, rows=16, row_length=256, microbatches=2, warmup_steps=1),
     rl=RLConfig(iterations=RL, prompts=8, group_size=8, rows=32, row_length=128, learning_rate=1e-3),

@@ -6,6 +6,7 @@ what a worker has returned long before its Join, is fed many tokens a step, wher
 
 import dataclasses
 
+import pytest
 from scripted import Pool, Script, examples, interpret, on_engine
 from test_engine import scripts_for
 
@@ -69,6 +70,7 @@ def test_feeding_one_token_a_step_costs_a_step_for_each_token_that_is_joined_lat
         assert tokens <= steps <= tokens + sum(~organizer.sampled) + len(workers)
 
 
+@pytest.mark.slow
 def test_a_step_is_wide_only_where_enough_tokens_wait():
     late = demo_like(late_joins=True)
     steps = {
