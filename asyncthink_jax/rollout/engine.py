@@ -62,7 +62,7 @@ class Engine:
         whole_cache: attention always reads all of the cache, so that there is one program to compile and not two.
 
     Raises:
-        ValueError: if the suffix or `limits.prefill` can't be used, or the vocabulary can't be constrained.
+        ValueError: if the suffix, `limits.prefill` or `limits.worker_rows` can't be used, or the vocabulary can't be constrained.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class Engine:
     ):
         if limits.prefill and model.prefill is None:
             raise ValueError("this model can't read a prompt at once: set Limits.prefill (rollout.prefill) to 0")
+        if limits.worker_rows == 0 < grammar.capacity - 1:
+            raise ValueError("without a row no worker ever ends: Limits.worker_rows must be at least 1")
         self.step = Step(
             model,
             grammar,

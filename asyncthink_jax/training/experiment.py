@@ -204,7 +204,7 @@ def decoding_model(config: ModelConfig, rows_of_slot: int = 1, worker_length: in
     """The transformer as the engine wants it.
 
     With `worker_length`, organizers and workers have caches of their own, the workers' of that length: attention reads
-    whole rows, and three of four rows are workers'. (Measured: experiments/LOG.md.)
+    whole rows, and all but the first of a slot's (`Limits.rows_of_slot`) are workers'. (Measured: experiments/LOG.md.)
     """
     split = rows_of_slot > 1 and worker_length is not None
 

@@ -177,5 +177,10 @@ def test_a_model_that_cannot_read_a_prompt_at_once_is_refused_where_prompts_shal
         Engine(model, pool.grammar, lift(tag_automaton(3), WORDS), [1], [2], pool.close_join, limits)
 
 
+def test_workers_without_a_row_are_refused():
+    with pytest.raises(ValueError, match="worker_rows must be at least 1"):
+        Pool(agents=2, worker_rows=0).scripted_engine()
+
+
 def test_no_prompts_make_no_episodes():
     assert len(Pool(agents=2).scripted_engine().run({}, [], jax.random.key(0), 1.0)) == 0
