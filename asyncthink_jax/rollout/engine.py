@@ -62,7 +62,8 @@ class Engine:
         whole_cache: attention always reads all of the cache, so that there is one program to compile and not two.
 
     Raises:
-        ValueError: if the suffix, `limits.prefill` or `limits.worker_rows` can't be used, or the vocabulary can't be constrained.
+        ValueError: if the suffix, `limits.prefill` or `limits.worker_rows` can't be used, or the vocabulary can't be
+            constrained.
     """
 
     def __init__(
