@@ -91,7 +91,7 @@ def engine(slots=8, feed_width=4, mesh=None, split_cache=False, prefill=0, agent
     """`split_cache`: workers' rows have a cache of their own, which is shorter."""
     changes = {"slots": slots, "feed_width": feed_width, "prefill": prefill, "agents": agents}
     pool = dataclasses.replace(POOL, worker_rows=worker_rows, **changes)
-    rows = 1 + (agents - 1 if worker_rows is None else worker_rows)
+    rows = pool.limits.rows_of_slot(agents)
     model = decoding_model(CONFIG, rows, pool.worker_context) if split_cache else decoding_model(CONFIG)
     return pool.quick_engine(model, mesh)
 

@@ -60,6 +60,10 @@ class Pool:
     def grammar(self) -> Grammar:
         return Grammar(self.agents, self.forks)
 
+    @property
+    def limits(self) -> Limits:
+        return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
+
     def engine(self, model: DecodingModel, mesh: jax.sharding.Mesh | None = None, **options) -> Engine:
         return Engine(
             model,
@@ -67,7 +71,7 @@ class Pool:
             lift(tag_automaton(self.forks), self.vocabulary),
             *self.frame,
             self.close_join,
-            Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)}),
+            self.limits,
             eos_id=self.eos_id,
             mesh=mesh,
             **options,
