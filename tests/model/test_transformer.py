@@ -234,6 +234,24 @@ def test_recomputation_changes_no_gradient():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), expected, gradient(remat))
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [((8,), (4, 16)), ((4, 2), (64,))])
+def test_gradients_of_a_projection_are_those_of_tensordot_and_copy_no_wide_layer(inputs, outputs):
+    x, weights = (jax.random.normal(jax.random.key(n), (6, 32, *shape)) for n, shape in enumerate((inputs, outputs)))
+    projection = transformer.Projection(inputs, outputs)
+    params = projection.init(jax.random.key(2), x)["params"]
+
+    def loss(product, x, kernel):
+        return jnp.sum(weights * jnp.sin(product(x, kernel)))
+
+    own = partial(loss, lambda x, kernel: projection.apply({"params": {"kernel": kernel}}, x))
+    plain = partial(loss, partial(jnp.tensordot, axes=len(inputs)))
+    found, expected = (jax.jit(jax.grad(f, (0, 1))) for f in (own, plain))
+    for one, other in zip(found(x, params["kernel"]), expected(x, params["kernel"]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # 192 tokens: the gradient of the 64 outputs is never turned around.
+    assert "f32[64,192]" not in found.lower(x, params["kernel"]).compile().as_text()
+
+
 def test_bfloat16_computes_in_bfloat16_and_gives_fp32_logits():
     config = dataclasses.replace(QWEN, dtype="bfloat16")
     params = transformer.init(config, jax.random.key(0))
