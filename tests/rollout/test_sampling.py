@@ -133,7 +133,8 @@ def test_tokens_as_likely_as_the_last_that_is_left_are_left_too():
 
 @settings(max_examples=40)
 @given(
-    st.lists(st.floats(-20, 20, width=32), min_size=7, max_size=7),
+    # XLA takes subnormal numbers for 0: no likelier than those that are.
+    st.lists(st.floats(-20, 20, width=32, allow_subnormal=False), min_size=7, max_size=7),
     st.sampled_from(
         [
             Sampling(top_k=1),
