@@ -73,7 +73,7 @@ class RolloutConfig:
     feed_width: int = 1  # known tokens that a row can feed in one step
     wide_at: float = 1.0  # a step feeds so many if more than this wait a working row beyond the first; else one a row
     prefill: int = 64  # prompts of at least so many tokens are read at once, and once for all samples; 0 = none
-    whole_cache: bool = False  # attention always reads all of the cache: one program to compile and not two
+    whole_cache: bool = False  # attention always reads all of the cache: one program to compile and not two (CPU: one)
     constrain: bool = False  # mask tokens that would break the format
     min_workers: int = 0  # with constrain: workers that an organizer must have joined before it answers
     # What else changes the distribution (`rollout/sampling.py`); RL's old log-probabilities are then the trainer's.

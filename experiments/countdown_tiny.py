@@ -81,7 +81,7 @@ def get_config() -> Config:
             optimizer_steps=4,
             rows=64,
             row_length=256,
-            microbatches=8,
+            microbatches=16,
             loss_chunk=2048,
             worker_weight=0.1,
             worker_keep=0.15,

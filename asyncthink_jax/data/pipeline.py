@@ -131,7 +131,10 @@ def training_traces(
     def add(piece: Sequence[int], weight: float) -> None:
         tokens, weights = rows[-1]
         tokens.extend(piece)
-        weights.extend([weight * mark_weight if token == marked else weight for token in piece])
+        if marked in piece:
+            weights.extend([weight * mark_weight if token == marked else weight for token in piece])
+        else:
+            weights.extend([weight] * len(piece))
 
     prefix, suffix = worker_tokens(tokenizer, prompts)
     rows.append(([], []))

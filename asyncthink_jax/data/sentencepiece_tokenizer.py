@@ -8,10 +8,10 @@ word or a tag.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,20 @@ from asyncthink_jax.data.tokenizer import Tokenizer, read_config
 
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _UNKNOWN = "\u2047".encode()
+
+
+class _Cache(dict[str, tuple[int, ...]]):
+    """The tokens of texts that recur, of the first so many of them."""
+
+    def __init__(self, encode: Callable[[str], tuple[int, ...]], most: int = 1 << 16):
+        super().__init__()
+        self._encode, self._most = encode, most
+
+    def __missing__(self, text: str) -> tuple[int, ...]:
+        tokens = self._encode(text)
+        if len(self) < self._most:
+            self[text] = tokens
+        return tokens
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -38,7 +52,8 @@ class SentencePieceTokenizer(Tokenizer):
             )
         self.model = model
         self._plain = _without_prefix(model)
-        self._cache: dict[str, tuple[int, ...]] = {}
+        self._tags = _Cache(lambda tag: tuple(self.encode(tag)))
+        self._words = _Cache(lambda word: tuple(self.encode(" " + word)))
         ids = {"bos": model.bos_id(), "eos": model.eos_id(), "pad": model.pad_id()}
         names = {f"{name}_token": model.IdToPiece(i) for name, i in ids.items() if i >= 0}
         super().__init__({**names, **config})
@@ -105,16 +120,8 @@ class SentencePieceTokenizer(Tokenizer):
         together from the tokens of its words. A piece must begin with a space or be a single tag.
         """
         if not piece.startswith(" ") or "  " in piece:  # some vocabularies have tokens of several spaces
-            return self._encode_word(piece)
-        return tuple(token for word in piece[1:].split(" ") for token in self._encode_word(" " + word))
-
-    def _encode_word(self, word: str) -> tuple[int, ...]:
-        tokens = self._cache.get(word)
-        if tokens is None:
-            tokens = tuple(self.encode(word))
-            if len(self._cache) < 1 << 16:
-                self._cache[word] = tokens
-        return tokens
+            return self._tags[piece]
+        return tuple(chain.from_iterable(map(self._words.__getitem__, piece[1:].split(" "))))
 
     @cached_property
     def controls(self) -> dict[str, int]:

@@ -1,13 +1,15 @@
 """The key/value cache of rollouts, and the order in which it lies in memory.
 
 An array for each layer, keys and values apart: [R, K, C, H]. On TPUs it is [R, C, K, H], as their compiler lays out
-what single places are written to; from another order it would copy all of it. Nothing but this file and
-`parallel/sharding.py:cache_spec` knows of it.
+what single places are written to; from another order it would copy all of it. On CPUs the first half and the first
+three quarters of the places are kept once more, as arrays of their own: rows are seldom full, attention takes the time
+that reading takes, and there reading a part of an array copies that part. So a step reads the shortest array that holds
+what its rows have. Nothing but this file and `parallel/sharding.py:cache_spec` knows of all this.
 
 Shapes: R rows, K key/value heads, C places, H head dim, W or L new tokens a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,11 @@ from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.parallel.mesh import platform
 
-Cache = dict[str, tuple[Float[Array, "R K C H"], ...]]  # "k" and "v", an array for each layer; on TPUs [R, C, K, H]
+Arrays = tuple[Float[Array, "R K _ H"], ...]  # the keys or values of a layer: the first places, all places
+Layer = tuple[Arrays, Arrays]  # keys, values
+Cache = dict[str, tuple[Arrays, ...]]  # "k" and "v", the arrays of each layer; on TPUs [R, C, K, H]
+
+ROUND_UP = 16  # parts of the places are multiples of it
 
 
 def heads_first() -> bool:
@@ -24,11 +30,27 @@ def heads_first() -> bool:
     return platform() != "tpu"
 
 
-def empty(layers: int, rows: int, kv_heads: int, length: int, head_dim: int, dtype: str) -> Cache:
-    """A cache of zeros."""
-    middle = (kv_heads, length) if heads_first() else (length, kv_heads)
-    shape = (rows, *middle, head_dim)
-    return {name: tuple(jnp.zeros(shape, dtype) for _ in range(layers)) for name in ("k", "v")}
+def kept_lengths(length: int) -> tuple[int, ...]:
+    """The lengths of the arrays that a cache of so many places has, in ascending order; the last holds all of them."""
+    if platform() != "cpu":
+        return (length,)
+    parts = {-(-length * quarters // 4 // ROUND_UP) * ROUND_UP for quarters in (2, 3)}
+    return (*sorted(part for part in parts if part < length), length)
+
+
+def reads_enough(length: int) -> bool:
+    """Whether a step chooses by itself how much it reads of a cache of so many places."""
+    return len(kept_lengths(length)) > 1
+
+
+def empty(layers: int, rows: int, kv_heads: int, lengths: Sequence[int], head_dim: int, dtype: str) -> Cache:
+    """A cache of zeros, for each of `lengths` an array of keys and one of values a layer."""
+
+    def zeros(length: int) -> Array:
+        middle = (kv_heads, length) if heads_first() else (length, kv_heads)
+        return jnp.zeros((rows, *middle, head_dim), dtype)
+
+    return {name: tuple(tuple(map(zeros, lengths)) for _ in range(layers)) for name in ("k", "v")}
 
 
 def stored(new: Float[Array, "R L K H"]) -> Float[Array, "R K L H"]:
@@ -36,15 +58,17 @@ def stored(new: Float[Array, "R L K H"]) -> Float[Array, "R K L H"]:
     return new.swapaxes(1, 2) if heads_first() else new
 
 
-def read(array: Float[Array, "R K C H"], length: int | None = None) -> Float[Array, "R K length H"]:
-    """The first `length` places of an array, heads first whatever the order is."""
-    return array[:, :, :length] if heads_first() else array[:, :length].swapaxes(1, 2)
+def write(layer: Layer, positions: Int[Array, "R W"], new: Sequence[Float[Array, "R W K H"]]) -> Layer:
+    """Puts new keys and values at `positions` of each row; positions < 0 are dropped."""
+    keys, values = (
+        tuple(_written(array, positions, one) for array in arrays) for arrays, one in zip(layer, new, strict=True)
+    )
+    return keys, values
 
 
-def write(
+def _written(
     array: Float[Array, "R K C H"], positions: Int[Array, "R W"], new: Float[Array, "R W K H"]
 ) -> Float[Array, "R K C H"]:
-    """Puts `new` at `positions` of each row of an array; positions < 0 are dropped."""
     heads_lead = heads_first()
     length = array.shape[2 if heads_lead else 1]
     places = jnp.where(positions < 0, length, positions)  # past the end, since a negative index would wrap
@@ -56,9 +80,42 @@ def write(
     return jax.vmap(of_row)(array, places, new)
 
 
-def write_both(arrays: Sequence[Array], positions: Array, new: Sequence[Array]) -> tuple[Array, Array]:
-    """`write` for keys and values."""
-    return write(arrays[0], positions, new[0]), write(arrays[1], positions, new[1])
+def read(
+    layer: Layer,
+    positions: Int[Array, "R W"],
+    length: int | None,
+    use: Callable[[Float[Array, "R K L H"], Float[Array, "R K L H"]], Array],
+) -> Array:
+    """`use` of the keys and the values of the first places, heads first whatever the order is.
+
+    Of as many places as hold what `positions` see: of `length` (None: all) or, where a cache has several arrays, of the
+    shortest of them that will do.
+    """
+    keys, values = layer
+    if len(keys) == 1:
+        first = (lambda x: x[:, :, :length]) if heads_first() else (lambda x: x[:, :length].swapaxes(1, 2))
+        return use(first(keys[0]), first(values[0]))
+    pairs = [*zip(keys, values, strict=True)]
+    last = jnp.max(positions)
+    too_short = sum((last >= array.shape[2]).astype(jnp.int32) for array in keys[:-1])
+    return jax.lax.switch(too_short, [lambda pairs, n=n: use(*pairs[n]) for n in range(len(pairs))], pairs)
+
+
+def put_row(cache: Cache, row: Int[Array, ""], kept: Cache, entry: Int[Array, ""]) -> Cache:
+    """Copies the row `entry` of another cache, whose rows are at most as long, to a row of this one."""
+
+    def into(array: Array, arrays: Arrays) -> Array:
+        axis = 2 if heads_first() else 1
+        one = jax.lax.dynamic_slice_in_dim(arrays[-1], entry, 1)
+        one = jax.lax.slice_in_dim(one, 0, min(one.shape[axis], array.shape[axis]), axis=axis)
+        return jax.lax.dynamic_update_slice_in_dim(array, one, row, 0)
+
+    return {
+        name: tuple(
+            tuple(into(array, other) for array in arrays) for arrays, other in zip(layers, kept[name], strict=True)
+        )
+        for name, layers in cache.items()
+    }
 
 
 def split_rows(x: Float[Array, "R ..."], sizes: Sequence[int], groups: int) -> list[Float[Array, "r ..."]]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import attention
-from asyncthink_jax.model.cache import Cache, empty, merge_rows, read, split_rows, stored, write_both
+from asyncthink_jax.model.cache import Cache, empty, kept_lengths, merge_rows, read, split_rows, stored, write
 from asyncthink_jax.model.lora import LoRA, adapted, cast
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
@@ -106,9 +106,13 @@ def gathered_head(config: ModelConfig, params: Params) -> Params:
     return {"unembed": constrain_table(params["unembed"].astype(config.dtype), vocab_axis=1)}
 
 
-def init_cache(config: ModelConfig, rows: int, length: int) -> Cache:
-    """An empty cache. It need not be cleared when a row is reused: no query sees past its own position."""
-    return empty(config.layers, rows, config.kv_heads, length, config.head_dim, config.dtype)
+def init_cache(config: ModelConfig, rows: int, length: int, *, kept_once: bool = False) -> Cache:
+    """An empty cache. It need not be cleared when a row is reused: no query sees past its own position.
+
+    kept_once: one array a layer even where several would be faster to read (`cache.kept_lengths`).
+    """
+    lengths = (length,) if kept_once else kept_lengths(length)
+    return empty(config.layers, rows, config.kv_heads, lengths, config.head_dim, config.dtype)
 
 
 def decode(
@@ -126,7 +130,7 @@ def decode(
     Rows may live in several caches of different lengths: of each of `groups` equal parts of the rows, the first ones
     are in `caches[0]`, the next in `caches[1]`, and so on. A position < 0 marks padding: nothing is written for it and
     its output means nothing. Every other position p must be below its cache's entry of `read_lengths` (None: all of
-    it), the part that is read; positions 0..p-1 must have been fed before or be fed in the same call.
+    it), the part that is read at most; positions 0..p-1 must have been fed before or be fed in the same call.
     """
     read_lengths = read_lengths or (None,) * len(caches)
     # A TPU reads all caches before it writes any: of a cache that is written and then read, its compiler moves all to
@@ -134,7 +138,7 @@ def decode(
     on_tpu = platform() == "tpu"
     x = embed(config, params["embed"], tokens)
     rope = rope_table(config, positions)
-    sizes = [cache["k"][0].shape[0] for cache in caches]
+    sizes = [cache["k"][0][-1].shape[0] for cache in caches]
     places = split_rows(positions, sizes, groups)
     layers = [[*zip(cache["k"], cache["v"], strict=True)] for cache in caches]  # [part][layer]: k, v
     unwritten: dict[tuple[int, int], Any] = {}  # (part, layer): k, v of the new tokens
@@ -150,14 +154,14 @@ def decode(
             if on_tpu:
                 unwritten[part, n] = new
             else:
-                layers[part][n] = write_both(layers[part][n], places[part], new)
-            keys, values = (read(array, read_lengths[part]) for array in layers[part][n])
-            mixed.append(attention.cached(q, keys, values, places[part], new if on_tpu else None))
+                layers[part][n] = write(layers[part][n], places[part], new)
+            attend = partial(attention.cached, q, positions=places[part], new=new if on_tpu else None)
+            mixed.append(read(layers[part][n], places[part], read_lengths[part], attend))
         x = block(x, merge_rows(mixed, groups), method="finish")
     if on_tpu:  # its compiler has to know that: free to write as soon as it can, it copies what is still to be read
         x, unwritten = jax.lax.optimization_barrier((x, unwritten))
     for (part, n), new in unwritten.items():
-        layers[part][n] = write_both(layers[part][n], places[part], new)
+        layers[part][n] = write(layers[part][n], places[part], new)
     caches = tuple({"k": tuple(k for k, _ in part), "v": tuple(v for _, v in part)} for part in layers)
     return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x), caches
 
@@ -170,8 +174,8 @@ def prefill(config: ModelConfig, params: Params, tokens: Int[Array, "R L"]) -> C
     for weights in unstacked(config, params)["layers"]:
         block = partial(Block(config).apply, {"params": weights})
         q, k, v = block(x, rope, method="qkv")
-        keys.append(stored(k))
-        values.append(stored(v))
+        keys.append((stored(k),))
+        values.append((stored(v),))
         x = block(x, attention.packed(q, k, v, segments), method="finish")
     return {"k": tuple(keys), "v": tuple(values)}
 

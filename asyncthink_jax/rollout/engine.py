@@ -59,7 +59,8 @@ class Engine:
         mesh: slots and rows are split over its data and fsdp axes; None = one device.
         sampling: what changes the distribution beside the temperature.
         constrain: only tokens that make no format error are sampled.
-        whole_cache: attention always reads all of the cache, so that there is one program to compile and not two.
+        whole_cache: attention reads all of the cache, or what it takes to be enough of it, so that there is one program
+            to compile and not two.
 
     Raises:
         ValueError: if the suffix, `limits.prefill` or `limits.worker_rows` can't be used, or the vocabulary can't be
@@ -225,10 +226,7 @@ class Engine:
         return bool(active), int(longest), np.array(steps)  # a copy: the state's own memory is used again
 
     def _bucket(self, longest: int) -> int:
-        """How many cache positions attention reads while no row is longer: half or all, each compiled once.
-
-        Finer buckets cost more than they save on CPU, where reading a part of the cache copies that part.
-        """
+        """How many cache positions attention reads while no row is longer: half or all, each compiled once."""
         half = self.limits.context // 2
         fits = longest + self.limits.feed_width + half // 4 <= half
         return half if fits and not self.whole_cache else self.limits.context

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -102,10 +103,17 @@ def sequential_demonstration(
 def _some_pairs(problem: Problem, rng: np.random.Generator, in_order: bool) -> list[Pair]:
     """Any of the pairs, from one to all, fewer likelier: weights 8, 7, 6, 5, 4, 3 for 1 to 6 of six."""
     candidates = pairs(problem)
-    weights = np.arange(len(candidates) + 2, 2, -1)
-    count = 1 + rng.choice(len(candidates), p=weights / weights.sum())
+    count = 1 + int(np.searchsorted(_shares(len(candidates)), rng.random(), side="right"))
     chosen = rng.permutation(len(candidates))[:count]
     return [candidates[i] for i in (sorted(chosen) if in_order else chosen)]
+
+
+@lru_cache
+def _shares(most: int) -> np.ndarray:
+    """Which share of the demonstrations takes at most one pair, at most two, .., and all."""
+    weights = np.arange(most + 2, 2, -1)
+    shares = np.cumsum(weights / weights.sum())
+    return shares / shares[-1]
 
 
 class Organizer(ScriptWriter[Problem]):

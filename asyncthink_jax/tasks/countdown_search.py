@@ -48,13 +48,18 @@ class Problem:
         return {**asdict(self), "numbers": list(self.numbers)}
 
 
-def pairs(problem: Problem) -> list[Pair]:
+def pairs(problem: Problem) -> tuple[Pair, ...]:
     """The pairs of numbers, C(numbers, 2) of them, in ascending order of the larger number, then of the smaller.
 
     In this order the long searches come first, more or less: the best schedule that was found for four agents takes as
     many steps as in the order of the smaller number, but keeps them busier (eta/c 0.564, there 0.551).
     """
-    return sorted(combinations(problem.numbers, 2), key=lambda pair: pair[::-1])
+    return _pairs(problem.numbers)
+
+
+@lru_cache(maxsize=1 << 13)
+def _pairs(numbers: tuple[int, ...]) -> tuple[Pair, ...]:
+    return tuple(sorted(combinations(numbers, 2), key=lambda pair: pair[::-1]))
 
 
 def sub_query(problem: Problem, pair: Pair) -> str:
@@ -63,7 +68,8 @@ def sub_query(problem: Problem, pair: Pair) -> str:
     return f" {pair[0]} {pair[1]} {rest} = {problem.target}"
 
 
-def results(a: int, b: int, max_value: int) -> list[tuple[str, int, bool]]:
+@lru_cache(maxsize=1 << 16)
+def results(a: int, b: int, max_value: int) -> tuple[tuple[str, int, bool], ...]:
     """(operator, value, whether b is the left operand) of the operations on two numbers, in the order + - * /.
 
     Only positive whole values of at most `max_value`. Of the two differences and the two quotients at most one is such
@@ -74,12 +80,12 @@ def results(a: int, b: int, max_value: int) -> list[tuple[str, int, bool]]:
         found.append(("/", a // b, False))
     elif b % a == 0:
         found.append(("/", b // a, True))
-    return [one for one in found if 0 < one[1] <= max_value]
+    return tuple(one for one in found if 0 < one[1] <= max_value)
 
 
 def second_results(
     operator: str, subtotal: int, larger: int, third: int, max_value: int
-) -> list[tuple[str, int, bool]]:
+) -> Sequence[tuple[str, int, bool]]:
     """`results` of a pair's value (by `operator`) and a third number, as far as that pair is the one to look at them.
 
     Two operations of one kind (both of + and -, or both of * and /) are combined only if the third number is above the
@@ -87,7 +93,8 @@ def second_results(
     Workers' findings never repeat then, and an organizer need not compare them. (Of products and quotients it costs
     those that the two smaller numbers do not lead to, like 20 / 4 * 6: one solution in forty.)
     """
-    return [one for one in results(subtotal, third, max_value) if is_next(operator, larger, one[0], third)]
+    found = results(subtotal, third, max_value)
+    return found if third > larger else [one for one in found if is_next(operator, larger, one[0], third)]
 
 
 def is_next(operator: str, number: int, following: str, last: int) -> bool:

@@ -20,6 +20,7 @@ from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, join_closers, organizer_tokens, prompts_for, worker_tokens
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.model import lora, transformer
+from asyncthink_jax.model.cache import put_row, reads_enough
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
@@ -196,7 +197,7 @@ def make_engine(
         mesh=mesh,
         sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
         constrain=rollout.constrain,
-        whole_cache=whole_cache or rollout.whole_cache,
+        whole_cache=whole_cache or rollout.whole_cache or reads_enough(limits.context),
     )
 
 
@@ -233,17 +234,15 @@ def decoding_model(config: ModelConfig, rows_of_slot: int = 1, worker_length: in
         return transformer.logits(config, params, hidden), caches
 
     def adopt(caches: Any, prompts: Any, entry: Array, slot: Array, slots: int) -> Any:
-        def copy(cache: Array, kept: Array) -> Array:
-            one = jax.lax.dynamic_slice_in_dim(kept, entry, 1)
-            return jax.lax.dynamic_update_slice_in_dim(cache, one, slot * (cache.shape[0] // slots), 0)
-
-        return (jax.tree.map(copy, caches[0], prompts), *caches[1:])
+        organizers = caches[0]
+        rows = organizers["k"][0][-1].shape[0]
+        return (put_row(organizers, slot * (rows // slots), prompts, entry), *caches[1:])
 
     return DecodingModel(
         init_cache,
         logits,
         prepare=functools.partial(transformer.unstacked, config),
-        prompt_cache=functools.partial(transformer.init_cache, config),
+        prompt_cache=functools.partial(transformer.init_cache, config, kept_once=True),
         prefill=functools.partial(transformer.prefill, config),
         adopt=adopt,
     )

@@ -13,6 +13,7 @@ matrix products, attention with its cache, the transformer as a whole, sampling.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from asyncthink_jax.model import attention, transformer
-from asyncthink_jax.model.cache import write_both
+from asyncthink_jax.model.cache import read, write
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.sharding import ROWS
 from asyncthink_jax.rollout.sampling import sample, token_uniforms
@@ -140,11 +141,11 @@ def parts(ours: Ours, rows: int, context: int, loops: int) -> dict[str, Callable
     def attend(_, carry):
         q, cache = carry
         layers = []
-        for keys, values in zip(cache["k"], cache["v"], strict=True):
+        for layer in zip(cache["k"], cache["v"], strict=True):
             own = position[: q.shape[0]]
-            keys, values = write_both((keys, values), own, [news[: q.shape[0]]] * 2)
-            q = attention.cached(q, keys, values, own)
-            layers.append((keys, values))
+            layer = write(layer, own, [news[: q.shape[0]]] * 2)
+            q = read(layer, own, None, partial(attention.cached, q, positions=own))
+            layers.append(layer)
         return q, {"k": tuple(layer[0] for layer in layers), "v": tuple(layer[1] for layer in layers)}
 
     def decode(params, carry):

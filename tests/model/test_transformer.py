@@ -147,7 +147,32 @@ def test_reading_part_of_the_cache_is_enough_for_short_rows(model):
     part, cache = feed(config, params, rows, (3,), read_length=8)
     for a, b in zip(whole, part, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    assert cache[0]["k"][0].shape[2] == 16
+    assert cache[0]["k"][0][-1].shape[2] == 16
+
+
+def test_on_cpus_a_step_reads_the_shortest_array_of_the_cache_that_holds_its_rows(model):
+    config, params = model
+    tokens = random_tokens((2, 64), seed=8)
+    steps = {
+        "several": transformer.init_cache(config, 2, 64),
+        "one": transformer.init_cache(config, 2, 64, kept_once=True),
+    }
+    assert [array.shape[2] for array in steps["several"]["k"][0]] == [32, 48, 64]
+    hidden = {name: [] for name in steps}
+    for at in range(0, 64, 4):
+        positions = np.array([at + np.arange(4), np.full(4, -1) if at % 8 else at // 2 + np.arange(4)])  # one is slower
+        for name, cache in steps.items():
+            output, (steps[name],) = decode(config, params, (cache,), tokens[:, at : at + 4], positions)
+            hidden[name].append(output[positions >= 0])
+            if name == "several":  # what is longer than it has to be is not looked at
+                needed = next(n for n in (32, 48, 64) if at + 4 <= n)
+                spoiled = jax.tree.map(lambda x, n=needed: x if x.shape[2] <= n else x * jnp.nan, cache)
+                again, _ = decode(config, params, (spoiled,), tokens[:, at : at + 4], positions)
+                np.testing.assert_array_equal(again[positions >= 0], hidden[name][-1])
+    for several, one in zip(*hidden.values(), strict=True):
+        np.testing.assert_allclose(several, one, atol=1e-5)
+    whole = lambda cache: jax.tree.map(lambda x: x[:, :, :32], [layer[-1] for layer in cache["k"]])  # noqa: E731
+    jax.tree.map(np.testing.assert_array_equal, whole(steps["several"]), [layer[0] for layer in steps["several"]["k"]])
 
 
 def test_rows_of_a_group_can_live_in_caches_of_different_lengths(model):
@@ -158,10 +183,12 @@ def test_rows_of_a_group_can_live_in_caches_of_different_lengths(model):
     caches = tuple(transformer.init_cache(config, 2 * n, length) for n, length in zip((1, 2), lengths, strict=True))
     hidden, caches = decode(config, params, caches, tokens, np.tile(np.arange(8), (6, 1)), groups=2)
     np.testing.assert_allclose(hidden, one[0], atol=1e-5)
-    assert [cache["k"][0].shape[2] for cache in caches] == [16, 8]
-    keys = np.asarray(one[1][0]["k"][1]).reshape(*shape, *one[1][0]["k"][1].shape[1:])
-    np.testing.assert_allclose(caches[0]["k"][1], keys[:, 0], atol=1e-5)
-    np.testing.assert_allclose(caches[1]["k"][1], keys[:, 1:, :, :8].reshape(4, *keys.shape[2:3], 8, -1), atol=1e-5)
+    assert [cache["k"][0][-1].shape[2] for cache in caches] == [16, 8]
+    keys = np.asarray(one[1][0]["k"][1][-1])
+    keys = keys.reshape(*shape, *keys.shape[1:])
+    np.testing.assert_allclose(caches[0]["k"][1][-1], keys[:, 0], atol=1e-5)
+    of_workers = keys[:, 1:, :, :8].reshape(4, *keys.shape[2:3], 8, -1)
+    np.testing.assert_allclose(caches[1]["k"][1][-1], of_workers, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -213,10 +240,15 @@ def test_decoding_in_a_while_loop_writes_the_cache_in_place():
 
         return jax.lax.while_loop(lambda s: s[0] < length, step, (0, cache, tokens))
 
-    cache = (transformer.init_cache(config, rows, length),)
-    compiled = jax.jit(generate, donate_argnums=1).lower(params, cache, jnp.zeros((rows, 1), jnp.int32)).compile()
+    scratch, cache = {}, {}
+    for kept_once in (True, False):
+        cache[kept_once] = transformer.init_cache(config, rows, length, kept_once=kept_once)
+        arguments = params, (cache[kept_once],), jnp.zeros((rows, 1), jnp.int32)
+        compiled = jax.jit(generate, donate_argnums=1).lower(*arguments).compile()
+        scratch[kept_once] = compiled.memory_analysis().temp_size_in_bytes
     # A layer's k or v: a copy of one would not fit in the scratch memory.
-    assert compiled.memory_analysis().temp_size_in_bytes < cache[0]["k"][0].nbytes
+    assert scratch[True] < cache[True]["k"][0][0].nbytes
+    assert scratch[False] < scratch[True] + cache[False]["k"][0][0].nbytes
 
 
 def test_recomputation_changes_no_gradient():
@@ -258,7 +290,7 @@ def test_bfloat16_computes_in_bfloat16_and_gives_fp32_logits():
     tokens = random_tokens((1, LENGTH))
     hidden = forward(config, params, tokens, np.arange(LENGTH)[None], np.ones_like(tokens))
     output, cache = decode(config, params, (transformer.init_cache(config, 1, 16),), tokens, np.arange(LENGTH)[None])
-    assert {hidden.dtype, output.dtype, cache[0]["k"][0].dtype} == {jnp.dtype(jnp.bfloat16)}
+    assert {hidden.dtype, output.dtype, cache[0]["k"][0][-1].dtype} == {jnp.dtype(jnp.bfloat16)}
     assert transformer.logits(config, params, hidden).dtype == jnp.float32
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
     exact = alone(QWEN, params, tokens[0])

@@ -167,7 +167,7 @@ def test_random_demonstrations_take_every_structure():
 
 def test_pairs_go_by_the_larger_number():
     expected = [(2, 6), (2, 16), (6, 16), (2, 18), (6, 18), (16, 18)]
-    assert pairs(Problem((2, 6, 16, 18), 1)) == expected
+    assert pairs(Problem((2, 6, 16, 18), 1)) == tuple(expected)
 
 
 def test_demonstrations_of_fewer_pairs_are_likelier():
