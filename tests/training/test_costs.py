@@ -42,7 +42,7 @@ def test_the_flops_of_a_decoding_step_are_those_that_are_counted():
         hidden, cache = transformer.decode(MODEL, params, (cache,), tokens, positions)
         return transformer.logits(MODEL, params, hidden), cache
 
-    cache = jax.eval_shape(lambda: transformer.init_cache(MODEL, rows, cached))
+    cache = jax.eval_shape(lambda: transformer.init_cache(MODEL, rows, cached, kept_once=True))
     tokens = np.zeros((rows, 1), np.int32)
     assert Costs(MODEL, 1, 1, 1).decode_step(rows, cached).flops == pytest.approx(
         counted(step, params(), cache, tokens, tokens), rel=0.1
@@ -51,7 +51,7 @@ def test_the_flops_of_a_decoding_step_are_those_that_are_counted():
 
 def test_a_decoding_step_reads_the_weights_once_and_the_cache_once():
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
-    cache = jax.eval_shape(lambda: transformer.init_cache(MODEL, 8, 96))
+    cache = jax.eval_shape(lambda: transformer.init_cache(MODEL, 8, 96, kept_once=True))
     assert Costs(MODEL, 1, 1, 1).decode_step(8, 96).bytes == pytest.approx(size(params()) + size(cache), rel=0.01)
 
 
