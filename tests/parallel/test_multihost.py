@@ -130,7 +130,7 @@ def test_what_processes_have_of_each_other(count, tmp_path):
     program = pathlib.Path(__file__).with_name("several_processes.py")
     started = processes.start(count, [program], tmp_path, folder=tmp_path)
     assert processes.codes(started) == [0] * count, processes.said(tmp_path, "err", count)
-    lines = [dict(line.split(" ", 1) for line in text.splitlines()) for text in processes.said(tmp_path, "out", count)]
+    lines = [dict(line.split(" ", 1) for line in text.splitlines()) for text in processes.said(tmp_path, "told", count)]
     by_name = {name: [line[name] for line in lines] for name in lines[0]}
     same = {name: values[0] for name, values in by_name.items() if len(set(values)) == 1}
     assert same.items() >= {
