@@ -53,6 +53,11 @@ def empty(layers: int, rows: int, kv_heads: int, lengths: Sequence[int], head_di
     return {name: tuple(tuple(map(zeros, lengths)) for _ in range(layers)) for name in ("k", "v")}
 
 
+def row_count(cache: Cache) -> int:
+    """R."""
+    return cache["k"][0][0].shape[0]
+
+
 def stored(new: Float[Array, "R L K H"]) -> Float[Array, "R K L H"]:
     """Keys or values of rows that are read at once, as an array of a cache (on TPUs [R, L, K, H])."""
     return new.swapaxes(1, 2) if heads_first() else new

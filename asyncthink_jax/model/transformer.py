@@ -18,7 +18,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import attention
-from asyncthink_jax.model.cache import Cache, empty, kept_lengths, merge_rows, read, split_rows, stored, write
+from asyncthink_jax.model.cache import (
+    Cache,
+    empty,
+    kept_lengths,
+    merge_rows,
+    read,
+    row_count,
+    split_rows,
+    stored,
+    write,
+)
 from asyncthink_jax.model.lora import LoRA, adapted, cast
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
@@ -138,7 +148,7 @@ def decode(
     on_tpu = platform() == "tpu"
     x = embed(config, params["embed"], tokens)
     rope = rope_table(config, positions)
-    sizes = [cache["k"][0][-1].shape[0] for cache in caches]
+    sizes = [row_count(cache) for cache in caches]
     places = split_rows(positions, sizes, groups)
     layers = [[*zip(cache["k"], cache["v"], strict=True)] for cache in caches]  # [part][layer]: k, v
     unwritten: dict[tuple[int, int], Any] = {}  # (part, layer): k, v of the new tokens

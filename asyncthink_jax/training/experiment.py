@@ -20,7 +20,7 @@ from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, join_closers, organizer_tokens, prompts_for, worker_tokens
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.model import lora, transformer
-from asyncthink_jax.model.cache import put_row, reads_enough
+from asyncthink_jax.model.cache import put_row, reads_enough, row_count
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
@@ -235,8 +235,8 @@ def decoding_model(config: ModelConfig, rows_of_slot: int = 1, worker_length: in
 
     def adopt(caches: Any, prompts: Any, entry: Array, slot: Array, slots: int) -> Any:
         organizers = caches[0]
-        rows = organizers["k"][0][-1].shape[0]
-        return (put_row(organizers, slot * (rows // slots), prompts, entry), *caches[1:])
+        row = slot * (row_count(organizers) // slots)
+        return (put_row(organizers, row, prompts, entry), *caches[1:])
 
     return DecodingModel(
         init_cache,
