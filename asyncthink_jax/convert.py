@@ -79,7 +79,7 @@ def _convert_run(workdir: Path, target: Path) -> None:
     from asyncthink_jax.model.save_hf import save_hf
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
-    from asyncthink_jax.training.run import restore_params
+    from asyncthink_jax.training.restore import restore_params
 
     config = dataclasses.replace(load(workdir / "config.json"), mesh=MeshConfig())
     built = experiment.build(config, workdir)

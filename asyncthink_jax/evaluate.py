@@ -82,13 +82,9 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
     from asyncthink_jax.training.evaluation import evaluate
-    from asyncthink_jax.training.run import (
-        changing_results,
-        evaluation_rows,
-        provenance,
-        restore_params,
-        write_episodes,
-    )
+    from asyncthink_jax.training.provenance import provenance
+    from asyncthink_jax.training.restore import restore_params
+    from asyncthink_jax.training.results import changing_results, evaluation_rows, write_episodes
 
     temperature = config.rl.temperature if FLAGS.temperature is None else FLAGS.temperature
     mesh = experiment.mesh_of(config)

@@ -81,7 +81,8 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     from asyncthink_jax.report.write import write_report
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
-    from asyncthink_jax.training.run import Run, all_measured, read_results
+    from asyncthink_jax.training.results import all_measured, read_results
+    from asyncthink_jax.training.run import Run
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
     stages = ["after_sft", "after_rl"] if config.rl.iterations else ["after_sft"]

@@ -9,7 +9,7 @@ from asyncthink_jax.report.metrics import read_metrics
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.checkpoint import Checkpoints
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.run import restore_params
+from asyncthink_jax.training.restore import restore_params
 from asyncthink_jax.training.state import TrainState
 
 

@@ -17,7 +17,7 @@ from asyncthink_jax.model.weights import load as load_weights
 from asyncthink_jax.model.weights import open_weights
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment
-from asyncthink_jax.training.run import cold_start_checkpoints, restore_params
+from asyncthink_jax.training.restore import cold_start_checkpoints, restore_params
 
 GOLDEN = pathlib.Path(__file__).parent / "model" / "golden"
 

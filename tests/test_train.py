@@ -23,7 +23,7 @@ from asyncthink_jax.report.metrics import read_metrics
 from asyncthink_jax.tasks import Countdown, Task
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.checkpoint import Checkpoints
-from asyncthink_jax.training.run import cold_start_checkpoints
+from asyncthink_jax.training.restore import cold_start_checkpoints
 
 SHORTENED = '''"""The demo at a size that trains in seconds."""
 

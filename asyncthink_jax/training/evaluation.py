@@ -151,6 +151,11 @@ def summary(episodes: Sequence[Episode], samples: int, wanted: int) -> dict[str,
     }
 
 
+def means(scores: dict[str, Any]) -> dict[str, float]:
+    """The plain numbers of a summary, under the names of report/metrics.py."""
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
 def evaluate(
     experiment: Experiment,
     params: Params,

@@ -44,7 +44,7 @@ from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.checkpoint import CheckpointError
-from asyncthink_jax.training.run import restore_params
+from asyncthink_jax.training.restore import restore_params
 
 # For a released model, whose prompts alone are some 760 tokens; what a run uses stands in its config.
 UNTRAINED = RolloutConfig(

@@ -106,9 +106,9 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
 
     r_t is the probability ratio to the policy that sampled, at the sampling temperature. Both sides are of the whole
     vocabulary: where the sampler drew from less (top-k, a format constraint, ..), the old log-probabilities are the
-    trainer's own (`training/run.py:Update`), for the sampler's belong to another distribution. KL_t is the k3 estimator
-    against the cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0. Of
-    tokens that are `imitated` it is -log p instead.
+    trainer's own (`training/update.py:Update`), for the sampler's belong to another distribution. KL_t is the k3
+    estimator against the cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is
+    not 0. Of tokens that are `imitated` it is -log p instead.
     """
 
     def loss(params: Params, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:

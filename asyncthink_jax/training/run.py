@@ -9,14 +9,8 @@ wait, and the resumed run samples the same episodes again.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import json
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,23 +18,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncthink_jax.config import EvalConfig
-from asyncthink_jax.data import packing, pipeline
-from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.data import pipeline
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.multihost import is_first, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
-from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
 from asyncthink_jax.tasks.task import Problem
-from asyncthink_jax.training import bucket, rl, sft
-from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
-from asyncthink_jax.training.evaluation import evaluate, play, summary
+from asyncthink_jax.training import bucket, sft
+from asyncthink_jax.training.checkpoint import Checkpoints
+from asyncthink_jax.training.evaluation import evaluate, means, play, summary
 from asyncthink_jax.training.experiment import Experiment
-from asyncthink_jax.training.files import locked, replace_text
-from asyncthink_jax.training.logprobs import OldLogprobs
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState, abstract_state, new_state
+from asyncthink_jax.training.provenance import provenance
+from asyncthink_jax.training.restore import cold_start_checkpoints
+from asyncthink_jax.training.results import (
+    changing_results,
+    evaluation_rows,
+    measured_so,
+    read_results,
+    write_episodes,
+)
+from asyncthink_jax.training.state import OptimizerStep, TrainState, abstract_state, new_state
+from asyncthink_jax.training.update import Update
 
 
 class Run:
@@ -289,188 +288,3 @@ class Run:
         restored = self.checkpoints.restore(wanted)
         assert restored is not None
         return restored.metadata["step"], restored.state
-
-
-def cold_start_checkpoints(workdir: Path, read_only: bool = False) -> Checkpoints:
-    """Where a run keeps the end of its cold start."""
-    return Checkpoints(bucket.checkpoints(workdir) / "cold_start", keep=1, read_only=read_only)
-
-
-def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
-    """The parameters of the checkpoint `which` of a run: "best" (by validation reward), "latest" or "cold_start".
-
-    Raises CheckpointError if there is none, or if it can't be read.
-    """
-    wanted = experiment.abstract_params()
-    if which == "cold_start":
-        with cold_start_checkpoints(workdir, read_only=True) as checkpoints:
-            found = checkpoints.restore(wanted)
-    else:
-        with Checkpoints(bucket.checkpoints(workdir), read_only=True) as checkpoints:
-            if which == "best":
-                found = checkpoints.restore_best(wanted)
-            else:
-                state = checkpoints.restore({"params": wanted}, partial=True)
-                found = None if state is None else dataclasses.replace(state, state=state.state["params"])
-    if found is None:
-        raise CheckpointError(f"{workdir} has no checkpoint {which!r} yet")
-    return found.state
-
-
-def write_episodes(folder: Path, episodes: Sequence[Episode], tokenizer: Tokenizer) -> None:
-    """Writes `episodes.jsonl`, one episode a line, in the format that README.md describes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "episodes.jsonl", "w", encoding="utf-8") as file:
-        for episode in episodes:
-            file.write(json.dumps(episode.to_json(tokenizer.decode), ensure_ascii=False) + "\n")
-
-
-def means(scores: dict[str, Any]) -> dict[str, float]:
-    """The plain numbers of a summary, under the names of report/metrics.py."""
-    return {name: value for name, value in scores.items() if isinstance(value, float)}
-
-
-class Update:
-    """The training half of an RL iteration: scored episodes to new parameters, in `optimizer_steps` minibatches."""
-
-    def __init__(self, experiment: Experiment, optimizer: Any, reference: Params | None):
-        self.experiment, self.config, self.reference = experiment, experiment.config.rl, reference
-        self.recompute_logprobs = (
-            self.config.recompute_logprobs or not experiment.config.rollout.from_whole_distribution
-        )
-        loss = rl.make_loss(experiment.model, self.config)
-        self.step = OptimizerStep(loss, optimizer, experiment.mesh, self.config.microbatches, experiment.frozen)
-        self.logprobs = OldLogprobs(
-            experiment.model,
-            self.config.temperature,
-            self.config.loss_chunk,
-            self.config.microbatches,
-            experiment.mesh,
-            experiment.frozen,
-        )
-
-    def __call__(
-        self,
-        state: TrainState,
-        episodes: list[Episode],
-        rng: np.random.Generator,
-        poll: Callable[[], None] | None = None,
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """`episodes`: `group_size` for each problem, in a row. `poll` is called before each step; may raise."""
-        config = self.config
-        rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
-        advantage = rl.advantages(config, rewards).reshape(-1)
-        groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
-        batches: list[tuple[Batch, int]] = []  # packed rows, traces that didn't fit
-        gaps: list[float] = []  # mean distance of the recorded log-probabilities to the trainer's, by minibatch
-        for part in np.array_split(groups, config.optimizer_steps):
-            chosen = part.reshape(-1)
-            rows = rl.training_rows(config, [episodes[n] for n in chosen], advantage[chosen], rng)
-            if not rows:
-                continue
-            for _ in range(config.imitated_demonstrations // config.optimizer_steps):
-                shown = pipeline.drawn_traces(self.experiment.demonstrations, config.row_length, rng, work_only=True)
-                rows += rl.imitated_rows(config, shown)
-            batch, left_out = packing.pack(rows, config.row_length, config.rows)
-            batch = sft.normalised(batch)
-            # Here, before the first step: they are those of the policy that sampled.
-            if self.recompute_logprobs:
-                recorded, batch["old_logprobs"] = batch["old_logprobs"], np.asarray(self.logprobs(state.params, batch))
-                sampled = batch["loss_weights"] * (1 - batch["imitated"])
-                gaps.append(float(np.average(np.abs(batch["old_logprobs"] - recorded), weights=sampled)))
-            if self.reference is not None:
-                batch["reference_logprobs"] = np.asarray(self.logprobs(self.reference, batch))
-            batches.append((batch, len(left_out)))
-        collected: list[dict[str, Any]] = []
-        for batch, left_out_count in batches:
-            if poll:
-                poll()
-            per_part = config.rows // config.microbatches
-            filled = int(np.sum(batch["segment_ids"].any(axis=1)))
-            state, numbers = self.step(state, batch, -(-filled // per_part))
-            collected.append({**jax.device_get(numbers), "rows": filled, "traces_left_out": left_out_count})
-        if not collected:  # the rewards of every group are equal
-            return state, {}
-        numbers = {name: float(np.mean([part[name] for part in collected])) for name in collected[0]}
-        if self.experiment.config.rollout.from_whole_distribution:
-            # Before the first update the trainer's forward pass must give what the sampler recorded.
-            sampled = batches[0][0]["loss_weights"] * (1 - batches[0][0]["imitated"])
-            numbers["replay_gap"] = gaps[0] if gaps else float(collected[0]["logprob_change"] / np.sum(sampled))
-        return state, numbers
-
-
-# ------------------------------------------------------------------------------------------------------ results.json
-
-
-def evaluation_rows(after: str, temperatures: Sequence[float]) -> dict[str, float]:
-    """Names of the rows of an evaluation in results.json, and the temperature of each; the first is the plain one."""
-    suffixes = [
-        "" if place == 0 else "_greedy" if temperature == 0 else f"_t{temperature:g}"
-        for place, temperature in enumerate(temperatures)
-    ]
-    return {after + suffix: temperature for suffix, temperature in zip(suffixes, temperatures, strict=True)}
-
-
-def measured_so(row: Mapping[str, Any] | None, temperature: float, samples: int) -> bool:
-    """Whether a row of results.json, None if there is none, is of this temperature and as many samples a problem."""
-    row = row or {}
-    return (row.get("temperature"), row.get("samples")) == (temperature, samples if temperature > 0 else 1)
-
-
-def all_measured(rows: Mapping[str, Any], stages: Sequence[str], config: EvalConfig) -> bool:
-    """Whether a paradigm of results.json has all rows of these stages ("after_sft", ..), each as `measured_so`."""
-    return all(
-        measured_so(rows.get(row), temperature, config.samples)
-        for stage in stages
-        for row, temperature in evaluation_rows(stage, config.temperatures).items()
-    )
-
-
-def read_results(workdir: Path) -> dict[str, Any]:
-    """The results so far; empty ones if there is no file."""
-    path = workdir / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"paradigms": {}}
-
-
-@contextmanager
-def changing_results(workdir: Path) -> Iterator[dict[str, Any]]:
-    """The results so far, written back at the end of the block; other runs that add rows to them wait until then."""
-    lock = workdir / ".results.lock"
-    lock.touch()
-    with locked(lock, wait=True):
-        results = read_results(workdir)
-        yield results
-        replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-
-
-def provenance() -> dict[str, str]:
-    """Commit (with a + if code differs from it), date and hardware of this run."""
-
-    def git(*words: str) -> str:
-        root = Path(__file__).resolve().parent
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    devices = jax.devices()
-    kind = devices[0].device_kind
-    hardware = f"{len(devices)} x {kind}" if kind != "cpu" else f"{_cpu_count()} CPU cores ({_cpu_name()})"
-    commit = git("rev-parse", "HEAD")
-    # Not tables and results: those that a run before this one has written don't change what it does.
-    changed = commit and git("status", "--porcelain", "--untracked-files=no", "--", ":/*.py")
-    return {
-        "commit": commit + ("+" if changed else ""),
-        "date": datetime.date.today().isoformat(),
-        "hardware": hardware,
-    }
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

