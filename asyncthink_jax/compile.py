@@ -13,7 +13,6 @@ the engine. Exit codes: 0 all steps fit, 1 one does not (the fields to change ar
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from absl import flags
 
 from asyncthink_jax import command
 from asyncthink_jax.config import ConfigError, load
+from asyncthink_jax.shown import complain
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
@@ -44,7 +44,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
             raise ConfigError(f"--json {report}: its folder does not exist")
         return _compile(overrides, report)
     except (ConfigError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
 
 

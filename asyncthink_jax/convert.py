@@ -9,7 +9,6 @@ copy. Exit codes: 0 done, 2 for bad input (one line on stderr).
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import CHECKPOINTS, ConfigError, MeshConfig, load
+from asyncthink_jax.shown import complain
 
 FLAGS = flags.FLAGS
 DTYPES = ("bfloat16", "float32")
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
         else:
             _convert_weights(source, target)
     except (ConfigError, WeightsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     print(f"wrote {target}")
     return 0

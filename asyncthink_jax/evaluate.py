@@ -13,7 +13,6 @@ is lost or can't be reached, or a bucket, 2 for bad input (one line on stderr), 
 """
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, l
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
+from asyncthink_jax.shown import complain
 from asyncthink_jax.training import bucket
 from asyncthink_jax.training.files import locked
 
@@ -48,7 +48,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         return _evaluate(config, bucket.local(FLAGS.workdir), overrides)
     except (ConfigError, ProcessError) as error:
         if is_first():
-            print(f"error: {error}", file=sys.stderr)
+            complain(f"error: {error}")
         return getattr(error, "exit_code", 2)
 
 
@@ -113,7 +113,7 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
         raise ConfigError(str(error)) from error
     except InterruptedRunError:
         if is_first():
-            print("interrupted; nothing has been written", file=sys.stderr)
+            complain("interrupted; nothing has been written")
         return 130
     if not is_first():
         return 0

@@ -20,6 +20,7 @@ from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, ConfigError
+from asyncthink_jax.shown import complain
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Folder of a run, of safetensors files, .gguf file, gs://.., or a hub id.")
@@ -47,7 +48,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         _check_flags()
         return _sample(overrides)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
 
 
@@ -90,7 +91,7 @@ def _sample(overrides: list[str]) -> int:
         try:
             _ask(thinker, question, number, console)
         except ConfigError as error:  # the next question may be a better one
-            print(f"error: {error}", file=sys.stderr)
+            complain(f"error: {error}")
             refused = True
     return 2 if refused and not sys.stdin.isatty() else 0
 

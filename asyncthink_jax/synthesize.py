@@ -13,8 +13,7 @@ again), 2 for bad input or an endpoint that takes no questions (one line on stde
 """
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import Config, ConfigError, load
+from asyncthink_jax.shown import complain, harmless_lines
 
 FLAGS = flags.FLAGS
 # Several commands name an experiment, and a process of tests imports them all.
@@ -49,7 +49,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         _check_flags(argv)
         return _synthesize(load(FLAGS.config, overrides))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
 
 
@@ -88,8 +88,8 @@ def _synthesize(config: Config) -> int:
     answers = out.with_suffix(".answers.jsonl")
     if FLAGS.dry_run:
         synthesis = _prepared(config, answers)
-        print(*summary.before(synthesis.estimate(), FLAGS.llm, prices), sep="\n")
-        print(*summary.questions(synthesis), sep="\n")
+        _print(summary.before(synthesis.estimate(), FLAGS.llm, prices))
+        _print(summary.questions(synthesis))
         return 0
     try:
         answers.touch()
@@ -110,6 +110,11 @@ def _synthesize(config: Config) -> int:
             replace_text(out.with_suffix(".dropped.jsonl"), summary.dropped_lines(results))
             print(f"wrote {out}")
     return code
+
+
+def _print(lines: Iterable[str]) -> None:
+    """What quotes problems, examples and an endpoint."""
+    print(*map(harmless_lines, lines), sep="\n", flush=True)
 
 
 def _prices() -> Any:
@@ -154,7 +159,7 @@ def _ask(synthesis: Any, prices: Any) -> int:
     from asyncthink_jax.synthesis.run import FAILED, StoppedError, until_stopped
 
     estimate = synthesis.estimate()
-    print(*summary.before(estimate, FLAGS.llm, prices), sep="\n", flush=True)
+    _print(summary.before(estimate, FLAGS.llm, prices))
     endpoint = Endpoint(timeout_s=FLAGS.timeout, tries=FLAGS.tries) if estimate.to_ask else None
     complaint, code, kept = "", 0, 0
     synthesis.journal.open()
@@ -181,9 +186,9 @@ def _ask(synthesis: Any, prices: Any) -> int:
         finally:
             synthesis.journal.close()
     if code != 2 or synthesis.results:
-        print(*summary.after(synthesis, prices, endpoint.retries if endpoint else 0), sep="\n", flush=True)
+        _print(summary.after(synthesis, prices, endpoint.retries if endpoint else 0))
     if complaint:
-        print(complaint, file=sys.stderr)
+        complain(complaint)
         return code
     return 1 if any(result.reason == FAILED for result in synthesis.results.values()) else 0
 

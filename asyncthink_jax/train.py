@@ -23,6 +23,7 @@ from asyncthink_jax.config import Config, ConfigError, differences, from_json, l
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError
+from asyncthink_jax.shown import complain
 from asyncthink_jax.training import bucket
 from asyncthink_jax.training.files import locked, replace_text
 
@@ -124,7 +125,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
             return _refuse(error)
         except InterruptedRunError:
             if is_first():
-                print("stopped as it was asked to; the same command goes on from here", file=sys.stderr)
+                complain("stopped as it was asked to; the same command goes on from here")
             return run.preemption.exit_code
     if FLAGS.evaluate and is_first():
         write_report(workdir, compare=[table] if table != workdir else [])
@@ -188,7 +189,7 @@ def _no_other_command(workdir: Path) -> Iterator[None]:
 
 def _refuse(error: Exception) -> int:
     if is_first():  # it knows of what another process refuses
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
     return getattr(error, "exit_code", 2)
 
 

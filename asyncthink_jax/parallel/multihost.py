@@ -28,6 +28,8 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from asyncthink_jax.shown import complain
+
 T = TypeVar("T")
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -245,7 +247,7 @@ def _end(error: BaseException, refusals: tuple[type[BaseException], ...]) -> Non
         line, code = f"error: {this} ends, and with it the others: {_line(error)}", 1
         traceback.print_exception(error)
     sys.stdout.flush()
-    print(line, file=sys.stderr, flush=True)
+    complain(line)
     os._exit(code)
 
 

@@ -7,12 +7,11 @@
 It reads the files of the run alone: no device, no weights. Exit codes: 0 done, 2 for bad input (one line on stderr).
 """
 
-import sys
-
 from absl import flags
 
 from asyncthink_jax import command
 from asyncthink_jax.report.run_files import ReportError
+from asyncthink_jax.shown import complain
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run, or gs://..")
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> int:
     try:
         return _report(argv[1:])
     except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
 
 

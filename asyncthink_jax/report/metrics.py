@@ -32,6 +32,8 @@ from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
+from asyncthink_jax.shown import harmless
+
 # ------------------------------------------------------------------------------------------------------------ files
 
 
@@ -192,7 +194,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line (above the live one)."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Progress:
         if self._live is not None:
@@ -320,14 +322,17 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     if not console.is_terminal:
         console.width = max(console.width, 160)
     header, rows = result_rows(results)
-    table = Table(title="results", caption=caption(results), title_justify="left", caption_justify="left")
+    table = Table(
+        title="results", caption=Text(harmless(caption(results))), title_justify="left", caption_justify="left"
+    )
     for i, title in enumerate(header):
         table.add_column(title, justify="left" if i < 2 else "right")
     previous = None
     for row in rows:
         if previous not in (None, row[0]):
             table.add_section()
-        table.add_row("" if row[0] == previous else row[0], *row[1:])
+        cells = ["" if row[0] == previous else row[0], *row[1:]]
+        table.add_row(*(Text(harmless(cell)) for cell in cells))
         previous = row[0]
     console.print(table)
 

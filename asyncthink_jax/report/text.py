@@ -1,9 +1,13 @@
-"""Text that a model has written, made fit to be shown: nothing in it moves, hides or reorders what stands around it."""
+"""Text that a model has written, made fit to be shown: nothing in it moves, hides or reorders what stands around it.
+
+As `asyncthink_jax/shown.py`, but lines stay lines, and a character that is hidden takes one column.
+"""
 
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from asyncthink_jax.shown import is_plain
 
 TAG = re.compile(r"</?(?:FORK|JOIN)-\d+>|</?(?:ANSWER|RETURN)>")
 
@@ -15,13 +19,10 @@ def harmless(text: str) -> str:
 
 def _visible(character: str) -> str:
     code = ord(character)
-    if character == "\n" or (code >= 0x20 and character.isprintable()) or character == "\u3000":
+    if character == "\n" or is_plain(character):
         return character
     if code < 0x20:
         return chr(0x2400 + code)  # the picture of the control character
-    # Format characters reorder or hide what stands around them, but emoji and some scripts are joined by these two.
-    if character in "\u200c\u200d" or unicodedata.category(character) == "Zs":
-        return character
     return "\u2421" if code == 0x7F else "\ufffd"
 
 

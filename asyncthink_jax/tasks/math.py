@@ -4,7 +4,6 @@ They are read from files or from the hub (`sources.py`); answers are compared by
 """
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from asyncthink_jax.shown import complain
 from asyncthink_jax.tasks import math_answers, math_grader, sources
 from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task, one_part
 
@@ -101,7 +101,7 @@ class Math(Task[Problem]):
         left_out = n_read - len(train) - (0 if self.validation else len(validation))
         if left_out:
             why = f"repeated, also in validation or test, or of more than {self.max_question} characters"
-            print(f"{self.train}: {left_out} of {n_read} training problems left out: {why}", file=sys.stderr)
+            complain(f"{self.train}: {left_out} of {n_read} training problems left out: {why}")
         return {
             name: [problem.to_json() for problem in problems]
             for name, problems in (("train", train), ("validation", validation), ("test", test))

@@ -9,12 +9,13 @@ Files may lie in a bucket (`gs://..`). Their columns are named differently from 
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypeVar
 
 import numpy as np
 from etils import epath
+
+from asyncthink_jax.shown import complain
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -69,9 +70,9 @@ def read(source: str, convert: Callable[[Row], T], skip_bad: bool = False) -> li
                 raise ValueError(f"{where}: {error} (data.skip_bad=true leaves such rows out)") from None
             broken += 1
             if broken <= REPORTED:
-                print(f"{where}: {error}; left out", file=sys.stderr)
+                complain(f"{where}: {error}; left out")
     if broken:
-        print(f"{source}: {broken} broken of {broken + len(found)} rows left out", file=sys.stderr)
+        complain(f"{source}: {broken} broken of {broken + len(found)} rows left out")
     if not found:
         raise ValueError(f"{source} has no row that can be used")
     return found
