@@ -61,6 +61,11 @@ class Tokenizer(abc.ABC):
         except KeyError:
             raise ValueError(f"{name}_token is {text!r}, which is no token of the tokenizer") from None
 
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """All tokens that end a text, a turn or a message; `eos_id` first."""
+        return () if self.eos_id is None else (self.eos_id,)
+
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """The tokens of some text of a user or a model; no special token comes of it, and no space is put before it."""

@@ -25,7 +25,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def run(
     organizer_budget: int,
     worker_budget: int,
     context: int,
-    eos_id: int | None = None,
+    stop_ids: Collection[int] = (),
     worker_context: int | None = None,
 ) -> Episode:
     """Runs one episode of the protocol.
@@ -62,7 +62,7 @@ def run(
       organizer_budget, worker_budget: the most tokens that the organizer, and each worker, may decode.
       context: the most tokens a trace may know (the length of an engine row).
       worker_context: the same for workers; default `context`.
-      eos_id: the end-of-text token, if there is one; its bytes are never looked at.
+      stop_ids: the end-of-text tokens, if there are any; their bytes are never looked at.
 
     Returns:
       The Episode, logprobs 0, with `task`, `problem`, `score`, `reward` left for the caller.
@@ -73,7 +73,7 @@ def run(
     if len(prompt) > context:
         raise ValueError(f"the prompt has {len(prompt)} tokens, the context only {context}")
     worker_context = context if worker_context is None else worker_context
-    model = _Model(grammar, next_token, token_bytes, eos_id, context, worker_context)
+    model = _Model(grammar, next_token, token_bytes, stop_ids, context, worker_context)
     organizer = _Row(model, 0, prompt, organizer_budget, start=0)
     workers: dict[int, _Row] = {}
     opener = Action(Tag.NONE, 0, 0, 0)  # the Fork or Answer opened last
@@ -136,7 +136,7 @@ def demonstration(
     organizer_budget: int = sys.maxsize,
     worker_budget: int = sys.maxsize,
     context: int = sys.maxsize,
-    eos_id: int | None = None,
+    stop_ids: Collection[int] = (),
 ) -> Episode:
     """Runs scripted agents through the protocol: an Episode to learn from, its joined text and clock filled in.
 
@@ -171,7 +171,7 @@ def demonstration(
         organizer_budget,
         worker_budget,
         context,
-        eos_id,
+        stop_ids,
     )
     unused = set(worker_scripts) - {trace.fork_id for trace in episode.traces}
     if unused:
@@ -186,7 +186,7 @@ class _Model:
     grammar: Grammar
     next_token: NextToken
     token_bytes: Sequence[bytes]
-    eos_id: int | None
+    stop_ids: Collection[int]
     context: int
     worker_context: int
 
@@ -225,7 +225,7 @@ class _Row:
         token = self.model.next_token(self.trace_id, self.prompt + self.tokens)
         self.step += 1
         self._know(token, sampled=True)
-        if token == self.model.eos_id:
+        if token in self.model.stop_ids:
             self.end = "budget"
             return []
         self.decoded.append(token)

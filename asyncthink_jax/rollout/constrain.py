@@ -15,6 +15,8 @@ classes (`protocol/automaton.py:lift`). Of the size of the vocabulary is one thi
 each token the verdict on its class.
 """
 
+from collections.abc import Collection
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -38,7 +40,9 @@ class Constraint:
         ValueError: the vocabulary can't write a tag that an open Fork, Answer or Return needs.
     """
 
-    def __init__(self, grammar: Grammar, automaton: TokenAutomaton, eos_id: int | None = None, min_workers: int = 0):
+    def __init__(
+        self, grammar: Grammar, automaton: TokenAutomaton, stop_ids: Collection[int] = (), min_workers: int = 0
+    ):
         self.grammar, self.ids, self.min_workers = grammar, grammar.max_forks + 1, min_workers
         self.eos = len(Tag) * self.ids
         never = self.eos + 1
@@ -56,10 +60,12 @@ class Constraint:
         _check_vocabulary(grammar, event, place, leads_to, min_workers)
 
         token_class = automaton.token_class
-        if eos_id is not None:  # a class of its own
+        if stop_ids:  # a class of their own
             event = np.column_stack([event, np.full(states, self.eos)])
             place = np.column_stack([place, np.full(states, 2 * states)])
-            token_class = np.where(np.arange(len(token_class)) == eos_id, event.shape[1] - 1, token_class)
+            token_class = np.where(
+                np.isin(np.arange(len(token_class)), list(stop_ids)), event.shape[1] - 1, token_class
+            )
         self.token_class = jnp.asarray(token_class, jnp.int32)
         self.event, self.place = jnp.asarray(event, jnp.int32), jnp.asarray(place, jnp.int32)
         self.leads_to = jnp.asarray(leads_to.T, jnp.float32)

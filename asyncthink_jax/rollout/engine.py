@@ -14,7 +14,7 @@ next prompt. The host is asked nothing before all is done, unless somebody watch
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -55,7 +55,7 @@ class Engine:
             is what a worker whose sub-query is complete feeds to sample its first token.
         close_join: for each id 1..max_forks the tokens of `</JOIN-i>`.
         limits: static sizes.
-        eos_id: a token that ends a trace, or None.
+        stop_ids: the tokens that end a trace: end of text, of a turn, of a message. A release may have several.
         mesh: slots and rows are split over its data and fsdp axes; None = one device.
         sampling: what changes the distribution beside the temperature.
         constrain: only tokens that make no format error are sampled.
@@ -76,7 +76,7 @@ class Engine:
         worker_suffix: list[int],
         close_join: dict[int, list[int]],
         limits: Limits,
-        eos_id: int | None = None,
+        stop_ids: Collection[int] = (),
         mesh: jax.sharding.Mesh | None = None,
         sampling: Sampling = EVERYTHING,
         constrain: bool = False,
@@ -94,7 +94,7 @@ class Engine:
             worker_suffix,
             close_join,
             limits,
-            eos_id=eos_id,
+            stop_ids=stop_ids,
             sampling=sampling,
             constrain=constrain,
         )

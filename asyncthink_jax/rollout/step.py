@@ -15,6 +15,8 @@ schedules it: when an organizer has ended at T, running workers decode up to ste
 """
 
 import dataclasses
+import functools
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -55,7 +57,7 @@ class Step:
         worker_suffix: list[int],
         close_join: dict[int, list[int]],
         limits: Limits,
-        eos_id: int | None,
+        stop_ids: Collection[int],
         sampling: Sampling,
         constrain: bool,
     ):
@@ -64,9 +66,9 @@ class Step:
         self.model, self.limits, self.sampling = model, limits, sampling
         self.agents, self.traces = grammar.capacity, grammar.max_forks + 1
         self.rows = limits.rows_of_slot(self.agents)
-        self.eos_id = -1 if eos_id is None else eos_id
+        self.stop_ids = sorted(stop_ids)
         self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
-        self.constraint = Constraint(grammar, automaton, eos_id, limits.min_workers) if constrain else None
+        self.constraint = Constraint(grammar, automaton, stop_ids, limits.min_workers) if constrain else None
         self.prefix = jnp.asarray(worker_prefix or [0], jnp.int32)
         self.suffix = jnp.asarray(worker_suffix, jnp.int32)
         self.prefix_length, self.suffix_length = len(worker_prefix), len(worker_suffix)
@@ -160,6 +162,11 @@ class Step:
         )
         return state, token, position
 
+    def is_stop(self, token: Int[Array, "S A"]) -> Bool[Array, "S A"]:
+        """Which of these tokens are end-of-text. Those are few: a table of the vocabulary would be read for nothing."""
+        same = [token == stop for stop in self.stop_ids]
+        return functools.reduce(jnp.logical_or, same) if same else jnp.zeros_like(token, bool)
+
     def react(self, state: State, ready: Array, token: Array, position: Array) -> State:
         """Follows the protocol: what `protocol/grammar.py` decides, for all rows at once."""
         tables, limits = self.automaton, self.limits
@@ -178,7 +185,7 @@ class Step:
             lexer=set_at(state.lexer, chosen, after),
             tag_start=set_at(state.tag_start, chosen, jnp.where(begins, position, started)),
         )
-        is_eos = ready & (token == self.eos_id)
+        is_eos = ready & self.is_stop(token)
 
         # Organizers.
         now = state.current

@@ -193,7 +193,7 @@ def make_engine(
         *worker_tokens(tokenizer, prompts),
         join_closers(tokenizer, grammar.max_forks),
         limits,
-        eos_id=tokenizer.eos_id,
+        stop_ids=[i for i in tokenizer.stop_ids if i < model.vocab_size],
         mesh=mesh,
         sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
         constrain=rollout.constrain,

@@ -88,7 +88,7 @@ class Ours:
             WORKER_SUFFIX,
             {i: [tag(f"</JOIN-{i}>")] for i in range(1, grammar.max_forks + 1)},
             self.limits,
-            eos_id=END_OF_TEXT,
+            stop_ids=[END_OF_TEXT],
             mesh=self.mesh,
         )
         if not self.scripted:

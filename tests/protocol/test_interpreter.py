@@ -25,7 +25,7 @@ def play(organizer, workers=None, *, vocabulary=WORDS, grammar=GRAMMAR, endings=
         scripts,
         vocabulary,
         close_join,
-        eos_id=EOS if vocabulary is WORDS else None,
+        stop_ids=[EOS] if vocabulary is WORDS else [],
         **limits,
     )
 

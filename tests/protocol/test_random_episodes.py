@@ -28,7 +28,7 @@ def scenarios(draw):
         "organizer_budget": draw(plenty if roomy else plenty | st.integers(0, 30)),
         "worker_budget": draw(plenty if roomy else plenty | st.integers(0, 8)),
         "context": draw(plenty if roomy else plenty | st.integers(1, 40)),
-        "eos_id": draw(st.sampled_from([EOS, None])),
+        "stop_ids": draw(st.sampled_from([(EOS,), (), (EOS, WORDS.index(b" c"))])),
     }
 
 
@@ -46,7 +46,7 @@ def interpret(case):
         case["organizer_budget"],
         case["worker_budget"],
         case["context"],
-        case["eos_id"],
+        case["stop_ids"],
     )
 
 
@@ -88,7 +88,7 @@ def side_by_side(case):
     def decode_one(agent):
         token = next(agent.script)
         agent.known.append((token, True, step))
-        if token == case["eos_id"]:
+        if token in case["stop_ids"]:
             agent.end = "budget"
             return
         actions = agent.parser.feed(WORDS[token].decode())
@@ -180,7 +180,7 @@ def test_how_a_text_is_tokenized_does_not_change_what_it_does(case):
             organizer_budget=10_000,
             worker_budget=10_000,
             context=20_000,
-            eos_id=end,
+            stop_ids=[end],
         )
         organizer = episode.traces[0]
         return {

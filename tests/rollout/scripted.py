@@ -33,6 +33,7 @@ class Pool:
     worker_rows: int | None = None
     prefix: int = 1  # tokens of a worker's prompt before its sub-query
     eos: bool = True
+    other_stops: tuple[int, ...] = ()
     feed_width: int = 1
     prefill: int = 0
     wide_at: float = 0.0
@@ -44,6 +45,10 @@ class Pool:
     @property
     def eos_id(self) -> int | None:
         return self.vocabulary.index(b"") if self.eos else None
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (*self.other_stops, *([] if self.eos_id is None else [self.eos_id]))
 
     def encode(self, text: str) -> list[int]:
         return encode(text, self.vocabulary)
@@ -72,7 +77,7 @@ class Pool:
             *self.frame,
             self.close_join,
             self.limits,
-            eos_id=self.eos_id,
+            stop_ids=self.stop_ids,
             mesh=mesh,
             **options,
         )
@@ -162,7 +167,7 @@ def interpret(pool: Pool, script: Script) -> tuple[Episode, dict[tuple[int, int]
         pool.organizer_budget,
         pool.worker_budget,
         pool.context,
-        pool.eos_id,
+        pool.stop_ids,
         pool.worker_context,
     )
     return episode, read

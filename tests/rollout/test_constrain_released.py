@@ -25,7 +25,7 @@ pytestmark = [
 def constrained():
     grammar, tokenizer = Grammar(4, 12), load_tokenizer(QWEN3)
     automaton = lifted(grammar.max_forks, tokenizer.vocabulary, ROWS)
-    return grammar, tokenizer, automaton, Constraint(grammar, automaton, tokenizer.eos_id)
+    return grammar, tokenizer, automaton, Constraint(grammar, automaton, tokenizer.stop_ids)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ WORKER_ERRORS = ["<ANSWER>", "<FORK-1>", "</RETURN>", "<RETURN> b<RETURN>", "<RE
 
 POOLS = {
     "budgets run out, workers without a prefix": Pool(agents=3, organizer_budget=9, worker_budget=3, prefix=0),
-    "rows fill up, fed four tokens a step": Pool(agents=4, context=14, prefix=6, feed_width=4),
+    "rows fill up, fed four tokens a step": Pool(
+        agents=4, context=14, prefix=6, feed_width=4, other_stops=(WORDS.index(b"work"),)
+    ),
     "workers' rows are short": Pool(agents=4, context=40, worker_context=9, prefix=2),
     "a row for three workers": Pool(agents=4, context=40, worker_budget=6, worker_context=12, worker_rows=1),
     "tags merged with text": Pool(agents=4, context=96, vocabulary=MERGED),
@@ -89,14 +91,15 @@ def edge_scripts(pool):
     """One episode shifted until its end has met every limit: in a sub-query, in a Return, in a tag, at a Join."""
     organizer = pool.encode("<FORK-1> b c</FORK-1> a<JOIN-1> b<ANSWER> c</ANSWER>")
     worker = pool.encode(" a<RETURN> b c</RETURN>")
-    prompt, wait, end = pool.encode("solve")[:1], pool.encode(":"), [pool.eos_id] * pool.eos
+    prompt, wait = pool.encode("solve")[:1], pool.encode(":")
     joins_at_once = pool.encode("<FORK-1> b</FORK-1><JOIN-1><ANSWER></ANSWER>")
     scripts = [(prompt, wait * n + organizer, worker) for n in range(min(pool.organizer_budget, pool.context) + 1)]
     scripts += [(prompt, organizer, wait * n + worker) for n in range(min(pool.worker_budget, pool.context) + 1)]
     scripts += [(prompt, joins_at_once, wait * n + worker) for n in range(min(pool.worker_budget, pool.context) + 1)]
     scripts += [(prompt * n, organizer, worker) for n in range(max(1, pool.context - 20), pool.context + 1)]
-    scripts += [(prompt, organizer[:n] + end, worker) for n in range(1, len(organizer))]
-    scripts += [(prompt, organizer, worker[:n] + end) for n in range(1, len(worker))]
+    for end in [[stop] for stop in pool.stop_ids] or [[]]:
+        scripts += [(prompt, organizer[:n] + end, worker) for n in range(1, len(organizer))]
+        scripts += [(prompt, organizer, worker[:n] + end) for n in range(1, len(worker))]
     scripts += [(prompt, pool.encode("<FORK-1></FORK-1>" + error), worker) for error in ERRORS]
     scripts += [(prompt, organizer, pool.encode(error)) for error in WORKER_ERRORS]
     return [Script(prompt, [organizer, worker, worker, worker]) for prompt, organizer, worker in scripts]
