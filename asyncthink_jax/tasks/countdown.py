@@ -7,6 +7,7 @@ stands in `countdown_search.py`, who searches what in `countdown_scripts.py`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,13 +16,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from asyncthink_jax.tasks import countdown_scripts, countdown_search, expressions
+from asyncthink_jax.tasks import answer_text, countdown_scripts, countdown_search, expressions
 from asyncthink_jax.tasks.countdown_search import HIT, OPERATORS, Found, Pair, Problem, listing, pairs
 from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Script, Splits, Task, shown
 
 MAX_ANSWER_CHARACTERS = 4096  # a longer answer counts as one wrong expression and is not looked at
 MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and are not looked at
-_BETWEEN = re.compile(r",\s*|\n\s*")  # two expressions
+_BETWEEN = re.compile(r"[,;\n]")  # two expressions
+_BULLET = re.compile(r"[-*+] ")
+_NUMBERING = re.compile(r"\(?(\d{1,2})[.)]:? +")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +175,12 @@ class Countdown(Task[Problem]):
     # --------------------------------------------------------------------------------------------------------- scoring
 
     def score(self, problem: Problem, answer: str | None) -> Score:
-        """Judges expressions separated by commas or line breaks, or "none".
+        """Judges expressions separated by commas, semicolons or line breaks, or "none".
 
         accuracy is min(correct, asked) / asked (paper, section 4), correct counts distinct right expressions,
-        answered those given. Wrong are those that are no expression, use a number that is not there or twice, miss the
-        target, or repeat an earlier one. An answer beyond MAX_ANSWER_CHARACTERS is one wrong expression.
+        answered those given. Wrong are those that are no expression, use a number that is not there or more often than
+        it is there, miss the target, or repeat an earlier one. An expression may be followed by its value: 8 - 5 = 3.
+        An answer beyond MAX_ANSWER_CHARACTERS is one wrong expression.
         """
         if answer is not None and len(answer) > MAX_ANSWER_CHARACTERS:
             return {"accuracy": 0.0, "correct": 0, "answered": 1, "wrong": 1}
@@ -196,25 +200,40 @@ class Countdown(Task[Problem]):
         for answer in answers:
             if answer is not None and len(answer) > MAX_ANSWER_CHARACTERS:
                 continue
-            trees = (expressions.parse(text) for text in answered_expressions(answer)[:MAX_ANSWER_EXPRESSIONS])
+            trees = (_tree(text) for text in answered_expressions(answer)[:MAX_ANSWER_EXPRESSIONS])
             for text in dict.fromkeys(expressions.canonical(tree) for tree in trees if tree is not None):
                 votes[text] = votes.get(text, 0) + 1
         return listing(sorted(votes, key=lambda text: -votes[text])[: self.n_solutions])
 
 
 def answered_expressions(answer: str | None) -> list[str]:
-    """The expressions of an answer, unparsed: none for "none" or nothing at all. Line breaks are as good as commas."""
-    if answer is None or answer.strip() in ("", "none"):
-        return []
-    return [text.strip() for text in _BETWEEN.split(answer.strip())]
+    """The expressions of an answer, unparsed: none for "none" or nothing at all.
+
+    They are separated by commas, semicolons or line breaks; a list may have bullets or be numbered, if all of it is.
+    """
+    texts = [text.strip() for text in _BETWEEN.split(answer_text.clean(answer or ""))]
+    texts = [text for text in texts if text]
+    if len(texts) > 1 and all(_BULLET.match(text) for text in texts):  # a single one may be a sign
+        texts = [text[2:].strip() for text in texts]
+    numbers = [_NUMBERING.match(text) for text in texts]
+    if all(match and int(match[1]) == place for place, match in enumerate(numbers, 1)):
+        texts = [text[match.end() :] for text, match in zip(texts, numbers, strict=True) if match]
+    return [] if [text.casefold() for text in texts] == ["none"] else texts
+
+
+def _tree(text: str) -> expressions.Tree | None:
+    """An expression, alone or before its own value."""
+    text, equals, said = text.partition("=")
+    tree, said = expressions.parse(text), said.strip()
+    if tree is None or not equals:
+        return tree
+    is_number = len(said) <= expressions.MAX_CHARACTERS and said.isascii() and said.isdigit()
+    return tree if is_number and expressions.value(tree) == int(said) else None
 
 
 def _solution(problem: Problem, text: str) -> str | None:
     """The canonical text if this is an expression that solves the problem."""
-    tree = expressions.parse(text)
-    if tree is None:
+    tree = _tree(text)
+    if tree is None or Counter(expressions.leaves(tree)) - Counter(problem.numbers):
         return None
-    used = expressions.leaves(tree)
-    if len(used) != len(set(used)) or not set(used) <= set(problem.numbers):
-        return None  # checked first: it bounds what has to be computed
     return expressions.canonical(tree) if expressions.value(tree) == problem.target else None

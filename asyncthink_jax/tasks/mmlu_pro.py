@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from asyncthink_jax.tasks import sources
+from asyncthink_jax.tasks import answer_text, sources
 from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task, one_part
 
 LETTERS = string.ascii_uppercase[:10]
@@ -155,12 +155,16 @@ def _problem(row: sources.Row) -> Problem:
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
-_BOX = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\s*\{([^{}]*)\}")
-_ALONE = re.compile(r"[(\[]?([A-J])[)\]]?[.:]?", re.IGNORECASE)
-_WITH_OPTION = re.compile(r"(?:\(([A-J])\)[.:]?|([A-J])[.):])\s+(\S.*)", re.DOTALL)
-_NAMED = re.compile(r"\b(?i:answers?|options?|choices?)(?: is| are|:)?\s*[:(\[]*([A-J])\b")  # "is a" names no letter
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_ALONE = re.compile(r"[(\[{]?([A-J])[)\]}]?", re.IGNORECASE)
+_WITH_OPTION = re.compile(r"\(?([A-J])(?:\)[.:]?|[.:]|(?=\s*\n)|(\s-))\s+(\S.*)", re.DOTALL)
+# "is a" names no letter, but "(a)" does, and so does "is a" at the end.
+_NAMED = re.compile(
+    r"\b(?:(?i:answers?|options?|choices?)(?i: is| are| (?:should|must|would) be| ?[=-]|:)*|(?i:choose|pick|select))"
+    r"\s*(?:[:\[]*\(([A-Ja-j])\)|[:(\[]*([A-J])\b|([a-j])\Z)"
+)
 # Another letter beside a first one: "A or B", "C, D"; not "C, I think", "C, a tree", "A and C is wrong".
-_LETTER = r"[(\[]*([A-J])\b(?!\s+(?:is|isn't|was)\b)"
+_LETTER = r"(?:\(([A-Ja-j])\)|[(\[]*([A-J])\b)(?!\s+(?:is|isn't|was)\b)"
 _BESIDE = re.compile(
     r"[)\].:]*\s*(?:"
     rf"(?:,\s*)?(?:/|&|\bor\b|\band\b)\s*(?!I(?:\s+[a-z]|['\u2019])){_LETTER}"
@@ -178,32 +182,42 @@ def letter(answer: str, options: Sequence[str] = ()) -> str | None:
     """
     if len(answer) > MAX_ANSWER_CHARACTERS:
         return None
-    text = answer.replace("*", "").replace("$", "")
-    for _ in range(3):  # \boxed{\text{C}}
-        text = _BOX.sub(r"\1", text)
-    text = text.strip()
-    if match := _ALONE.fullmatch(text):
+    text = _read(answer)
+    alone = answer_text.without_prefix(text)
+    if match := _ALONE.fullmatch(alone):
         return match[1].upper()
-    same = [name for name, option in zip(LETTERS, options, strict=False) if _plain(option) == _plain(text)]
+    texts = {_plain(text), _plain(alone)}
+    same = [name for name, option in zip(LETTERS, options, strict=False) if _plain(_read(option)) in texts]
     if len(same) == 1:
         return same[0]
     named = set()
     for match in _NAMED.finditer(text):
-        named |= {match[1], *_beside(text, match.end(1))}
+        group = next(group for group in (1, 2, 3) if match[group])
+        named |= {match[group].upper(), *_beside(text, match.end(group))}
     if match := _WITH_OPTION.fullmatch(text):
-        first, rest = match[1] or match[2], match[3]
-        option = options[LETTERS.index(first)] if first in LETTERS[: len(options)] else ""
+        first, dash, rest = match.groups()
+        option = _read(options[LETTERS.index(first)]) if first in LETTERS[: len(options)] else ""
         if _plain(rest) == _plain(option):  # whatever letters stand in it
             return first
-        named |= {first, *_beside(text, match.end(1 if match[1] else 2))}
-        named |= {one or other for one, other in _ANOTHER.findall(rest)}
+        if not dash:
+            named |= {first, *_beside(text, match.end(1))}
+            named |= {one or other for one, other in _ANOTHER.findall(rest)}
+            named |= {line.upper() for line in rest.splitlines() if line.upper() in tuple(LETTERS)}
     return named.pop() if len(named) == 1 else None
+
+
+def _read(text: str) -> str:
+    """`text` without its dress, see `answer_text.py`, and without `\\text{..}` and signs of formulas within it."""
+    text = answer_text.clean(text, prefix=True)
+    for _ in range(3):  # nested
+        text = _TEXT.sub(r"\1", text)
+    return text.replace("$", "").strip()
 
 
 def _beside(text: str, end: int) -> Iterator[str]:
     """The letters in a list that goes on at `end`."""
     while match := _BESIDE.match(text, end):
-        yield match[1] or match[2]
+        yield next(filter(None, match.groups())).upper()
         end = match.end()
 
 

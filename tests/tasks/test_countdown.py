@@ -372,8 +372,33 @@ def test_demonstrations_depend_on_the_generator_alone():
         ("7 - 4 , 3 , 9 / 3", 0, 3, 3),  # numbers that are not there
         ("8 - 6", 0, 1, 1),  # another value
         ("6 / ( 8 - 8 )", 0, 1, 1),
-        ("8 - 5 = 3", 0, 1, 1),
-        ("8 - 5 ,", 1, 2, 1),
+        ("8 - 5 = 3", 1, 1, 0),
+        ("8 - 5 = 4", 0, 1, 1),  # what it says is wrong
+        ("8 - 6 = 3", 0, 1, 1),
+        ("3 = 8 - 5", 0, 1, 1),
+        ("8 - 5 =", 0, 1, 1),
+        ("8 - 5 ,", 1, 1, 0),
+        ("8 - 5, , 5 + 6 - 8", 2, 2, 0),
+        ("5 + 6 - 8, 8 - 5.", 2, 2, 0),
+        ("5 + 6 - 8; 8 - 5", 2, 2, 0),
+        ("5 + 6 \N{MINUS SIGN} 8, 8 \N{EN DASH} 5", 2, 2, 0),
+        ("5 \N{MULTIPLICATION SIGN} 6 \N{DIVISION SIGN} 10, 5 \N{MIDDLE DOT} 6 / 10", 1, 2, 1),
+        (r"\boxed{5 \times 6 \div 10, 8 - 5}", 2, 2, 0),
+        ("8\N{NO-BREAK SPACE}- 5", 1, 1, 0),
+        ("\uff18 - \uff15", 1, 1, 0),  # full width
+        ("- 5 + 6 - 8\n- 8 - 5", 2, 2, 0),
+        ("\N{BULLET} 5 + 6 - 8\n\N{BULLET} 8 - 5", 2, 2, 0),
+        ("- 8 - 5", 0, 1, 1),  # a sign, not a bullet
+        ("- 5 + 8\n8 - 5", 1, 2, 1),
+        ("1. 5 + 6 - 8\n2. 8 - 5", 2, 2, 0),
+        ("(1) 5 + 6 - 8\n(2) 8 - 5", 2, 2, 0),
+        ("3. 5 + 6 - 8\n5. 8 - 5", 0, 2, 2),  # no numbering
+        ("```\n5 + 6 - 8\n8 - 5\n```", 2, 2, 0),
+        ("**5 + 6 - 8**, **8 - 5**", 2, 2, 0),
+        ("The answer is: 5 + 6 - 8, 8 - 5", 2, 2, 0),
+        ("`none`", 0, 0, 0),
+        ("None.", 0, 0, 0),
+        ("-5 + 8", 0, 1, 1),
         ("\n5 + 6 - 8, 8 - 5\n", 2, 2, 0),
         ("\t5 + 6 - 8,\r\n8 - 5", 2, 2, 0),
         ("5 + 6 - 8 \n\n 8 - 5", 2, 2, 0),
@@ -395,6 +420,20 @@ def test_accuracy_stops_at_what_was_asked():
     assert TASK.score(EXAMPLE, answer) == {"accuracy": 1.0, "correct": 6, "answered": 6, "wrong": 0}
 
 
+@pytest.mark.parametrize(
+    ("answer", "correct"),
+    [
+        ("8 / ( 3 - 8 / 3 )", 1),
+        ("3 * 8", 1),
+        ("8 + 8 + 8", 0),  # of two
+        ("8 * 3 * 3 / 3", 0),
+        ("3 * 8, 8 * 3", 1),  # whichever 3 and 8 they are
+    ],
+)
+def test_a_number_is_used_at_most_as_often_as_it_is_there(answer, correct):
+    assert TASK.score(Problem((3, 3, 8, 8), 24), answer)["correct"] == correct
+
+
 def test_intermediate_values_may_be_fractions_and_negative():
     assert TASK.score(Problem((3, 4, 6, 8), 8), "6 / (3 / 4)")["correct"] == 1
     assert TASK.score(EXAMPLE, "5 - 10 + 8")["correct"] == 1
@@ -407,9 +446,10 @@ def hostile_answers(n):
         "(" * 10_000 + "5" + ")" * 10_000,
         "__import__('os').system('false')",
         "8 - \u0665",
-        "\uff18 - \uff15",
+        "8 - \uff15" * 99,
         "9" * 10**6,
     ]
+    fixed += ["8 = " + "9" * 4_000, "*".join(["9999"] * 51) + " = " + "9" * 204, "`" * 4_095, "**" * 2_000, "1. " * 999]
     fixed += ["(" * 4_000, "," * 4_096, ",".join(["8-5"] * 1_000), "1" * 4_096, " " * 4_096, "8 - 5" + "\x00", "\ud800"]
     fixed += [
         ",".join(["(" * 15 + "8-5" + ")" * 15] * 100),
