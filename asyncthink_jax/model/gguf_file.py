@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize
 
+from asyncthink_jax import stated
 from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError
 from asyncthink_jax.model.transformer import ModelConfig, RopeScaling, rope_frequencies
 
@@ -42,10 +43,11 @@ class GgufFile:
         self.config = self._config(metadata)
         self.context: int | None = metadata.get("context_length", int, None)
         self.special_tokens: dict[str, Any] = {}
-        for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-            token = reader.get_field(f"tokenizer.ggml.{name}_token_id")
-            if token is not None:
-                self.special_tokens[f"{key}_token_id"] = token.contents()
+        # Text, turn and message have ends of their own.
+        for key, names in (("bos", ["bos"]), ("eos", ["eos", "eot", "eom"]), ("pad", ["padding"])):
+            found = [id_ for name in names for id_ in metadata.token_ids(name, self.config.vocab_size)]
+            if ids := list(dict.fromkeys(found)):
+                self.special_tokens[f"{key}_token_id"] = ids if len(ids) > 1 else ids[0]
         q, k = (BY_PATH[f"layers/{name}/kernel"] for name in "qk")
         layers = range(self.config.layers if metadata.architecture == "llama" else 0)
         self._permuted = {tensor.name("gguf", layer) for tensor in (q, k) for layer in layers}
@@ -152,9 +154,24 @@ class _Metadata:
             if default is ...:
                 raise WeightsError(f"{self._path}: {key} is missing")
             return default
-        value = field.contents()
+        value, what = field.contents(), f"{self._path}: {key}"
+        try:
+            if kind is int:
+                return stated.whole(value, what, least=1 if default is ... else 0)
+            if kind is float:
+                value = float(str(np.float32(value))) if isinstance(value, float) else value
+                return value if value == 0 and default is not ... else stated.positive(value, what)
+        except ValueError as error:
+            raise WeightsError(str(error)) from None
         if not isinstance(value, kind):
-            raise WeightsError(f"{self._path}: {key} is {str(value)[:50]}, expected one {kind.__name__}")
-        if default is ... and value <= 0:
-            raise WeightsError(f"{self._path}: {key} is {value}, expected more than 0")
-        return float(str(np.float32(value))) if kind is float else value
+            raise WeightsError(f"{what} is {str(value)[:50]}, expected a text")
+        return value
+
+    def token_ids(self, name: str, vocabulary: int) -> list[int]:
+        """The id of `tokenizer.ggml.<name>_token_id`, if it is one of the vocabulary."""
+        key = f"tokenizer.ggml.{name}_token_id"
+        field = self._reader.get_field(key)
+        try:
+            return stated.token_ids(field and field.contents(), f"{self._path}: {key}", vocabulary)
+        except ValueError as error:
+            raise WeightsError(str(error)) from None

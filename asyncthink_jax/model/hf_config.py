@@ -6,6 +6,7 @@ activations, quantization) is refused.
 
 from typing import Any
 
+from asyncthink_jax import stated
 from asyncthink_jax.model.tensors import WeightsError
 from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
 
@@ -109,12 +110,31 @@ def _field(data: dict[str, Any], key: str, kind: type, where: str, default: Any 
         return default
     if value is None:
         raise WeightsError(f"{where}: {key} is missing")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind or (kind is not bool and value <= 0):
-        names = {int: "a whole number above 0", float: "a number above 0", bool: "true or false"}
-        raise WeightsError(f"{where}: {key} is {value!r}, expected {names[kind]}")
-    return value
+    what = f"{where}: {key}"
+    try:
+        return {int: lambda: stated.whole(value, what, 1), float: lambda: stated.positive(value, what)}.get(
+            kind, lambda: stated.flag(value, what)
+        )()
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
+
+
+def context(data: dict[str, Any], where: str) -> int | None:
+    """Tokens that the model was made for, None if its config.json doesn't say. Raises WeightsError."""
+    return _field(data, "max_position_embeddings", int, where, None)
+
+
+def special_tokens(data: dict[str, Any], where: str, vocabulary: int) -> dict[str, Any]:
+    """`SPECIAL_TOKENS` as a config.json has them, lists as lists; what is no id of the vocabulary is left out."""
+    found: dict[str, Any] = {}
+    for key in SPECIAL_TOKENS:
+        try:
+            ids = stated.token_ids(data.get(key), f"{where}: {key}", vocabulary)
+        except ValueError as error:
+            raise WeightsError(str(error)) from None
+        if ids:
+            found[key] = ids if isinstance(data[key], list) else ids[0]
+    return found
 
 
 def to_hf(config: ModelConfig, dtype: str, context: int, special_tokens: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Weights in a Hugging Face folder: config.json and safetensors files, one or several with an index."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from asyncthink_jax.model.hf_config import SPECIAL_TOKENS, from_hf
-from asyncthink_jax.model.tensors import Naming, WeightsError
+from asyncthink_jax.model.hf_config import context, from_hf, special_tokens
+from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError
+from asyncthink_jax.shown import complain
 
 INDEX = "model.safetensors.index.json"
 TYPES = ("F32", "F16", "BF16")
+_OUTPUT, _EMBEDDING = (BY_PATH[path].name("hf") for path in ("unembed", "embed"))
+_ROWS = 4096  # of a matrix, compared at a time
 
 
 class SafetensorsFolder:
@@ -22,9 +26,10 @@ class SafetensorsFolder:
     def __init__(self, folder: Path):
         self.path = folder
         data = _read_json(folder / "config.json")
-        self.config = from_hf(data, str(folder / "config.json"))
-        self.context: int | None = data.get("max_position_embeddings")
-        self.special_tokens: dict[str, Any] = {key: data[key] for key in SPECIAL_TOKENS if data.get(key) is not None}
+        where = str(folder / "config.json")
+        self.config = from_hf(data, where)
+        self.context: int | None = context(data, where)
+        self.special_tokens: dict[str, Any] = special_tokens(data, where, self.config.vocab_size)
         self._files: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         files, indexed = _files(folder)
@@ -33,6 +38,25 @@ class SafetensorsFolder:
         for name, file in indexed.items():
             if self._files.get(name) != file:
                 raise WeightsError(f"{file} has no tensor {name}, which {folder / INDEX} says is in it")
+        if self.config.tied_embeddings and self._has_another_output():
+            self.config = dataclasses.replace(self.config, tied_embeddings=False)
+            complain(
+                f"{where}: tie_word_embeddings is true, but {_OUTPUT} is not {_EMBEDDING}: the model is read with both"
+            )
+
+    def _has_another_output(self) -> bool:
+        """Whether there is an output matrix that is not the embedding again. Reads both, to the first difference."""
+        if _OUTPUT not in self._shapes or _EMBEDDING not in self._shapes:
+            return False
+        if self._shapes[_OUTPUT] != self._shapes[_EMBEDDING]:
+            return True
+        rows = self._shapes[_OUTPUT][0]
+        for start in range(0, rows, _ROWS):
+            part = (slice(start, min(start + _ROWS, rows)),)
+            one, other = (self.read(name, part).astype(np.float32) for name in (_OUTPUT, _EMBEDDING))
+            if not np.array_equal(one, other, equal_nan=True):
+                return True
+        return False
 
     def _open(self, file: Path) -> None:
         try:

@@ -135,8 +135,18 @@ def moved(name, shape):
     [
         (lambda k, t: k.update({"general.architecture": "gemma"}), "architecture 'gemma' is not one of llama, qwen3"),
         (lambda k, t: k.pop("llama.block_count"), "llama.block_count is missing"),
-        (lambda k, t: k.update({"llama.attention.head_count": [4, 4]}), "attention.head_count is [4, 4], expected one"),
-        (lambda k, t: k.update({"llama.attention.head_count": 0}), "attention.head_count is 0, expected more than 0"),
+        (lambda k, t: k.update({"llama.attention.head_count": [4, 4]}), "head_count is [4, 4], expected a whole"),
+        (lambda k, t: k.update({"llama.attention.head_count": 0}), "head_count is 0, expected a whole number above 0"),
+        (
+            lambda k, t: k.update({"llama.attention.head_count": "four"}),
+            "head_count is 'four', expected a whole number",
+        ),
+        (
+            lambda k, t: k.update({"llama.embedding_length": 256.5}),
+            "embedding_length is 256.5, expected a whole number",
+        ),
+        (lambda k, t: k.update({"llama.context_length": "4k"}), "llama.context_length is '4k', expected one from 0 on"),
+        (lambda k, t: k.update({"tokenizer.ggml.eos_token_id": "end"}), "eos_token_id is 'end', expected a whole"),
         (lambda k, t: k.update({"llama.rope.dimension_count": 32}), "rope.dimension_count is 32, only 64 is supported"),
         (lambda k, t: k.update({"llama.expert_count": 8}), "expert_count is 8, only 0 is supported"),
         (lambda k, t: k.update({"llama.rope.scaling.type": "yarn"}), "rope scaling 'yarn' is not supported"),
@@ -160,6 +170,22 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, edit, says):
         load(open_weights(tmp_path / "model.gguf"))
     assert str(error.value).startswith(f"{tmp_path / 'model.gguf'}: ") and len(str(error.value).splitlines()) == 1
     assert says in str(error.value)
+
+
+def test_numbers_are_read_however_they_are_written_and_ids_of_no_token_are_unset(tmp_path):
+    numbers = {"llama.context_length": "128", "llama.block_count": 2.0, "llama.rope.freq_base": 100_000}
+    ends = {f"tokenizer.ggml.{name}_token_id": i for name, i in (("eos", 2), ("eot", "7"), ("eom", 48), ("bos", 1))}
+    unset = {"tokenizer.ggml.padding_token_id": 2**32 - 1}
+    write(tmp_path / "model.gguf", LLAMA, "F32", edit=lambda k, t: k.update(numbers | ends | unset))
+    weights = open_weights(tmp_path / "model.gguf")
+    assert weights.config == LLAMA and weights.context == 128
+    assert weights.special_tokens == {"bos_token_id": 1, "eos_token_id": [2, 7]}
+
+
+def test_a_file_with_an_output_matrix_is_untied(tmp_path):
+    for tied in (True, False):
+        write(tmp_path / "model.gguf", dataclasses.replace(LLAMA, tied_embeddings=tied), "F32")
+        assert open_weights(tmp_path / "model.gguf").config.tied_embeddings == tied
 
 
 def test_a_folder_without_a_config_may_hold_one_gguf(tmp_path):

@@ -134,10 +134,27 @@ def test_16_bit_files_give_their_exact_values(folder, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype(ml_dtypes.bfloat16)}
 
 
-def test_a_tied_models_second_copy_of_the_embedding_is_ignored(tmp_path):
+def test_a_tied_models_second_copy_of_the_embedding_is_ignored(tmp_path, capsys):
     folder = shutil.copytree(GOLDEN / "qwen3_tied", tmp_path / "model")
     edit_tensors(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
     jax.tree.map(np.testing.assert_array_equal, load(open_weights(folder)), load(open_weights(GOLDEN / "qwen3_tied")))
+    assert capsys.readouterr().err == ""
+
+
+def test_an_output_matrix_of_its_own_is_kept_whatever_the_flag_says(tmp_path, capsys):
+    folder = shutil.copytree(GOLDEN / "qwen3_tied", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    output = tensors["model.embed_tokens.weight"].copy()
+    output[-1, -1] += 1  # the last number alone
+    edit_tensors(folder, lambda t: t.update({"lm_head.weight": output}))
+    weights = open_weights(folder)
+    assert not weights.config.tied_embeddings
+    np.testing.assert_array_equal(load(weights)["unembed"], output.T)
+    said = capsys.readouterr().err
+    assert "tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight" in said
+    assert said.count("\n") == 1
+    edit_tensors(folder, lambda t: t.update({"lm_head.weight": output[:-1]}))
+    assert "lm_head.weight: expected shape [64, 32], got [63, 32]" in refusal(folder)
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -217,16 +234,42 @@ def test_how_to_compute_is_not_compared(folder):
             "rope_parameters of full_attention are not",
         ),
         ({"quantization_config": {"bits": 4}}, "quantization_config {'bits': 4} is not supported"),
-        ({"hidden_size": "32"}, "hidden_size is '32', expected a whole number above 0"),
+        ({"hidden_size": "32k"}, "config.json: hidden_size is '32k', expected a whole number above 0"),
+        ({"hidden_size": True}, "hidden_size is True, expected a whole number above 0"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5, expected a whole number above 0"),
+        ({"intermediate_size": "0x30"}, "intermediate_size is '0x30', expected a whole number above 0"),
+        ({"rms_norm_eps": "nan"}, "rms_norm_eps is 'nan', expected a number above 0"),
+        ({"max_position_embeddings": "4k"}, "max_position_embeddings is '4k', expected a whole number above 0"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings is -1, expected a whole number above 0"),
+        ({"eos_token_id": [1, "end"]}, "eos_token_id is 'end', expected a whole number"),
+        ({"bos_token_id": False}, "bos_token_id is False, expected a whole number"),
         ({"num_hidden_layers": ...}, "num_hidden_layers is missing"),
         ({"num_hidden_layers": 3}, "tensor model.layers.2.input_layernorm.weight is missing, expected [32]"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, expected true or false"),
+        ({"tie_word_embeddings": "true"}, "tie_word_embeddings is 'true', expected true or false"),
     ],
     ids=str,
 )
 def test_a_config_file_that_would_change_the_results_is_refused(folder, changes, says):
     edit_config(folder, **changes)
     assert says in refusal(folder)
+
+
+def test_numbers_are_read_however_they_are_written(folder):
+    plain = open_weights(folder)
+    edit_config(folder, hidden_size="32", num_hidden_layers=2.0, rms_norm_eps="1e-6", max_position_embeddings="4096")
+    spelled = open_weights(folder)
+    assert spelled.config == plain.config and type(spelled.config.layers) is type(spelled.config.width) is int
+    assert spelled.context == 4096
+    edit_config(folder, max_position_embeddings=None, head_dim="8.0")
+    assert open_weights(folder).context is None and open_weights(folder).config == plain.config
+
+
+def test_ids_that_no_token_has_are_unset(folder):
+    edit_config(folder, bos_token_id=-1, eos_token_id=[2, 2**32 - 1, "5", 64], pad_token_id=64)
+    assert open_weights(folder).special_tokens == {"eos_token_id": [2, 5]}  # a list stays one
+    edit_config(folder, bos_token_id="1", eos_token_id=[2.0], pad_token_id=None)
+    assert open_weights(folder).special_tokens == {"bos_token_id": 1, "eos_token_id": [2]}
 
 
 def test_the_older_keys_of_the_rotary_embedding_mean_the_same(tmp_path):
