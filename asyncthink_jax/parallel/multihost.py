@@ -6,6 +6,10 @@ that only one process has (its episodes) are exchanged.
 
 A process is told to be one of several by JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
 JAX_PROCESS_ID, as launch/local.sh sets them, or by being a worker of a TPU slice with more than one host.
+
+Nothing here is authenticated or encrypted, in jax as little as here: whoever reaches the ports of the processes can end
+the run or give it false numbers. So the coordinator listens on the address that the processes are told and on no other,
+messages can say nothing but JSON and arrays, and the network has to keep others out (launch/README.md).
 """
 
 import contextlib
@@ -13,12 +17,11 @@ import importlib.util
 import itertools
 import json
 import os
-import pickle
 import re
 import sys
 import traceback
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -35,6 +38,8 @@ T = TypeVar("T")
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_S = 30  # a process that has not been heard of for so long is lost, and jax ends the others
 _WAIT_MS = 3_600_000  # for another process that is busy; if it is lost, the heartbeats end the wait
+_TOLD_LIMIT = 1 << 20  # bytes of a message through the coordinator
+_MESSAGE_LIMIT = 1 << 30  # bytes of a process's message through the devices' network
 _LOST = ("gloo", "connection", "unavailable", "heartbeat", "coordination", "barrier", "deadline_exceeded", "socket")
 
 _calls = itertools.count()  # the same in all processes, since all make the same calls
@@ -84,6 +89,8 @@ def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:
         return None
     return {
         "coordinator_address": address,
+        # jax would listen on all addresses of the machine.
+        "coordinator_bind_address": environment.get("JAX_COORDINATOR_BIND_ADDRESS") or address,
         "num_processes": int(numbers[0]),
         "process_id": int(numbers[1]),
         "cluster_detection_method": "deactivate",
@@ -183,29 +190,72 @@ def _tell(call: int, process: int, **what: Any) -> None:
 
 
 def _heard(call: int, process: int) -> Any:
-    """What a process has told of a call, when it has; raises ProcessError if that is an error."""
-    told = json.loads(distributed.global_state.client.blocking_key_value_get(f"asyncthink/{call}/{process}", _WAIT_MS))
+    """What a process has told of a call, when it has; raises ProcessError if that is an error, or is no message."""
+    key = f"asyncthink/{call}/{process}"
+    message = distributed.global_state.client.blocking_key_value_get_bytes(key, _WAIT_MS)
+    told = _told(message)
+    if told is None:
+        raise ProcessError(f"what process {process} has told can't be read: {message[:40]!r}", exit_code=1)
     if "error" in told:
         raise ProcessError(f"in process {process}: {told['error']}", told["exit_code"])
     return told["value"]
 
 
-def gathered(own: dict[int, T]) -> dict[int, T]:
+def _told(message: bytes) -> dict[str, Any] | None:
+    """The message of `_tell`; None if it is none."""
+    if len(message) > _TOLD_LIMIT:
+        return None
+    try:
+        told = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict):
+        return None
+    if told.keys() == {"value"}:
+        return told
+    is_error = told.keys() == {"error", "exit_code"} and type(told["exit_code"]) is int
+    return told if is_error and isinstance(told["error"], str) and told["error"].isprintable() else None
+
+
+def gathered(
+    own: dict[int, T], pack: Callable[[dict[int, T]], bytes], unpack: Callable[[bytes], dict[int, T]]
+) -> dict[int, T]:
     """The items of all processes, by their number, on each of them; every process has some, with numbers of its own.
 
-    They travel over the devices' network, pickled: what is unpickled has come from this very program.
+    They travel over the devices' network, as the bytes that `pack` makes of a process's items. `unpack` has to take
+    any bytes, and to raise ValueError for those that are no such message.
+
+    Raises ProcessError for a message that can't be read, is too long, or has numbers that another one has.
     """
     if count() == 1:
         return own
-    message = np.frombuffer(pickle.dumps(own), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array([len(message)]))
+    message = np.frombuffer(pack(own), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([min(len(message), _MESSAGE_LIMIT + 1)])).reshape(-1)
+    if not 0 <= lengths.min() <= lengths.max() <= _MESSAGE_LIMIT:  # seen by all of them
+        raise ProcessError(f"processes have messages of {lengths.tolist()} bytes; {_MESSAGE_LIMIT} at most")
     # Sizes are powers of two, so that few are ever compiled for.
     padded = np.zeros(1 << (int(lengths.max()) - 1).bit_length(), np.uint8)
     padded[: len(message)] = message
-    messages = multihost_utils.process_allgather(padded)
+    return merged(
+        [
+            one[:length].tobytes()
+            for one, length in zip(multihost_utils.process_allgather(padded), lengths, strict=True)
+        ],
+        unpack,
+    )
+
+
+def merged(messages: Sequence[bytes], unpack: Callable[[bytes], dict[int, T]]) -> dict[int, T]:
+    """The items of the messages of processes 0, 1, ..; raises ProcessError as `gathered`."""
     items: dict[int, T] = {}
-    for one, length in zip(messages, lengths.reshape(-1), strict=True):
-        items |= pickle.loads(one[:length].tobytes())
+    for process, message in enumerate(messages):
+        try:
+            found = unpack(message)
+        except ValueError as error:
+            raise ProcessError(f"what process {process} has sent can't be read: {_line(error)}", exit_code=1) from None
+        if items.keys() & found.keys():
+            raise ProcessError(f"process {process} has sent items that another one has sent", exit_code=1)
+        items |= found
     return items
 
 
@@ -241,8 +291,8 @@ def _end(error: BaseException, refusals: tuple[type[BaseException], ...]) -> Non
     elif any(sign in f"{error} {error.__cause__}".lower() for sign in _LOST):
         line, code = f"error: {this} ends, for another has ended or can't be reached: {_line(error)}", 1
         line += "; the same command in all of them goes on from the last checkpoint"
-    elif isinstance(error, refusals):
-        line, code = f"error: {this}: {_line(error)}", 2
+    elif isinstance(error, (ProcessError, *refusals)):
+        line, code = f"error: {this}: {_line(error)}", getattr(error, "exit_code", 2)
     else:
         line, code = f"error: {this} ends, and with it the others: {_line(error)}", 1
         traceback.print_exception(error)
@@ -253,4 +303,4 @@ def _end(error: BaseException, refusals: tuple[type[BaseException], ...]) -> Non
 
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text[:300] or type(error).__name__
+    return "".join(one if one.isprintable() else "\ufffd" for one in text[:300]) or type(error).__name__

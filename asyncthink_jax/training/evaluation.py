@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.multihost import gathered
+from asyncthink_jax.protocol import message
 from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.tasks.task import Problem
@@ -75,7 +76,7 @@ def play(
         )
         rollouts.append(rollout)
         own = {int(n): _scored(experiment, rollout, i, part[n], paradigm) for i, n in enumerate(rollout.numbers)}
-        episodes += [episode for _, episode in sorted(gathered(own).items())]
+        episodes += [episode for _, episode in sorted(gathered(own, message.pack, message.unpack).items())]
         if progress:
             progress(len(episodes))
     if traces > 1:

@@ -4,13 +4,16 @@ Each writes lines `name value`, which the test compares, to `told.0`, `told.1`, 
 output several threads of Gloo print into each other's lines.
 """
 
+import json
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
+from jax._src import distributed
 
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.mesh import make_mesh
@@ -33,6 +36,21 @@ def told(function, *arguments):
         return f"{type(error).__name__}: {error}"
 
 
+def listeners(port):
+    """Addresses on which this machine listens at a port, as Linux writes them; nothing where it is another system."""
+    lines = [line.split() for file in Path("/proc/net").glob("tcp*") for line in file.read_text().splitlines()[1:]]
+    addresses = [line[1].split(":") for line in lines if line[3] == "0A"]  # listens
+    return sorted(address for address, own in addresses if int(own, 16) == port)
+
+
+def pack(items):
+    return json.dumps(items).encode()
+
+
+def unpack(message):
+    return {int(n): text for n, text in json.loads(message).items()}
+
+
 def fails(process):
     if os.environ["JAX_PROCESS_ID"] == str(process):
         raise ValueError("no such thing")
@@ -44,6 +62,7 @@ def main(folder):
     me = int(os.environ["JAX_PROCESS_ID"])
     say("count", multihost.count())
     say("first", multihost.is_first())
+    say("listeners", listeners(int(os.environ["JAX_COORDINATOR_ADDRESS"].rpartition(":")[2])))
 
     say("from_first", multihost.on_first(lambda: {"me": me}))
     path = os.path.join(folder, "file")
@@ -60,9 +79,12 @@ def main(folder):
     say("first_fails", told(multihost.on_first, lambda: fails(0)))
     say("second_fails", told(multihost.first_goes_first, lambda: fails(1)))
 
-    own = {n: np.full(n, n) for n in range(20) if n % multihost.count() == me}
-    items = multihost.gathered(own)
-    say("gathered", all(np.array_equal(items[n], np.full(n, n)) for n in range(20)) and len(items) == 20)
+    own = {n: n * "x" for n in range(20) if n % multihost.count() == me}
+    say("gathered", multihost.gathered(own, pack, unpack) == {n: n * "x" for n in range(20)})
+    say("unreadable", told(multihost.gathered, own, pack if me else lambda items: b"no JSON", unpack))
+    if me == 1:
+        distributed.global_state.client.key_value_set("asyncthink/1000/1", "(dp0\n")  # somebody else might have
+    say("not_told", told(multihost._heard, 1000, 1))
 
     devices = jax.device_count()
     rows = np.arange(2 * devices * 3).reshape(-1, 3)

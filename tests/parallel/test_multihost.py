@@ -1,7 +1,9 @@
 """When there are several processes, and what they have of each other."""
 
+import ast
 import http.server
 import pathlib
+import sys
 import threading
 
 import jax.numpy as jnp
@@ -26,12 +28,15 @@ GIVEN = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "4", "
 def test_the_variables_of_jax_say_who_is_who():
     assert cluster(GIVEN) == {
         "coordinator_address": "10.0.0.1:1234",
+        "coordinator_bind_address": "10.0.0.1:1234",
         "num_processes": 4,
         "process_id": 3,
         "cluster_detection_method": "deactivate",
     }
     assert cluster(GIVEN | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}) is None
     assert cluster({}) is None
+    behind_another_address = cluster(GIVEN | {"JAX_COORDINATOR_BIND_ADDRESS": "0.0.0.0:1234"})
+    assert behind_another_address["coordinator_bind_address"] == "0.0.0.0:1234"
 
 
 @pytest.mark.parametrize(
@@ -116,10 +121,45 @@ def test_without_libtpu_a_slice_is_none_of_ours(monkeypatch):
     assert cluster({"TPU_WORKER_HOSTNAMES": "a,b"}) is None
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"(dp0\n",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"value": 1, "more": 2}',
+        b'{"error": 1, "exit_code": 2}',
+        b'{"error": "x"}',
+        b'{"error": "\\u001b[2J", "exit_code": 2}',
+        b"[" * 10**5,
+        b'{"value": "' + b"x" * (1 << 20) + b'"}',
+    ],
+    ids=range(11),
+)
+def test_what_is_no_message_through_the_coordinator_is_known(message):
+    assert multihost._told(message) is None
+    assert multihost._told(b'{"value": null}') == {"value": None}
+    assert multihost._told(b'{"error": "no", "exit_code": 2}') == {"error": "no", "exit_code": 2}
+
+
+def test_messages_that_contradict_each_other_are_refused():
+    def unpack(message):
+        return {int(number): "" for number in message.split()}
+
+    assert multihost.merged([b"1 3", b"2"], unpack) == {1: "", 2: "", 3: ""}
+    with pytest.raises(ProcessError, match="process 1 has sent items that another one has sent"):
+        multihost.merged([b"1 3", b"3"], unpack)
+    with pytest.raises(ProcessError, match="what process 1 has sent can't be read: invalid literal") as raised:
+        multihost.merged([b"1", b"x"], unpack)
+    assert raised.value.exit_code == 1
+
+
 def test_a_process_alone_is_the_first_and_has_everything():
     assert multihost.count() == 1 and multihost.is_first()
     assert on_first(lambda: 3) == first_goes_first(lambda: 3) == 3
-    assert gathered({2: "two"}) == {2: "two"}
+    assert gathered({2: "two"}, bytes, dict) == {2: "two"}
     np.testing.assert_array_equal(own_rows({"x": jnp.arange(4)})["x"], np.arange(4))
     with pytest.raises(KeyError), leaving_together():
         raise KeyError
@@ -138,11 +178,19 @@ def test_what_processes_have_of_each_other(count, tmp_path):
         ("from_first", "{'me': 0}"),
         ("file", "written by the first"),
         ("gathered", "True"),
+        (
+            "unreadable",
+            "ProcessError: what process 0 has sent can't be read: Expecting value: line 1 column 1 (char 0)",
+        ),
+        ("not_told", "ProcessError: what process 1 has told can't be read: b'(dp0\\n'"),
         ("sum", str(sum(range(2 * 2 * count * 3)))),
         ("stopped", "True"),
         ("exit_code", "0"),
     }
     assert "polls" in same, "all stop at the same poll"
+    if sys.platform == "linux":
+        [listener] = ast.literal_eval(same["listeners"])
+        assert listener.endswith("0100007F"), "127.0.0.1, perhaps mapped into IPv6, and not all addresses"
     assert by_name["first"] == ["True"] + ["False"] * (count - 1)
     first_fails, second_fails = by_name["first_fails"], by_name["second_fails"]
     assert first_fails == ["ValueError: no such thing"] + ["ProcessError: in process 0: no such thing"] * (count - 1)
