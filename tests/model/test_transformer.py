@@ -171,8 +171,8 @@ def test_on_cpus_a_step_reads_the_shortest_array_of_the_cache_that_holds_its_row
                 np.testing.assert_array_equal(again[positions >= 0], hidden[name][-1])
     for several, one in zip(*hidden.values(), strict=True):
         np.testing.assert_allclose(several, one, atol=1e-5)
-    whole = lambda cache: jax.tree.map(lambda x: x[:, :, :32], [layer[-1] for layer in cache["k"]])  # noqa: E731
-    jax.tree.map(np.testing.assert_array_equal, whole(steps["several"]), [layer[0] for layer in steps["several"]["k"]])
+    for layer in steps["several"]["k"]:  # up to rounding: a compiler may compute what it writes once for each array
+        np.testing.assert_allclose(layer[-1][:, :, :32], layer[0], atol=1e-6)
 
 
 def test_rows_of_a_group_can_live_in_caches_of_different_lengths(model):
@@ -279,7 +279,8 @@ def test_gradients_of_a_projection_are_those_of_tensordot_and_copy_no_wide_layer
     plain = partial(loss, partial(jnp.tensordot, axes=len(inputs)))
     found, expected = (jax.jit(jax.grad(f, (0, 1))) for f in (own, plain))
     for one, other in zip(found(x, params["kernel"]), expected(x, params["kernel"]), strict=True):
-        np.testing.assert_array_equal(one, other)
+        # Another order of sums: the elements add up 32 or 192 products of about 1.
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
     # 192 tokens: the gradient of the 64 outputs is never turned around.
     assert "f32[64,192]" not in found.lower(x, params["kernel"]).compile().as_text()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from types import SimpleNamespace
 
 import jax
@@ -20,6 +21,7 @@ from asyncthink_jax.training import rl, sft
 from asyncthink_jax.training.sft import normalised
 from asyncthink_jax.training.state import new_state
 from asyncthink_jax.training.update import Update
+from experiments.countdown_tiny import get_config
 
 
 def episode(reward=None, traces=(), **facts):
@@ -78,6 +80,15 @@ def test_the_reward_of_an_episode(config, facts, expected):
     fixed = {"tau": 0.8, "concurrency_weight": 1.0, "format_penalty": -1.0}
     fixed |= {"all_correct_bonus": 0.0, "wrong_penalty": 0.0}
     assert rl.reward(RLConfig(**(fixed | config)), episode(**facts)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("config", [RLConfig(), RLConfig(wrong_penalty=0.5), get_config().rl], ids=["", "some", "demo"])
+def test_a_malformed_episode_is_never_better_than_a_well_formed_one(config):
+    malformed = rl.reward(config, episode(format_error="no_answer", score=ALL, concurrency=1.0))
+    for wrong, answered, concurrency in itertools.product(range(5), range(5), (0.0, 0.3, 1.0)):
+        right = max(0, answered - wrong)
+        score = {"accuracy": right / 4, "correct": right, "answered": answered, "wrong": min(wrong, answered)}
+        assert malformed <= rl.reward(config, episode(score=score, concurrency=concurrency))
 
 
 # --- Advantage.
@@ -323,6 +334,37 @@ def update_of(top_k=0, **config):
     parts = SimpleNamespace(config=config, model=MODEL, mesh=mesh, frozen={}, demonstrations=None)
     update = Update(parts, optimizer, None)
     return lambda params: new_state(params, optimizer, mesh), update
+
+
+@jax.jit
+def chances(params):
+    """How likely each token is after the prompt [9]."""
+    tokens = jnp.array([[9]])
+    hidden = transformer.forward(MODEL, params, tokens, jnp.zeros_like(tokens), jnp.ones_like(tokens))
+    return jax.nn.softmax(transformer.logits(MODEL, params, hidden)[0, 0])
+
+
+def bandit(params, worth, **config):
+    """The chances after each of 24 updates on a bandit: an episode draws one token, which has this worth (else 0)."""
+    first_state, update = update_of(**config)
+    state, rng, found = first_state(jax.tree.map(jnp.copy, params)), np.random.default_rng(0), []
+    for _ in range(24):
+        found.append(np.asarray(chances(state.params), float))
+        drawn = [1, 2, *rng.choice(MODEL.vocab_size, 10, p=found[-1] / found[-1].sum())]
+        episodes = [
+            episode(worth.get(int(token), 0.0), [trace([9], [int(token)], logprobs=np.log(found[-1][token]))])
+            for token in rng.permutation(drawn)
+        ]
+        state, _ = update(state, episodes, rng)
+    return [*found, np.asarray(chances(state.params), float)]
+
+
+@pytest.mark.parametrize("config", [{}, {"optimizer_steps": 2, "recompute_logprobs": True}], ids=str)
+def test_what_is_rewarded_becomes_likelier_and_what_is_punished_less(params, config):
+    first, *_, last = bandit(params, {1: 1.0, 2: -1.0}, **config)
+    assert last[1] > 3 * first[1] and last[2] < first[2] / 3
+    first, *_, last = bandit(params, {1: -1.0, 2: 1.0}, **config)
+    assert last[2] > 3 * first[2] and last[1] < first[1] / 3
 
 
 def updated(params, rewards, **config):
