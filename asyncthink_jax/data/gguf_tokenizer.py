@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece as spm
-from gguf import GGUFReader
 from sentencepiece import sentencepiece_model_pb2
 
 from asyncthink_jax.data.json_tokenizer import JsonTokenizer
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import SPECIAL, Tokenizer
+from asyncthink_jax.untrusted.gguf import read_header
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _MODERN = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -37,6 +37,10 @@ _KINDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None, bool]] = {
 }
 
 
+# Arrays of a vocabulary, an entry for each token (merges aside).
+_ARRAYS: dict[str, type | tuple[type, ...]] = {"tokens": str, "token_type": int, "scores": (int, float), "merges": str}
+
+
 class _Type(enum.IntEnum):
     """`tokenizer.ggml.token_type`, which are also the types of SentencePiece."""
 
@@ -50,17 +54,10 @@ class _Type(enum.IntEnum):
 
 def load_gguf(path: Path) -> Tokenizer:
     """Raises FileNotFoundError, or ValueError in one line for a file or a kind of tokenizer that can't be read."""
-    try:
-        reader = GGUFReader(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a file that is cut off fails in many ways
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a GGUF file, or not a whole one ({reason})") from None
     prefix = "tokenizer.ggml."
     fields = {
-        name.removeprefix(prefix): field.contents()
-        for name, field in reader.fields.items()
+        name.removeprefix(prefix): value
+        for name, value in read_header(path).metadata.items()
         if name.startswith(prefix) or name == "tokenizer.chat_template"
     }
     try:
@@ -70,9 +67,30 @@ def load_gguf(path: Path) -> Tokenizer:
         missing = {"tokens", "token_type", "merges" if kind == "gpt2" else "scores"} - set(fields)
         if missing:
             raise ValueError(f"the GGUF has no {prefix}{min(missing)}")
+        _check_types(fields)
         return _byte_pairs(fields) if kind == "gpt2" else _sentencepiece(fields)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _check_types(fields: dict[str, Any]) -> None:
+    """Raises ValueError for a value of another type, and for counts that differ."""
+    tokens = len(fields["tokens"]) if isinstance(fields["tokens"], list) else 0
+    for name, value in fields.items():
+        own = f"tokenizer.ggml.{name}"
+        if name in _ARRAYS:
+            if not isinstance(value, list) or not all(isinstance(one, _ARRAYS[name]) for one in value):
+                raise ValueError(f"{own} is no array of {'texts' if _ARRAYS[name] is str else 'numbers'}")
+            if name != "merges" and len(value) != tokens:
+                raise ValueError(f"{own} has {len(value)} entries for {tokens} tokens")
+        elif name.endswith("_token_id") and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{own} is {value!r}, no number of a token")
+        elif name in ("pre", "tokenizer.chat_template") and not isinstance(value, str):
+            raise ValueError(f"{own} is no text")
+        elif name in ("add_bos_token", "add_space_prefix", "remove_extra_whitespaces") and not isinstance(value, bool):
+            raise ValueError(f"{own} is {value!r}, neither true nor false")
+    if wrong := next((merge for merge in fields.get("merges", ()) if " " not in merge[1:-1]), None):
+        raise ValueError(f"tokenizer.ggml.merges has {wrong!r}, no two pieces with a space between")
 
 
 def _byte_pairs(fields: dict[str, Any]) -> JsonTokenizer:
@@ -122,7 +140,7 @@ def _byte_pairs(fields: dict[str, Any]) -> JsonTokenizer:
 def _opening(config: dict[str, Any], vocabulary: dict[str, int]) -> dict[str, Any] | None:
     """What puts bos before a text, for other programs that read the file; we do it ourselves."""
     bos = config.get("bos_token")
-    if bos is None:
+    if bos not in vocabulary:
         return None
     texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
     opening = {"SpecialToken": {"id": bos, "type_id": 0}}

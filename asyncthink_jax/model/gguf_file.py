@@ -5,16 +5,19 @@ Llama files have the rows of each query and key head in another order (pairs sid
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
-from gguf.quants import dequantize
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from asyncthink_jax import stated
-from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError
+from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError, check_sizes
 from asyncthink_jax.model.transformer import ModelConfig, RopeScaling, rope_frequencies
+from asyncthink_jax.untrusted.gguf import TensorInfo, read_header
 
 ARCHITECTURES = ("llama", "qwen3")
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -30,16 +33,12 @@ class GgufFile:
     def __init__(self, path: Path):
         self.path = path
         try:
-            reader = gguf.GGUFReader(path)
-        except (ValueError, KeyError, IndexError, OSError) as error:
-            raise WeightsError(f"{path}: no whole GGUF file: {' '.join(str(error).split())}") from error
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        for name, tensor in self._tensors.items():
-            if tensor.tensor_type.name not in TYPES:
-                raise WeightsError(
-                    f"{path}: tensor {name} is {tensor.tensor_type.name}, expected one of {', '.join(TYPES)}"
-                )
-        metadata = _Metadata(reader, path)
+            header = read_header(path)
+            data = np.memmap(path, mode="r")
+            self._tensors = {one.name: _Tensor(one, data, path) for one in header.tensors}
+        except (ValueError, OSError) as error:
+            raise WeightsError(str(error)) from error
+        metadata = _Metadata(header.metadata, path)
         self.config = self._config(metadata)
         self.context: int | None = metadata.get("context_length", int, None)
         self.special_tokens: dict[str, Any] = {}
@@ -85,25 +84,24 @@ class GgufFile:
             tied_embeddings="output.weight" not in self._tensors,
             qk_norm=metadata.architecture == "qwen3",
         )
+        check_sizes(config, self.shapes(), str(self.path))
         return self._with_rope_scaling(config)
 
     def _with_rope_scaling(self, config: ModelConfig) -> ModelConfig:
         """The scaling that `rope_freqs.weight` is of: the file has its result alone."""
         if ROPE_FREQS not in self._tensors:
             return config
+        if self._tensors[ROPE_FREQS].shape != (config.head_dim // 2,):
+            raise WeightsError(f"{self.path}: {ROPE_FREQS} is not the scaling of Llama 3, no other is supported")
         divided_by = self._dequantized(ROPE_FREQS, slice(None))
         scaled = dataclasses.replace(config, rope_scaling=RopeScaling(factor=float(divided_by.max())))
         expected = np.asarray(rope_frequencies(config) / rope_frequencies(scaled))
-        if expected.shape != divided_by.shape or not np.allclose(divided_by, expected, rtol=1e-3):
+        if not np.allclose(divided_by, expected, rtol=1e-3):
             raise WeightsError(f"{self.path}: {ROPE_FREQS} is not the scaling of Llama 3, no other is supported")
         return scaled
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {
-            name: tuple(int(n) for n in reversed(tensor.shape))
-            for name, tensor in self._tensors.items()
-            if name != ROPE_FREQS
-        }
+        return {name: tensor.shape for name, tensor in self._tensors.items() if name != ROPE_FREQS}
 
     def where(self, name: str) -> str:
         return str(self.path)
@@ -124,37 +122,62 @@ class GgufFile:
         """Rows of a tensor as the file has them, in fp32."""
         tensor = self._tensors[name]
         if len(tensor.shape) == 1:
-            return dequantize(tensor.data, tensor.tensor_type)[rows]
-        step = max(1, CHUNK // int(tensor.shape[0]))
-        out = np.empty((rows.stop - rows.start, int(tensor.shape[0])), np.float32)
+            return dequantize(tensor.data, tensor.kind)[rows]
+        step = max(1, CHUNK // tensor.shape[1])
+        out = np.empty((rows.stop - rows.start, tensor.shape[1]), np.float32)
         for start in range(rows.start, rows.stop, step):
             stop = min(start + step, rows.stop)
-            out[start - rows.start : stop - rows.start] = dequantize(tensor.data[start:stop], tensor.tensor_type)
+            out[start - rows.start : stop - rows.start] = dequantize(tensor.data[start:stop], tensor.kind)
         return out
+
+
+class _Tensor:
+    """One tensor of a file: its type, its shape in the order of NumPy, and its bytes, row by row."""
+
+    def __init__(self, info: TensorInfo, data: np.ndarray, path: Path):
+        """`data`: the bytes of the file. Raises ValueError for a type that isn't supported, or a file that is cut."""
+        what = f"{path}: tensor {info.name}"
+        try:
+            self.kind = GGMLQuantizationType(info.kind)
+        except ValueError:
+            known = ", ".join(TYPES)
+            raise ValueError(f"{what} has type {info.kind}, which is unknown here, expected one of {known}") from None
+        if self.kind.name not in TYPES:
+            raise ValueError(f"{what} is {self.kind.name}, expected one of {', '.join(TYPES)}")
+        self.shape = tuple(reversed(info.shape))
+        if not self.shape or 0 in self.shape:
+            raise ValueError(f"{what} has the shape {list(self.shape)}")
+        try:
+            byte_shape = quant_shape_to_byte_shape(self.shape, self.kind)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+        end = info.start + math.prod(byte_shape)
+        if end > data.size:
+            raise ValueError(f"{path}: no whole GGUF file: tensor {info.name} ends at byte {end} of {data.size}")
+        self.data = data[info.start : end].reshape(byte_shape)
 
 
 class _Metadata:
     """The keys of a file that describe its model."""
 
-    def __init__(self, reader: gguf.GGUFReader, path: Path):
-        self._reader, self._path = reader, path
-        field = reader.get_field("general.architecture")
-        self.architecture = field.contents() if field else None
+    def __init__(self, values: Mapping[str, Any], path: Path):
+        self._values, self._path = values, path
+        self.architecture = values.get("general.architecture")
         if self.architecture not in ARCHITECTURES:
             raise WeightsError(f"{path}: architecture {self.architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-        parts = reader.get_field("split.count")
-        if parts is not None and parts.contents() > 1:
-            raise WeightsError(f"{path} is one of {parts.contents()} parts; merge them (llama-gguf-split --merge)")
+        parts = values.get("split.count")
+        if isinstance(parts, int) and parts > 1:
+            raise WeightsError(f"{path} is one of {parts} parts; merge them (llama-gguf-split --merge)")
 
     def get(self, key: str, kind: type, default: Any = ...) -> Any:
         """The value of `<architecture>.<key>`; floats are the shortest that the stored fp32 can be told by."""
         key = f"{self.architecture}.{key}"
-        field = self._reader.get_field(key)
-        if field is None:
+        value = self._values.get(key)
+        if value is None:
             if default is ...:
                 raise WeightsError(f"{self._path}: {key} is missing")
             return default
-        value, what = field.contents(), f"{self._path}: {key}"
+        what = f"{self._path}: {key}"
         try:
             if kind is int:
                 return stated.whole(value, what, least=1 if default is ... else 0)
@@ -163,15 +186,14 @@ class _Metadata:
                 return value if value == 0 and default is not ... else stated.positive(value, what)
         except ValueError as error:
             raise WeightsError(str(error)) from None
-        if not isinstance(value, kind):
+        if type(value) is not kind:
             raise WeightsError(f"{what} is {str(value)[:50]}, expected a text")
         return value
 
     def token_ids(self, name: str, vocabulary: int) -> list[int]:
         """The id of `tokenizer.ggml.<name>_token_id`, if it is one of the vocabulary."""
         key = f"tokenizer.ggml.{name}_token_id"
-        field = self._reader.get_field(key)
         try:
-            return stated.token_ids(field and field.contents(), f"{self._path}: {key}", vocabulary)
+            return stated.token_ids(self._values.get(key), f"{self._path}: {key}", vocabulary)
         except ValueError as error:
             raise WeightsError(str(error)) from None

@@ -37,12 +37,15 @@ def from_hf(data: Any, where: str) -> ModelConfig:
     if not isinstance(data, dict):
         raise WeightsError(f"{where}: not the config of a model")
     family = data.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise WeightsError(f"{where}: model_type {family!r} is not one of {', '.join(FAMILIES)}")
     for key, values in _OFF.items():
         if data.get(key) not in values:
             raise WeightsError(f"{where}: {key} {data[key]!r} is not supported, only {values[0]!r}")
-    windows = set(data.get("layer_types") or ()) - {"full_attention"}
+    kinds = data.get("layer_types") or []
+    if not isinstance(kinds, list):
+        raise WeightsError(f"{where}: layer_types {kinds!r} is no list")
+    windows = any(kind != "full_attention" for kind in kinds)
     # Qwen3 states a window beside `use_sliding_window: false`, which turns it off.
     if windows or (data.get("sliding_window") is not None and "use_sliding_window" not in data):
         raise WeightsError(f"{where}: sliding-window attention is not supported, only full attention")

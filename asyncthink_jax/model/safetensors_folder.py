@@ -1,7 +1,6 @@
 """Weights in a Hugging Face folder: config.json and safetensors files, one or several with an index."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from asyncthink_jax.model.hf_config import context, from_hf, special_tokens
-from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError
+from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError, check_sizes
 from asyncthink_jax.shown import complain
+from asyncthink_jax.untrusted.files import check_file, read_json
 
 INDEX = "model.safetensors.index.json"
 TYPES = ("F32", "F16", "BF16")
@@ -35,6 +35,7 @@ class SafetensorsFolder:
         files, indexed = _files(folder)
         for file in files:
             self._open(file)
+        check_sizes(self.config, self._shapes, where)
         for name, file in indexed.items():
             if self._files.get(name) != file:
                 raise WeightsError(f"{file} has no tensor {name}, which {folder / INDEX} says is in it")
@@ -50,6 +51,8 @@ class SafetensorsFolder:
             return False
         if self._shapes[_OUTPUT] != self._shapes[_EMBEDDING]:
             return True
+        if len(self._shapes[_OUTPUT]) != 2:  # refused later
+            return False
         rows = self._shapes[_OUTPUT][0]
         for start in range(0, rows, _ROWS):
             part = (slice(start, min(start + _ROWS, rows)),)
@@ -60,6 +63,7 @@ class SafetensorsFolder:
 
     def _open(self, file: Path) -> None:
         try:
+            check_file(file)
             with safe_open(file, framework="numpy") as opened:
                 for name in opened.keys():  # noqa: SIM118, no mapping
                     tensor = opened.get_slice(name)
@@ -70,8 +74,10 @@ class SafetensorsFolder:
                     if name in self._files:
                         raise WeightsError(f"{file}: tensor {name} is in {self._files[name].name} as well")
                     self._files[name], self._shapes[name] = file, tuple(tensor.get_shape())
-        except FileNotFoundError as error:
-            raise WeightsError(f"{file} is missing") from error
+        except WeightsError:
+            raise
+        except (FileNotFoundError, ValueError) as error:
+            raise WeightsError(str(error)) from error
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file}: no whole safetensors file: {' '.join(str(error).split())}") from error
 
@@ -107,11 +113,9 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}") from error
+        data = read_json(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise WeightsError(str(error)) from error
     if not isinstance(data, dict):
         raise WeightsError(f"{path}: not a JSON object")
     return data

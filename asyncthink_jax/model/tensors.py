@@ -6,6 +6,7 @@ In files a linear map is a matrix [outputs, inputs], one for each layer; here it
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -72,6 +73,20 @@ class FileTensor:
     layer: int
     name: str
     shape: tuple[int, ...]
+
+
+def check_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raises WeightsError for a size that no tensor in the files can have. `where` names the file that states it.
+
+    What a file states may be any number. This comes before anything is made for each layer, or of such a size.
+    """
+    if config.layers > len(shapes):
+        raise WeightsError(f"{where}: {config.layers} layers are stated, but there are {len(shapes)} tensors")
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    for name in ("vocab_size", "width", "heads", "kv_heads", "head_dim", "mlp_width"):
+        if getattr(config, name) > largest:
+            stated = f"{name.replace('_', ' ')} {getattr(config, name)}"
+            raise WeightsError(f"{where}: {stated} is stated, but no tensor has more than {largest} along an axis")
 
 
 def file_tensors(config: ModelConfig, naming: Naming) -> list[FileTensor]:

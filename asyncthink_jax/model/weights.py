@@ -56,13 +56,19 @@ def open_weights(source: str | Path) -> Weights:
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))
         if (path / "config.json").is_file() or not files:
-            return SafetensorsFolder(path)
+            return _fitting(SafetensorsFolder(path))
         if len(files) > 1:
             raise WeightsError(f"{path} holds {len(files)} .gguf files and no config.json: name one of them")
         path = files[0]
     if path.suffix != ".gguf":
         raise WeightsError(f"{path} is neither a folder of safetensors files nor a .gguf file")
-    return GgufFile(path)
+    return _fitting(GgufFile(path))
+
+
+def _fitting(weights: Weights) -> Weights:
+    """Whoever asks for the sizes that a file states can rely on them: its tensors have them."""
+    check(weights, weights.config)
+    return weights
 
 
 def check(weights: Weights, config: ModelConfig) -> None:

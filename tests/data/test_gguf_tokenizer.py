@@ -147,7 +147,7 @@ def test_a_file_that_is_no_gguf_or_is_cut_off_is_one_line(tmp_path):
     path = write(tmp_path / "m.gguf", **byte_pairs(golden("byte_level")["definition"], "qwen2"))
     for content in (b"", b"not a model", path.read_bytes()[:3000]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"m\.gguf: not a GGUF file, or not a whole one") as error:
+        with pytest.raises(ValueError, match=r"m\.gguf(: no whole GGUF file| is empty)") as error:
             load_tokenizer(path)
         assert "\n" not in str(error.value)
 

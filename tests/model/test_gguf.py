@@ -155,6 +155,16 @@ def moved(name, shape):
         (lambda k, t: k.update({"llama.vocab_size": 49}), "token_embd.weight: expected shape [49, 256], got [48, 256]"),
         (lambda k, t: t.pop("token_embd.weight"), "tensor token_embd.weight is missing"),
         (lambda k, t: t.pop("blk.1.ffn_up.weight"), "tensor blk.1.ffn_up.weight is missing, expected [256, 256]"),
+        (lambda k, t: k.update({"llama.block_count": 2**31}), "2147483648 layers are stated, but there are 20 tensors"),
+        (
+            lambda k, t: k.update({"llama.attention.key_length": 2**31}),
+            "head dim 2147483648 is stated",
+        ),
+        (
+            lambda k, t: k.update({"llama.vocab_size": 2**32 - 1}),
+            "vocab size 4294967295 is stated",
+        ),
+        (lambda k, t: k.update({"llama.attention.head_count": 2**32 - 1}), "heads 4294967295 is stated"),
         (moved("blk.0.attn_q.bias", 256), "tensor blk.0.attn_q.bias [256] is not part of the model"),
         (
             lambda k, t: t.update(
@@ -202,5 +212,17 @@ def test_a_file_that_is_cut_off_or_no_gguf_is_refused(tmp_path):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:100], b"", b"PK\x03\x04" * 20):
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match="no whole GGUF file"):
+        with pytest.raises(WeightsError, match=r"no whole GGUF file|is empty"):
             open_weights(path)
+
+
+@pytest.mark.parametrize("kind", [42, 31])  # 31 was one once
+def test_a_type_that_is_unknown_here_is_named(tmp_path, kind):
+    path = tmp_path / "model.gguf"
+    write(path, LLAMA, "F32")
+    content = path.read_bytes()
+    place = content.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 16
+    path.write_bytes(content[:place] + kind.to_bytes(4, "little") + content[place + 4 :])
+    says = rf"model\.gguf: tensor blk\.0\.attn_q\.weight has type {kind}, which is unknown here, expected one of F32"
+    with pytest.raises(WeightsError, match=says):
+        open_weights(path)

@@ -245,6 +245,15 @@ def test_how_to_compute_is_not_compared(folder):
         ({"bos_token_id": False}, "bos_token_id is False, expected a whole number"),
         ({"num_hidden_layers": ...}, "num_hidden_layers is missing"),
         ({"num_hidden_layers": 3}, "tensor model.layers.2.input_layernorm.weight is missing, expected [32]"),
+        ({"num_hidden_layers": 10**9}, "config.json: 1000000000 layers are stated, but there are 25 tensors"),
+        ({"vocab_size": 2**50}, "vocab size 1125899906842624 is stated, but no tensor has more than 64"),
+        ({"head_dim": 10**12}, "head dim 1000000000000 is stated"),
+        ({"num_attention_heads": 10**15, "num_key_value_heads": 10**15}, "heads 1000000000000000 is stated"),
+        ({"intermediate_size": 10**30}, "intermediate_size is too large"),
+        ({"model_type": ["qwen3"]}, "model_type ['qwen3'] is not one of"),
+        ({"layer_types": [["full_attention"]]}, "sliding-window"),
+        ({"layer_types": 5}, "layer_types 5 is no list"),
+        ({"rms_norm_eps": 10**300}, "a number of 301 digits"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, expected true or false"),
         ({"tie_word_embeddings": "true"}, "tie_word_embeddings is 'true', expected true or false"),
     ],
@@ -302,5 +311,12 @@ def test_missing_and_broken_files_are_named(folder, tmp_path):
     assert refusal(folder).endswith("; its pickle files are never read")
     (folder / "config.json").write_text("{")
     assert "/model/config.json: not JSON" in refusal(folder)
+    (folder / "config.json").write_text("[" * 100_000)
+    assert "/model/config.json: not JSON that can be read: more than 100 brackets" in refusal(folder)
     (folder / "config.json").unlink()
     assert "/model/config.json is missing" in refusal(folder)
+
+
+def test_a_pointer_in_place_of_the_weights_is_named(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "/model/model.safetensors is a git-lfs pointer" in refusal(folder)

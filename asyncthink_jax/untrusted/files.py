@@ -1,0 +1,101 @@
+"""JSON that others wrote, and what stands in place of a file.
+
+Python's own parser takes more than JSON, and gives what later breaks elsewhere: numbers that are none (`NaN`,
+`Infinity`, 1e999), whole numbers that are no float, brackets that nothing but itself can walk through, halves of
+surrogate pairs. All of these are refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+MOST_BYTES = 1 << 26  # of a JSON file that is read at once; the largest tokenizer.json has half of that
+_DEPTH = 100  # brackets within brackets
+_DIGITS = 300  # of a whole number: any shorter one is a float too
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_PAGES = (b"<!doctype html", b"<html")
+
+
+def check_file(path: Path) -> None:
+    """Raises FileNotFoundError, or ValueError that names the file and says what else stands in its place."""
+    try:
+        if not path.is_file():
+            if path.exists():
+                raise ValueError(f"{path} is no file")
+            raise FileNotFoundError(f"{path} is missing")
+        with open(path, "rb") as file:
+            head = file.read(100)
+    except PermissionError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    if not head:
+        raise ValueError(f"{path} is empty")
+    if head.startswith(_POINTER):
+        raise ValueError(f"{path} is a git-lfs pointer, not the file that it stands for: `git lfs pull` fetches that")
+    if head.lstrip().lower().startswith(_PAGES):
+        raise ValueError(f"{path} is a web page, not the file: a download that went wrong")
+
+
+def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+    """What a file holds. Raises FileNotFoundError, or ValueError, in one line that names the file, see `parse_json`."""
+    check_file(path)
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"{path} has {size} bytes, expected at most {most}")
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text in UTF-8, with or without a byte-order mark.
+
+    Raises ValueError, in one line, for what is no JSON, and for what could not be used: see above.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_int)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"not JSON that can be read: more than {_DEPTH} brackets within each other") from None
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [part for whole in level if isinstance(whole, dict | list) for part in _parts(whole)]
+        if not level:
+            break
+    else:
+        raise ValueError(f"not JSON that can be read: more than {_DEPTH} brackets within each other")
+    if "\\u" in text and "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"no Unicode text: {error.object[error.start]!a} is half of a character") from None
+    return value
+
+
+def _parts(whole: dict[str, Any] | list[Any]) -> list[Any]:
+    return [part for part in (whole.values() if isinstance(whole, dict) else whole) if isinstance(part, dict | list)]
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"not JSON: {name} is no number")
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"not JSON that can be read: {digits[:20]} is too large a number")
+    return value
+
+
+def _int(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"not JSON that can be read: a number of {len(digits)} digits")
+    return int(digits)

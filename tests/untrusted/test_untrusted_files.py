@@ -1,0 +1,75 @@
+"""JSON that others wrote, and what stands in place of a file: each refused in one line that says why."""
+
+import json
+import os
+
+import pytest
+
+from asyncthink_jax.untrusted.files import check_file, parse_json, read_json
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"", "not JSON: Expecting value"),
+        (b'{"a": 1', "not JSON: Expecting"),
+        (b"[1] [2]", "not JSON: Extra data"),
+        (b'"\xff"', "not UTF-8 at byte 2"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b"[-Infinity]", "-Infinity is no number"),
+        (b"[1e999]", "1e999 is too large"),
+        (b"[" + b"7" * 5000 + b"]", "a number of 5000 digits"),
+        (b"-" + b"7" * 301, "a number of 302 digits"),
+        (b"[" * 101 + b"]" * 101, "more than 100 brackets"),
+        (b'{"a":' * 400 + b"1" + b"}" * 400, "more than 100 brackets"),
+        (b"[" * 200_000, "more than 100 brackets"),
+        (rb'{"a": ["\ud800"]}', r"'\\ud800' is half of a character"),
+        (rb'{"\uDFff": 1}', r"'\\udfff' is half of a character"),
+    ],
+)
+def test_what_is_no_json_or_breaks_what_comes_after_is_refused(text, why):
+    with pytest.raises(ValueError, match=why) as refused:
+        parse_json(text)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+
+
+def test_json_is_read_as_python_reads_it():
+    value = {"big": 10**30, "small": 1e-300, "deep": [[[]]], "\U0001f600": "\\ud800 in words", "none": None}
+    assert parse_json(json.dumps(value)) == value
+    assert parse_json("\ufeff[1]".encode()) == [1]
+    nested = json.loads("[" * 99 + "{}" + "]" * 99)
+    assert parse_json(json.dumps(nested)) == nested
+    assert float(parse_json("9" * 300)) == 1e300
+
+
+def test_what_stands_in_place_of_a_file_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
+        check_file(path)
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"model\.safetensors is no file"):
+        check_file(path)
+    path.rmdir()
+    for content, why in (
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git-lfs pointer.*`git lfs pull`"),
+        (b"\n<!DOCTYPE html><title>Not found</title>", "is a web page"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=why):
+            check_file(path)
+
+
+def test_a_file_is_named_and_its_size_bounded(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("[1,", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
+        read_json(path)
+    path.write_text("[1]", encoding="utf-8")
+    assert read_json(path) == [1]
+    with pytest.raises(ValueError, match="has 3 bytes, expected at most 2"):
+        read_json(path, most=2)
+    path.unlink()
+    os.mkfifo(path)  # to open it would wait for a writer
+    with pytest.raises(ValueError, match="is no file"):
+        read_json(path)
