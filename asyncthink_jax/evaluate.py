@@ -20,12 +20,12 @@ from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, load
+from asyncthink_jax.files import locked
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.shown import complain
 from asyncthink_jax.training import bucket
-from asyncthink_jax.training.files import locked
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run, or gs://...")

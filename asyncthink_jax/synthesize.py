@@ -80,8 +80,8 @@ def _check_flags(argv: Sequence[str]) -> None:
 
 def _synthesize(config: Config) -> int:
     # Imported late, so that bad input is reported sooner.
+    from asyncthink_jax.files import locked, replace_text
     from asyncthink_jax.synthesis import summary
-    from asyncthink_jax.training.files import locked, replace_text
 
     prices = _prices()
     out = Path(FLAGS.out)

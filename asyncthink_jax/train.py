@@ -20,12 +20,12 @@ from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, to_json
+from asyncthink_jax.files import locked, replace_text
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError
 from asyncthink_jax.shown import complain
 from asyncthink_jax.training import bucket
-from asyncthink_jax.training.files import locked, replace_text
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")

@@ -28,8 +28,8 @@ from types import FrameType
 
 from asyncthink_jax.command import split_argv
 from asyncthink_jax.config import Config, ConfigError, differences, from_json, load
+from asyncthink_jax.files import replace_text
 from asyncthink_jax.sections import did_you_mean
-from asyncthink_jax.training.files import replace_text
 from asyncthink_jax.training.results import all_measured, read_results
 from experiments.scores import PREFIX, RESULTS
 from experiments.studies import BY_NAME, PARTS, Study, demo_folder, hours, runs_of

@@ -1,7 +1,11 @@
 """What all commands share: how a command line is split, and that Ctrl-C ends a command wherever it comes."""
 
+import os
+import shlex
 import subprocess
 import sys
+
+import pytest
 
 from asyncthink_jax.command import split_argv
 
@@ -36,9 +40,12 @@ command.run(main, overridable=False)
 """
 
 
-def run(body, *arguments):
-    command = [sys.executable, "-c", PROGRAM.replace("BODY", body), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+def run(body, *arguments, shell="", **environment):
+    """`shell`: redirections, as a shell writes them."""
+    command = shlex.join([sys.executable, "-c", PROGRAM.replace("BODY", body), *arguments])
+    environment = {**os.environ, **environment}
+    bash = ["bash", "-c", f"exec {command} {shell}"]
+    return subprocess.run(bash, capture_output=True, text=True, timeout=60, env=environment)
 
 
 def test_a_command_ends_with_its_own_exit_code():
@@ -60,6 +67,49 @@ def test_ctrl_c_that_comes_while_garbage_is_collected_is_not_lost():
 def test_what_else_is_raised_where_nobody_hears_it_is_shown():
     done = run("gc.callbacks.append(lambda *_: gc.callbacks.clear() or 1 / 0); gc.collect()")
     assert done.returncode == 3 and "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_any_text_is_printed_in_any_encoding(encoding):
+    done = run("print('\\u03b7 \\udcff')", PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    told = "[]\n" + ("η" if encoding == "utf-8" else "\\u03b7") + " \\udcff\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, told, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_a_line(unbuffered):
+    done = run("pass", shell="> /dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
+    done = run("pass", "--help", shell="> /dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
+    assert run("1 / 0", shell="2> /dev/full").returncode == 1
+
+
+def test_streams_that_are_closed_are_there_and_no_file_gets_their_numbers():
+    body = "print(sys.stdin.read(), file=sys.stderr); sys.exit(open('/dev/null').fileno())"
+    done = run(f"import sys; {body}", shell="<&- >&- 2>&-")
+    assert done.returncode > 2 and done.stdout == done.stderr == ""
+    assert run("print(command.is_closed('stdin'), command.is_closed('stdout'))", shell="<&-").stdout.endswith(
+        "True False\n"
+    )
+
+
+def test_an_error_of_a_file_is_a_line_and_one_without_a_file_a_traceback():
+    done = run("open('/no/such')")
+    assert (done.returncode, done.stderr) == (1, "error: /no/such: No such file or directory\n")
+    assert "Traceback" in run("raise OSError('of no file')").stderr
+    done = run("from asyncthink_jax.files import FileError; raise FileError('a.json is damaged')")
+    assert (done.returncode, done.stderr) == (2, "error: a.json is damaged\n")
+
+
+def test_an_argument_that_is_no_utf8_is_refused_unless_it_is_a_question():
+    flags = "from absl import flags; [flags.DEFINE_string(n, None, n) for n in ('out', 'question')];"
+    program = PROGRAM.replace("BODY", "print(repr(flags.FLAGS.question))").replace("import gc", f"{flags} import gc")
+    done = subprocess.run([sys.executable, "-c", program, b"--out=\xff"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --out '\\udcff' is not UTF-8; use a name that is\n"
+    done = subprocess.run([sys.executable, "-c", program, b"--question=\xff"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "[]\n'\\udcff'\n")
 
 
 def test_a_reader_that_closes_early_is_no_error():

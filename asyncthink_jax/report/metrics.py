@@ -17,6 +17,7 @@ figures know, each the mean over a step's episodes or tokens:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -30,9 +31,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
-from asyncthink_jax.shown import harmless
+from asyncthink_jax.files import FileError, append, naming
+from asyncthink_jax.shown import complain, harmless
 
 # ------------------------------------------------------------------------------------------------------------ files
 
@@ -51,7 +55,7 @@ class MetricsWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = _open_at(self._folder / "metrics.jsonl", position)
         self._resumed = position > 0
-        self._event_writers: dict[str, SummaryWriter] = {}
+        self._event_writers: dict[str, EventsWriter] = {}
 
     @property
     def position(self) -> int:
@@ -59,27 +63,38 @@ class MetricsWriter:
         return self._file.tell()
 
     def write(self, stage: str, step: int, numbers: Mapping[str, Any]) -> None:
-        """Appends one line; it outlives a kill of this process. A number that isn't finite is written as null."""
-        plain = {name: _plain(value) for name, value in numbers.items()}
-        self._file.write(json.dumps({"stage": stage, "step": step, **plain}).encode() + b"\n")
-        self._file.flush()
-        events = self._events(stage, step)
-        for name, value in plain.items():
-            if value is not None:
-                events.add_scalar(name, value, step)
+        """Appends one line; it outlives a kill of this process. A number that isn't finite is written as null.
 
-    def _events(self, stage: str, step: int) -> SummaryWriter:
-        """A folder a stage, since TensorBoard purges by step what a resumed run writes again."""
+        Raises OSError, with the file's name, where it can't be written: then nothing of it is.
+        """
+        plain = {name: _plain(value) for name, value in numbers.items()}
+        append(self._file, json.dumps({"stage": stage, "step": step, **plain}).encode() + b"\n")
+        with naming(self._folder / "tensorboard"):
+            events = self._events(stage, step)
+            for name, value in plain.items():
+                if value is not None:
+                    events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            events.flush()
+
+    def _events(self, stage: str, step: int) -> EventsWriter:
+        """A folder a stage, since TensorBoard purges by step what a resumed run writes again.
+
+        The package's SummaryWriter writes in a thread: if the disk is full that thread dies, and the run waits for it.
+        """
         if stage not in self._event_writers:
-            folder = str(self._folder / "tensorboard" / stage)
-            purge = {"purge_step": step} if self._resumed else {}
-            self._event_writers[stage] = SummaryWriter(folder, flush_secs=10, write_to_disk=True, **purge)
+            folder = self._folder / "tensorboard" / stage
+            folder.mkdir(parents=True, exist_ok=True)
+            self._event_writers[stage] = writer = EventsWriter(str(folder / "events"))
+            if self._resumed:
+                start = SessionLog(status=SessionLog.START)
+                writer.write_event(Event(wall_time=time.time(), step=step, session_log=start))
         return self._event_writers[stage]
 
     def close(self) -> None:
         self._file.close()
         for writer in self._event_writers.values():
-            writer.close()
+            with contextlib.suppress(OSError):  # all that could be written is: each line was flushed
+                writer.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -92,7 +107,10 @@ def _open_at(path: Path, position: int) -> BinaryIO:
     path.touch()
     file = path.open("r+b", buffering=0)
     size = file.seek(0, os.SEEK_END)
-    file.truncate(min(position, size))  # shorter where somebody has removed the file: then its start is missing
+    if size < position:  # somebody has cut or removed it; what is left may end in the middle of a line
+        position = path.read_bytes().rfind(b"\n") + 1
+        complain(f"warning: {path} has lost lines that were in it at the last checkpoint; the figures lack them")
+    file.truncate(position)
     file.seek(0, os.SEEK_END)
     return file
 
@@ -106,29 +124,53 @@ def _plain(value: Any) -> int | float | None:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, without a last one that a kill cut short. Raises ValueError for another file."""
-    return read_lines(path, {"stage", "step"})
+    """The lines of a `metrics.jsonl`, up to the last whole one. Raises FileError for another file."""
+    lines = read_lines(path, {"stage", "step"}, grows=True)
+    for number, line in enumerate(lines, 1):
+        odd = [name for name, value in line.items() if name != "stage" and not (value is None or is_number(value))]
+        odd += [name for name, kind in (("step", int), ("stage", str)) if not isinstance(line[name], kind)]
+        if odd:
+            raise FileError(f"{os.fspath(path)} line {number}: {odd[0]} is {line[odd[0]]!r}; {_MEND}")
+    return lines
 
 
-def read_lines(path: str | os.PathLike[str], fields: Set[str]) -> list[dict[str, Any]]:
-    """The objects of a file with one a line, without a last one that is cut short (or is still being written).
+_MEND = "put the file back from a copy, or remove the line"
 
-    Raises ValueError, in one line with file and line number, if one is no JSON object or lacks one of the `fields`.
+
+def read_lines(path: str | os.PathLike[str], fields: Set[str], grows: bool = False) -> list[dict[str, Any]]:
+    """The objects of a file with one a line.
+
+    Args:
+      path: the file, of this machine or of a bucket.
+      fields: what each object has.
+      grows: the file is appended to, so that a kill may have cut the last line short: it is left out.
+
+    Raises FileError, in one line with file and line number, if one is no JSON object or lacks one of the `fields`.
     """
     found = []
     with AnyPath(path).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+        *lines, rest = file.read().rstrip(b"\0").split(b"\n")  # after a loss of power, a file may end in zeros
+    if rest.strip() and not grows:
+        lines.append(rest)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            one = json.loads(line)
+        except (ValueError, RecursionError) as error:  # broken JSON, or bytes that are no UTF-8
+            if grows and number == len(lines):
                 break
-            try:
-                one = json.loads(line)
-            except ValueError as error:  # broken JSON, or bytes that are no UTF-8
-                raise ValueError(f"{os.fspath(path)} line {number} is no JSON: {error}") from error
-            missing = sorted(fields - one.keys()) if isinstance(one, dict) else sorted(fields)
-            if missing:
-                raise ValueError(f"{os.fspath(path)} line {number} has no {' and no '.join(missing)}")
-            found.append(one)
+            raise FileError(f"{os.fspath(path)} line {number} is no JSON: {error}; {_MEND}") from error
+        missing = sorted(fields - one.keys()) if isinstance(one, dict) else sorted(fields)
+        if missing:
+            raise FileError(f"{os.fspath(path)} line {number} has no {' and no '.join(missing)}; {_MEND}")
+        found.append(one)
     return found
+
+
+def is_number(value: object) -> bool:
+    """Whether a value out of JSON is a number that fits into a float."""
+    return isinstance(value, int | float) and (isinstance(value, float) or abs(value) < 1 << 1000)
 
 
 # --------------------------------------------------------------------------------------------------------- progress
@@ -194,7 +236,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line (above the live one)."""
-        self._console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
+        self._console.print(Text(harmless(text)), highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Progress:
         if self._live is not None:
@@ -255,6 +297,46 @@ STAGES = {
     "after_sft_greedy": "SFT, greedy",
     "after_rl_greedy": "SFT + RL, greedy",
 }
+
+
+def check_results(results: Mapping[str, Any]) -> None:
+    """Raises ValueError, which names the place, for an object that is no `results.json`."""
+    for name, stages in _object(results.get("paradigms"), "paradigms").items():
+        for stage, row in _object(stages, f"paradigms.{name}").items():
+            if row is not None:
+                check_scores(row, f"paradigms.{name}.{stage}")
+    for name, seconds in _object(results.get("wall_clock_s") or {}, "wall_clock_s").items():
+        _check(seconds is None or is_number(seconds), f"wall_clock_s.{name}", "a number")
+    _check(isinstance(results.get("commit", ""), str), "commit", "a text")
+
+
+def check_scores(row: Any, where: str) -> None:
+    """Raises ValueError, which names the place, for an object that are no scores."""
+    for name in ("n", "critical_path", "concurrency"):
+        _check(is_number(_object(row, where).get(name)), f"{where}.{name}", "a number")
+    averages = [name for name in row if name.startswith("avg@")]
+    for name in ("temperature", "all_correct", "wrong", "format_error", "reward", *averages):
+        _check(row.get(name) is None or is_number(row[name]), f"{where}.{name}", "a number")
+    samples = row.get("samples", 1)
+    _check(isinstance(samples, int) and samples > 0, f"{where}.samples", "a number of samples")
+    _check(isinstance(row.get("split", ""), str), f"{where}.split", "the name of a split")
+    for name in ("at_least", "stderr"):
+        default = {} if name == "stderr" else None
+        for key, value in _object(row.get(name, default), f"{where}.{name}").items():
+            _check(value is None or is_number(value), f"{where}.{name}.{key}", "a number")
+            _check(name == "stderr" or key.isdecimal(), f"{where}.{name}.{key}", "a count of solutions")
+    for name, part in _object(row.get("groups", {}), f"{where}.groups").items():
+        check_scores(part, f"{where}.groups.{name}")
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    _check(isinstance(value, Mapping), where, "an object")
+    return value  # type: ignore[no-any-return]
+
+
+def _check(right: bool, where: str, what: str) -> None:
+    if not right:
+        raise ValueError(f"{where} is not {what}")
 
 
 def result_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

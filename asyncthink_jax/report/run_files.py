@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils.epath import Path as AnyPath
 
-from asyncthink_jax.report.metrics import read_lines, read_metrics
+from asyncthink_jax.files import FileError, read_object
+from asyncthink_jax.report.metrics import check_results, check_scores, read_lines, read_metrics
 
 EPISODE = {"paradigm", "agents", "traces", "answer", "score", "format_error", "critical_path", "concurrency", "problem"}
 
@@ -69,8 +69,10 @@ def read_run(folder: str) -> RunFiles:
         raise ReportError(
             f"{folder} can't be read: {error}; pip install 'asyncthink_jax[tpu]', or copy the run"
         ) from error
+    except FileError as error:
+        raise ReportError(str(error)) from error
     except (ValueError, OSError) as error:
-        raise ReportError(" ".join(str(error).split())) from error
+        raise ReportError(f"{folder} can't be read: {error}") from error
     except Exception as error:
         if isinstance(error, ReportError) or "://" not in folder:
             raise
@@ -83,20 +85,21 @@ def _read(folder: Any, named: str) -> RunFiles:
         raise ReportError(f"{named} is no folder; name that of a run")
     metrics = folder / "metrics.jsonl"
     evaluations = sorted(folder.glob("eval/*/episodes.jsonl"), key=lambda path: (_scores(path).exists(), str(path)))
-    config = _json(folder / "config.json")
-    results = _json(folder / "results.json")
+    config = _object(folder / "config.json", "put it back from a copy", _check_config)
+    results = _object(folder / "results.json", "remove it, and `train` scores the run again", check_results)
     if not (config or results or evaluations or metrics.exists()):
         raise ReportError(
             f"{named} holds no run (no config.json, metrics.jsonl, results.json or eval/*/episodes.jsonl in it)"
         )
+    scores = {path.parent.name: _scored(_scores(path)) for path in evaluations if _scores(path).exists()}
     return RunFiles(
         folder=folder,
         name=str(config.get("name") or folder.resolve().name),
         config=config,
         lines=read_metrics(metrics) if metrics.exists() else [],
         results={"paradigms": {}} | results,
-        episodes={path.parent.name: read_lines(path, EPISODE) for path in evaluations},
-        scores={path.parent.name: _json(_scores(path)) for path in evaluations if _scores(path).exists()},
+        episodes={path.parent.name: _episodes(path, scores.get(path.parent.name)) for path in evaluations},
+        scores=scores,
     )
 
 
@@ -104,17 +107,34 @@ def _scores(episodes: Any) -> Any:
     return episodes.parent / "scores.json"
 
 
-def _json(path: Any) -> dict[str, Any]:
-    """The object in a file; `{}` if there is no file."""
+def _episodes(path: Any, scores: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The episodes of an evaluation, as many as its scores say."""
+    episodes = read_lines(path, EPISODE)
+    if scores is not None and len(episodes) != scores["n"]:
+        raise FileError(f"{path} has {len(episodes)} episodes, and scores.json {scores['n']}; run `evaluate` again")
+    return episodes
+
+
+def _scored(path: Any) -> dict[str, Any]:
+    return _object(path, "remove its folder, and `evaluate` writes it anew", lambda scores: check_scores(scores, "it"))
+
+
+def _object(path: Any, remedy: str, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The object in a file; `{}` if there is no file. Raises FileError, with the remedy, for what `check` refuses."""
     if not path.exists():
         return {}
+    read = read_object(path, remedy)
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        check(read)
     except ValueError as error:
-        raise ReportError(f"{path} is no JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise ReportError(f"{path} holds no JSON object")
+        raise FileError(f"{path}: {error}; {remedy}") from error
     return read
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    for section in ("sft", "rl"):
+        if not isinstance(config.get(section, {}), Mapping):
+            raise ValueError(f"{section} is not an object")
 
 
 def merged_results(runs: Sequence[RunFiles]) -> dict[str, Any]:

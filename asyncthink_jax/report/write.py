@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from asyncthink_jax.files import replace_text, replacing
 from asyncthink_jax.report import figures, timeline
 from asyncthink_jax.report.choice import choose
 from asyncthink_jax.report.page import Drawn, DrawnEpisode, page
@@ -53,7 +54,7 @@ def write_report(
     written = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = page(run, others, results, bars=bars, curves=curves, episodes=chosen, written=written)
     path = folder / "report.html"
-    path.write_text(text, encoding="utf-8")
+    replace_text(path, text)
     return path
 
 
@@ -65,7 +66,8 @@ class _Figures:
 
     def __call__(self, name: str, figure: Figure, label: str, as_file: bool = True) -> str:
         if as_file:
-            figure.savefig(self._folder / f"{name}.png")
+            with replacing(self._folder / f"{name}.png") as file:
+                figure.savefig(file, format="png")
         return inline(figure, name, label)
 
 
@@ -117,6 +119,6 @@ def _checked(make: Callable[[], Any], run: RunFiles, where: str) -> Any:
     """What `make` makes of episodes; ReportError if they lack what an episode has."""
     try:
         return make()
-    except (KeyError, TypeError, ValueError, IndexError, StopIteration, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration, AttributeError, MemoryError) as error:
         told = f"{type(error).__name__}: {error}"
         raise ReportError(f"{run.folder}/eval, {where}: not an episode as `evaluate` writes it ({told})") from error

@@ -10,8 +10,8 @@ from typing import Any
 
 from asyncthink_jax.config import EvalConfig
 from asyncthink_jax.data.tokenizer import Tokenizer
+from asyncthink_jax.files import locked, replace_text
 from asyncthink_jax.protocol.episode import Episode
-from asyncthink_jax.training.files import locked, replace_text
 
 
 def evaluation_rows(after: str, temperatures: Sequence[float]) -> dict[str, float]:

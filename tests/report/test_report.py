@@ -124,11 +124,10 @@ def test_a_run_of_independent_traces_has_a_lane_for_each(tmp_path):
 
 def test_a_line_that_is_still_being_written_is_left_out(tmp_path):
     folder = write_run(tmp_path / "run", results=None, episodes={"async": EPISODES[:1]})
-    for name, start in (("metrics.jsonl", b'{"stage": "rl", "st'), ("eval/async/episodes.jsonl", b'{"task": "\xc3')):
-        with open(folder / name, "ab") as file:
-            file.write(start)
+    for torn in (b'{"stage": "rl", "st', b'{"stage": "\xc3', b'{"stage": "rl\n', b"\0" * 100):
+        (folder / "metrics.jsonl").write_bytes(lines_of(LINES).encode() + torn)
+        assert read_run(str(folder)).lines == LINES
     assert len(report(folder).all("article")) == 1
-    assert read_run(str(folder)).lines == LINES
 
 
 @pytest.mark.parametrize("what", ["config", "lines", "results", "episodes"])
@@ -182,7 +181,7 @@ def test_runs_of_one_config_are_told_apart_by_their_folders(tmp_path):
 def test_what_evaluate_scored_has_a_table_of_its_own_and_comes_last(tmp_path):
     evaluations = {"a_best_validation_t1": EPISODES[:1], "async": EPISODES[:1]}
     folder = write_run(tmp_path / "run", **NO_NUMBERS, episodes=evaluations)
-    (folder / "eval/a_best_validation_t1/scores.json").write_text(json.dumps(scores(0.123, 150)))
+    (folder / "eval/a_best_validation_t1/scores.json").write_text(json.dumps(scores(0.123, 150) | {"n": 1}))
     page = report(folder)
     assert "12.3" in page.text and list(read_run(str(folder)).episodes) == ["async", "a_best_validation_t1"]
 
@@ -193,6 +192,13 @@ def test_what_evaluate_scored_has_a_table_of_its_own_and_comes_last(tmp_path):
 def run_command(*arguments):
     command = [sys.executable, "-m", "asyncthink_jax.report", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_an_evaluation_that_has_lost_episodes_is_refused(tmp_path):
+    folder = write_run(tmp_path / "run", **NO_NUMBERS, episodes={"mine": EPISODES[:2]})
+    (folder / "eval/mine/scores.json").write_text(json.dumps(scores(0.5, 3) | {"n": 3}))
+    with pytest.raises(ReportError, match=r"has 2 episodes, and scores\.json 3; run `evaluate` again"):
+        read_run(str(folder))
 
 
 def test_bad_flags_and_empty_folders_are_refused_with_one_line(tmp_path):
@@ -225,11 +231,29 @@ def test_a_missing_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("metrics.jsonl", '{"stage": "rl", "step": 1}\n{"stage": \n', r"metrics\.jsonl line 2 is no JSON"),
+        ("metrics.jsonl", '{"stage": "rl", "step": 1}\n{"stage": \n{}\n', r"metrics\.jsonl line 2 is no JSON"),
+        ("metrics.jsonl", "[" * 100_000 + "\n{}\n", r"metrics\.jsonl line 1 is no JSON"),
+        ("metrics.jsonl", '{"stage": "rl", "step": 1, "reward": "high"}\n', r"metrics\.jsonl line 1: reward is 'high'"),
+        ("metrics.jsonl", '{"stage": "rl", "step": 1e999}\n', r"metrics\.jsonl line 1: step is inf"),
+        (
+            "metrics.jsonl",
+            f'{{"stage": "rl", "step": 1, "loss": 1{"0" * 400}}}\n',
+            r"metrics\.jsonl line 1: loss is 1000",
+        ),
         ("metrics.jsonl", '{"stage": "rl"}\n', r"metrics\.jsonl line 1 has no step"),
         ("metrics.jsonl", "[1]\n", r"metrics\.jsonl line 1 has no stage and no step"),
         ("config.json", "{", r"config\.json is no JSON"),
+        ("config.json", "", r"config\.json is empty; put it back"),
+        ("config.json", '{"sft": 3}', r"config\.json: sft is not an object"),
         ("results.json", "[]", r"results\.json holds no JSON object"),
+        ("results.json", '{"a": ' * 100_000, r"results\.json is no JSON"),
+        ("results.json", '{"paradigms": []}', r"results\.json: paradigms is not an object; remove it, and `train`"),
+        (
+            "results.json",
+            '{"paradigms": {"async": {"after_rl": {}}}}',
+            r"paradigms\.async\.after_rl\.n is not a number",
+        ),
+        ("eval/async/episodes.jsonl", lines_of(EPISODES)[:-9], r"episodes\.jsonl line \d+ is no JSON"),
         ("eval/async/episodes.jsonl", "{}\n", r"episodes\.jsonl line 1 has no agents"),
         (
             "eval/async/episodes.jsonl",

@@ -1,0 +1,161 @@
+"""Files that a kill or a full disk leaves whole, that are known if damaged, and that one process writes at a time.
+
+An OSError of a write names no file; what is raised here always does, so that a command can tell it in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+SUMS = "SHA256SUMS"  # of the other files of its folder, in the format of the program sha256sum
+
+
+class FileError(ValueError):
+    """A file that is not what it should be: in one line its name, what is wrong, and what to do."""
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Has an OSError of the block name this file, if it names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of `path` at the end of the block; after an error nothing has changed.
+
+    A device or a pipe is written to as it is. Raises OSError, with the file's name.
+    """
+    path = Path(os.path.realpath(path))  # what a link leads to is replaced, and not the link
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with naming(path):
+            yield path
+        return
+    draft = path.with_name(f".{path.name[:60]}.new")
+    try:
+        with naming(path):
+            yield draft
+            draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file in one move, so that a kill or a full disk leaves the old or the new one."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8", errors="replace")
+
+
+def append(file: BinaryIO, data: bytes) -> None:
+    """Appends to an unbuffered file all of `data`, or nothing: what a full disk has taken of it is cut off again.
+
+    Raises OSError, with the file's name.
+    """
+    start, left = file.seek(0, os.SEEK_END), memoryview(data)
+    try:
+        with naming(file.name):
+            while left:
+                left = left[file.write(left) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(start)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder, if it is missing. Raises OSError, with its name, where no file can be written in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\0" * 4096)
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+def read_object(path: Any, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file, a path of this machine or of a bucket.
+
+    Raises FileError, which ends with the remedy, if there is something else in it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        what = "is empty" if isinstance(error, json.JSONDecodeError) and not text.strip() else f"is no JSON: {error}"
+        raise FileError(f"{path} {what}; {remedy}") from error
+    if not isinstance(value, dict):
+        raise FileError(f"{path} holds no JSON object; {remedy}")
+    return value
+
+
+def record_sums(folder: Path, names: Iterable[str] = ()) -> None:
+    """Writes down what these files of a folder are now (default: all), for `damaged` to tell."""
+    found = sorted(names) or sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+    replace_text(folder / SUMS, "".join(f"{sum_of(folder / name)}  {name}\n" for name in found))
+
+
+def damaged(folder: Path) -> list[str]:
+    """The files that are missing or not what they were when their sums were recorded; none if nothing was recorded."""
+    return [name for name, recorded in read_sums(folder).items() if sum_of(folder / name) != recorded]
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The recorded sums, by the names of the files; {} if nothing was recorded."""
+    path = folder / SUMS
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return {
+        name: recorded
+        for recorded, _, name in (line.partition("  ") for line in lines)
+        if name and name == Path(name).name
+    }
+
+
+def sum_of(path: Path) -> str | None:
+    """The SHA-256 of a file, in hexadecimal digits; None if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+# ----------------------------------------------------------------------------------------------------------- locking
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Whether this process has the file or folder for itself, until the end of the block or of the process.
+
+    With `wait` it always has, in the end; without, not if another process has it now.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)

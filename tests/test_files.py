@@ -1,0 +1,135 @@
+"""Files that a full disk or a kill leaves whole, and damage that is known for what it is."""
+
+import os
+import resource
+import signal
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from asyncthink_jax.files import (
+    FileError,
+    append,
+    check_writable,
+    damaged,
+    read_object,
+    record_sums,
+    replace_text,
+    replacing,
+)
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As on a full disk: a write takes what still fits into the file, and the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_full_disk_leaves_the_old_file_and_the_error_names_it(tmp_path):
+    path = tmp_path / "results.json"
+    replace_text(path, "old")
+    with files_of_at_most(100), pytest.raises(OSError) as told:
+        replace_text(path, "new" * 100)
+    assert told.value.filename == str(path)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
+
+
+def test_what_goes_wrong_while_a_file_is_made_leaves_the_old_one(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as draft:
+        draft.write_text("new")
+        print(1 / 0)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    replace_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 100) == b"text" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    with pytest.raises(OSError) as told:
+        replace_text(Path("/dev/full"), "text")
+    assert told.value.filename == "/dev/full"
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    replace_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "text"
+
+
+def test_a_name_of_any_length_and_a_folder_in_its_place(tmp_path):
+    replace_text(tmp_path / ("é" * 100 + "x" * 55), "text")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_text(tmp_path / "taken", "text")
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".new")]
+
+
+def test_an_append_is_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "log"
+    with path.open("ab", buffering=0) as file:
+        append(file, b"first\n")
+        with files_of_at_most(10), pytest.raises(OSError) as told:
+            append(file, b"second\n")
+        assert told.value.filename == str(path) or told.value.filename == path
+        assert path.read_bytes() == b"first\n"
+        append(file, b"third\n")
+    assert path.read_bytes() == b"first\nthird\n"
+
+
+def test_whether_a_folder_can_be_written_is_known_at_once(tmp_path):
+    check_writable(tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path / "new" / "folder") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as told:
+        check_writable(tmp_path / "file")
+    assert told.value.filename
+    with files_of_at_most(100), pytest.raises(OSError) as told:
+        check_writable(tmp_path)
+    assert told.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "7", '{"a": ' * 100_000, f'{{"a": {"9" * 5000}}}', '{"a": "\xff"}'])
+def test_what_is_no_json_object_is_told_with_the_file_and_the_remedy(tmp_path, text):
+    path = tmp_path / "some.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(FileError, match=r"some\.json (is|holds) .*; remove it") as told:
+        read_object(path, "remove it")
+    assert "\n" not in str(told.value)
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    (tmp_path / "some.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_object(tmp_path / "some.json", "") == {"a": 1}
+
+
+def test_sums_tell_which_file_is_not_what_it_was(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    assert damaged(tmp_path) == []
+    record_sums(tmp_path)
+    assert damaged(tmp_path) == []
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.count("OK") == 3
+    (tmp_path / "a").write_text("b")
+    (tmp_path / "c").unlink()
+    assert damaged(tmp_path) == ["a", "c"]
+    record_sums(tmp_path, ["b"])
+    assert damaged(tmp_path) == []
+
+
+def test_sums_name_no_file_of_another_folder(tmp_path):
+    (tmp_path / "SHA256SUMS").write_text("0  ../a\n0  /etc/passwd\nodd\n\n0  b\n")
+    assert damaged(tmp_path) == ["b"]
