@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-import datetime
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.sandbox
 
+from asyncthink_jax.data import chat_worker
 
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %} .. {% endgeneration %}`: some templates mark what the model wrote. It stays as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
-
-    def parse(self, parser: Any) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
+MOST_SOURCE = 1 << 18  # characters of a template; known ones have up to 20,000
+SECONDS = 5  # of processor time for a rendering, which takes milliseconds
+_PATIENCE_S = 300  # on the clock, for a machine that is busy: the limit that counts is that of processor time
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ")  # of this process's environment
 
 
 class ChatTemplate:
-    """A chat template, compiled in Jinja's sandbox: it is a program that comes with the weights.
+    """A chat template. It is a program that comes with the weights, so it never runs in this process.
 
-    The environment is the one that templates are written for, that of transformers' `apply_chat_template`.
+    Each rendering has a process of its own (`chat_worker.py`), which takes a tenth of a second. That one has Jinja's
+    sandbox, limits of time, memory and output, and an environment with nothing in it.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]):
         """`special_tokens`: `bos_token` and so on, which templates name. Raises ValueError for a syntax error."""
-        self.source = source
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        self.source, self._special_tokens = source, dict(special_tokens)
+        if len(source) > MOST_SOURCE:
+            raise ValueError(f"chat template: {len(source)} characters, expected at most {MOST_SOURCE}")
         try:
-            self._template = environment.from_string(source, globals=dict(special_tokens))
+            chat_worker.environment().parse(source)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"chat template, line {error.lineno}: {error.message}") from None
+        except RecursionError:
+            raise ValueError("chat template: too many expressions within each other") from None
 
     def render(
         self,
@@ -58,29 +53,37 @@ class ChatTemplate:
           add_generation_prompt: the model's turn is opened at the end.
           enable_thinking: False tells models that think before they answer (Qwen3) not to: what an organizer writes IS
             its thinking, and tags within such a block would not be its own text. Other templates don't ask.
-          variables: what else the template asks for.
+          variables: what else the template asks for (values that JSON has).
 
-        Raises ValueError, in one line, if the template refuses the messages or fails.
+        Raises ValueError, in one line, if the template refuses the messages, fails, or takes more than it may.
         """
-        try:
-            return self._template.render(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                enable_thinking=enable_thinking,
-                **variables,
-            )
-        except Exception as error:  # whatever a program of somebody else's can raise
-            raise ValueError(f"the chat template can't render these messages: {' '.join(str(error).split())}") from None
+        variables |= {"messages": [dict(message) for message in messages], "tools": None, "documents": None}
+        variables |= {"add_generation_prompt": add_generation_prompt, "enable_thinking": enable_thinking}
+        request = {"source": self.source, "special_tokens": self._special_tokens, "variables": variables}
+        reply = _asked(request)
+        if "text" not in reply:
+            raise ValueError(f"the chat template can't render these messages: {reply['error']}")
+        return reply["text"]
 
 
-def _tojson(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-):
-    # Jinja's own escapes HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _asked(request: Mapping[str, Any]) -> dict[str, str]:
+    """The reply of the worker to a request."""
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    try:
+        done = subprocess.run(
+            # Neither the current folder nor what a site's set-up imports; the packages are found where they are here.
+            [sys.executable, "-P", "-S", "-X", "utf8", chat_worker.__file__, str(SECONDS)],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            env={**passed_on, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C is meant for this process, which ends the worker with itself
+            timeout=_PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer within {_PATIENCE_S} s"}
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return {"error": f"it takes more than {SECONDS} s of processor time"}
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").split("\n")
+        return {"error": f"the process ended with exit code {done.returncode} {words[-2] if words[1:] else ''}".strip()}
+    return json.loads(done.stdout)
