@@ -1,13 +1,11 @@
 """Files that a full disk or a kill leaves whole, and damage that is known for what it is."""
 
 import os
-import resource
-import signal
 import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from full_disk import files_of_at_most
 
 from asyncthink_jax.files import (
     FileError,
@@ -19,19 +17,6 @@ from asyncthink_jax.files import (
     replace_text,
     replacing,
 )
-
-
-@contextmanager
-def files_of_at_most(size):
-    """As on a full disk: a write takes what still fits into the file, and the next one fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_full_disk_leaves_the_old_file_and_the_error_names_it(tmp_path):

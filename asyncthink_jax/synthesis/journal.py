@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from asyncthink_jax.config import ConfigError
+from asyncthink_jax.files import append
+from asyncthink_jax.shown import complain
 
+_START = b'{"question": "'  # of a record; within the texts of one, quotation marks are escaped
 LIMIT = "max_completion_tokens"  # the argument of a chat completion
 
 
@@ -45,9 +48,11 @@ def key_of(question: Mapping[str, Any]) -> str:
 
 
 class Journal:
-    """The answers in a file. It is only appended to; a last line that a kill cut off is taken away first.
+    """The answers in a file. It is only appended to.
 
-    `answers` are those in the file, by their questions' keys, of each question the last.
+    A last line that a kill or a full disk cut off is taken away first. One that has got a later record on the same line
+    is passed over, and the record read. `answers` are those in the file, by their questions' keys, of each question the
+    last.
     """
 
     def __init__(self, path: Path):
@@ -59,20 +64,39 @@ class Journal:
             data = path.read_bytes() if path.exists() else b""
         except OSError as error:
             raise ConfigError(f"{path} can't be read: {error.strerror}") from error
-        self._whole = data.rfind(b"\n") + 1  # bytes of whole lines
-        for number, line in enumerate(data[: self._whole].splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                key = record.pop("question")
-                self.answers[key] = Answer(**record)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise ConfigError(f"{path}, line {number}: not an answer of an endpoint; move the file away") from error
+        *lines, rest = data.split(b"\n")
+        self._whole = len(data) - len(rest)  # bytes of whole lines
+        for number, line in enumerate(lines, start=1):
+            if self._read(line) or self._read(line[max(0, line.rfind(_START)) :]):
+                continue
+            if not line.startswith(_START) or line.endswith(b"}"):
+                raise ConfigError(f"{path}, line {number}: not an answer of an endpoint; move the file away")
+            complain(f"warning: {path}, line {number}: an answer that is cut short, whose question is asked again")
+        self._unended = self._read(rest)  # the record is whole, and only the line break is missing
+
+    def _read(self, line: bytes) -> bool:
+        """Takes the answer of a line; False if there is none."""
+        try:
+            record = json.loads(line)
+            key = record.pop("question")
+            answer = Answer(**record)
+            if not all(isinstance(text, str) for text in (key, answer.text, answer.finish)):
+                return False
+            if not all(isinstance(n, int | None) for n in (answer.input_tokens, answer.output_tokens, answer.limit)):
+                return False
+            self.answers[key] = answer
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return False
+        return True
 
     def open(self) -> None:
         """Makes ready to write. Raises ConfigError where that can't be done."""
         try:
             self._file = self.path.open("ab", buffering=0)
-            self._file.truncate(self._whole)
+            if self._unended:
+                append(self._file, b"\n")
+            else:
+                self._file.truncate(self._whole)
         except OSError as error:
             raise ConfigError(f"{self.path} can't be written: {error.strerror}") from error
 
@@ -84,11 +108,11 @@ class Journal:
         return answer
 
     def add(self, question: Mapping[str, Any], answer: Answer) -> None:
-        """Files an answer; it outlives a kill of this process."""
+        """Files an answer; it outlives a kill of this process. Raises OSError where it can't be written whole."""
         assert self._file is not None, "the journal is not open"
         key, answer = key_of(question), dataclasses.replace(answer, limit=question.get(LIMIT))
         record = {"question": key, **dataclasses.asdict(answer)}
-        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        append(self._file, json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         self.answers[key] = answer
 
     def close(self) -> None:

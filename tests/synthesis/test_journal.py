@@ -1,6 +1,7 @@
 """The journal of answers: a line each, a cut one is repaired, a strange one is refused."""
 
 import pytest
+from full_disk import files_of_at_most
 
 from asyncthink_jax.config import ConfigError
 from asyncthink_jax.synthesis.journal import LIMIT, Answer, Journal, key_of
@@ -28,7 +29,7 @@ def test_answers_are_read_back(path):
 def test_a_last_line_that_was_cut_is_taken_away_and_written_again(path):
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
-    for end in range(first, len(whole)):
+    for end in range(first, len(whole) - 1):
         path.write_bytes(whole[:end])
         journal = Journal(path)
         assert [journal.find(question) for question in QUESTIONS] == [ANSWERS[0], None]
@@ -82,3 +83,34 @@ def test_with_a_higher_limit_those_alone_are_asked_again_that_were_cut_off(tmp_p
     journal.close()
     journal = Journal(journal.path)
     assert finds(10) == finds(30) == ["all of it", "all of it, too"]
+
+
+def test_an_answer_without_its_line_break_is_not_paid_for_twice(path):
+    path.write_bytes(path.read_bytes()[:-1])
+    journal = Journal(path)
+    assert [journal.find(question) for question in QUESTIONS] == list(ANSWERS)
+    journal.open()
+    journal.add({"model": "m", "n": 3}, ANSWERS[0])
+    journal.close()
+    assert path.read_bytes().count(b"\n") == 3 and len(Journal(path).answers) == 3
+
+
+def test_a_full_disk_takes_an_answer_whole_or_not_at_all(path):
+    before = path.read_bytes()
+    journal = Journal(path)
+    journal.open()
+    third = {"model": "m", "n": 3}
+    with files_of_at_most(len(before) + 10), pytest.raises(OSError) as told:
+        journal.add(third, ANSWERS[0])
+    assert str(told.value.filename) == str(path) and path.read_bytes() == before and journal.find(third) is None
+    journal.add(third, ANSWERS[1])
+    journal.close()
+    assert Journal(path).find(third) is not None and path.read_bytes().startswith(before)
+
+
+def test_of_a_line_with_a_torn_record_and_a_whole_one_the_whole_one_is_read(path, capsys):
+    first, second, _ = path.read_bytes().split(b"\n")
+    path.write_bytes(first[:40] + second + b"\n" + first[:50] + b"\n")
+    journal = Journal(path)
+    assert [journal.find(question) for question in QUESTIONS] == [None, ANSWERS[1]]
+    assert capsys.readouterr().err.count("\n") == 1  # of the last line, which nothing follows
