@@ -7,22 +7,25 @@
         --results runs/countdown_tiny
 
 Prints mean and standard error, and writes `eval/<name>/episodes.jsonl` and `scores.json` into the run's folder, where
-<name> says what was scored. With --results the scores become a row of a results.json too, "after_sft" or "after_rl" by
-the checkpoint. Several processes score together, as they train. Exit codes: 0 done, 1 if a process of several
-is lost or can't be reached, or a bucket, 2 for bad input (one line on stderr), 130 when interrupted or asked to stop.
+<name> says what was scored (a long one ends in a digest). With --results the scores become a row of a results.json too,
+"after_sft" or "after_rl" by the checkpoint. Several processes score together, as they train. Exit codes: 0 done, 1 if a
+process of several is lost or can't be reached, or a bucket, or if a file can't be written, as on a full disk, 2 for bad
+input (one line on stderr), 130 when interrupted or asked to stop.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, load
-from asyncthink_jax.files import locked
+from asyncthink_jax.files import FileError, check_writable, locked, name_of, replace_text
 from asyncthink_jax.parallel import multihost
-from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together
+from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.shown import complain
 from asyncthink_jax.training import bucket
@@ -44,15 +47,16 @@ def main(argv: list[str], overrides: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     try:
         multihost.start()
-        config = first_goes_first(lambda: _config(argv, overrides))
-        return _evaluate(config, bucket.local(FLAGS.workdir), overrides)
-    except (ConfigError, ProcessError) as error:
+        with contextlib.ExitStack() as held:
+            config = first_goes_first(lambda: _config(argv, overrides, held))
+            return _evaluate(config, bucket.local(FLAGS.workdir), overrides, held)
+    except (ConfigError, FileError, ProcessError) as error:
         if is_first():
             complain(f"error: {error}")
         return getattr(error, "exit_code", 2)
 
 
-def _config(argv: list[str], overrides: list[str]) -> Config:
+def _config(argv: list[str], overrides: list[str], held: contextlib.ExitStack) -> Config:
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
     if FLAGS.workdir is None:
@@ -62,10 +66,9 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
     if FLAGS.results is not None and not Path(FLAGS.results).is_dir():
         raise ConfigError(f"--results {FLAGS.results} is no folder; name that of the run whose table the row goes into")
     workdir = bucket.local(FLAGS.workdir)
-    if bucket.place(workdir) is not None:  # after what costs nothing to check
-        with locked(workdir, wait=False) as alone:
-            if alone:  # else it trains just now, here, and its files are newer than those in the bucket
-                bucket.fetch(workdir)
+    # A bucket is read after what costs nothing to check, and not while the run trains here: then this copy is newer.
+    if bucket.place(workdir) is not None and held.enter_context(locked(workdir, wait=False)):
+        bucket.fetch(workdir)
     saved = workdir / "config.json"
     if not saved.is_file():
         raise ConfigError(f"--workdir {FLAGS.workdir} holds no run (no config.json in it)")
@@ -76,7 +79,7 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
     return config
 
 
-def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
+def _evaluate(config: Config, workdir: Path, overrides: list[str], held: contextlib.ExitStack) -> int:
     # Imported late, so that bad input is reported sooner.
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
@@ -84,9 +87,35 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
     from asyncthink_jax.training.evaluation import evaluate
     from asyncthink_jax.training.provenance import provenance
     from asyncthink_jax.training.restore import restore_params
-    from asyncthink_jax.training.results import changing_results, evaluation_rows, write_episodes
+    from asyncthink_jax.training.results import changing_results, evaluation_rows, read_results, write_episodes
 
     temperature = config.rl.temperature if FLAGS.temperature is None else FLAGS.temperature
+    about = [config.paradigm, FLAGS.checkpoint, FLAGS.split, f"t{temperature:g}", *sorted(overrides)]
+    folder = workdir / "eval" / name_of("_".join(about))
+
+    def take() -> None:
+        """What would go wrong at the end shall do so now."""
+        held.callback(_remove_empty, folder)
+        check_writable(folder)
+        if not held.enter_context(locked(folder, wait=False)):
+            raise ConfigError(f"{folder} is being written by another process; wait for it")
+        if FLAGS.results is not None:
+            check_writable(Path(FLAGS.results))
+            read_results(Path(FLAGS.results))
+
+    def write(scores: dict[str, Any], episodes: list[Any]) -> None:
+        write_episodes(folder, episodes, built.tokenizer)
+        replace_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+
+    def add_row(table: Path, scores: dict[str, Any]) -> None:
+        # A temperature that is not the config's own has a name of its own.
+        after = "after_sft" if FLAGS.checkpoint == "cold_start" else "after_rl"
+        rows = evaluation_rows(after, (*config.eval.temperatures, temperature))
+        row = next(name for name, one in rows.items() if one == temperature)
+        with changing_results(table) as results:
+            results["paradigms"].setdefault(FLAGS.name or config.paradigm, {})[row] = scores
+
+    on_first(take)
     mesh = experiment.mesh_of(config)
     built = first_goes_first(lambda: experiment.build(config, workdir, mesh))
     problems = len(built.splits[FLAGS.split][: FLAGS.problems or None])
@@ -117,21 +146,21 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str]) -> int:
         return 130
     if not is_first():
         return 0
-    about = [config.paradigm, FLAGS.checkpoint, FLAGS.split, f"t{temperature:g}", *sorted(overrides)]
-    folder = workdir / "eval" / "_".join(about).replace("/", "-")
-    write_episodes(folder, episodes, built.tokenizer)
-    (folder / "scores.json").write_text(json.dumps(scores | provenance(), indent=2) + "\n", encoding="utf-8")
-    bucket.send(workdir)
     made = provenance() | {"wall_clock_s": {"eval": round(time.monotonic() - started, 1)}}
-    if FLAGS.results is not None:
-        # A temperature that is not the config's own has a name of its own.
-        after = "after_sft" if FLAGS.checkpoint == "cold_start" else "after_rl"
-        rows = evaluation_rows(after, (*config.eval.temperatures, temperature))
-        row = next(name for name, one in rows.items() if one == temperature)
-        with changing_results(Path(FLAGS.results)) as results:
-            results["paradigms"].setdefault(FLAGS.name or config.paradigm, {})[row] = scores | made
-    print_results({"paradigms": {config.paradigm: {FLAGS.checkpoint: scores}}} | made)
+    with contextlib.ExitStack() as last:  # from the last one up, each even if another fails
+        last.callback(bucket.send, workdir)
+        if FLAGS.results is not None:
+            last.callback(add_row, Path(FLAGS.results), scores | made)
+        last.callback(write, scores | provenance(), episodes)
+        # First, where all can be seen that has been computed.
+        last.callback(print_results, {"paradigms": {config.paradigm: {FLAGS.checkpoint: scores}}} | made)
     return 0
+
+
+def _remove_empty(folder: Path) -> None:
+    for one in (folder, folder.parent):
+        with contextlib.suppress(OSError):
+            one.rmdir()
 
 
 if __name__ == "__main__":

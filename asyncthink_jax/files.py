@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -79,10 +80,22 @@ def append(file: BinaryIO, data: bytes) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder, if it is missing. Raises OSError, with its name, where no file can be written in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"\0" * 4096)
+    """Makes the folder, if it is missing. Raises FileError where no file can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        raise FileError(f"{folder} can't be written: {error.strerror}") from error
+
+
+def name_of(text: str) -> str:
+    """A name for a file or folder out of any text: as it is where that can be one, else what can, and a digest."""
+    plain = re.sub(r"[\0-\x1f\x7f\ud800-\udfff]", "-", text.replace("/", "-"))
+    if plain == text.replace("/", "-") and len(plain.encode()) <= 200 and plain not in ("", ".", ".."):
+        return plain
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:10]
+    return f"{plain.encode()[:150].decode(errors='ignore')}-{digest}"
 
 
 # ----------------------------------------------------------------------------------------------------------- reading

@@ -6,13 +6,14 @@
 Every field of the config can be overridden as in the second line; the resolved config is saved with the run. Several
 processes that run the same command train together, see parallel/multihost.py; the workdir is a folder that they share.
 Exit codes: 0 done, or stopped by SIGTERM with all saved; 1 if a process of several is lost or can't be reached, or a
-bucket; 2 for what can be told before anything expensive starts (one line on stderr); 130 when interrupted.
+bucket, or if a file can't be written, as on a full disk; 2 for what can be told before anything expensive starts (one
+line on stderr); 130 when interrupted.
 """
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, to_json
-from asyncthink_jax.files import locked, replace_text
+from asyncthink_jax.files import FileError, check_writable, locked, replace_text
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError
@@ -58,8 +59,13 @@ def main(argv: list[str], overrides: list[str]) -> int:
             finally:
                 if is_first():
                     bucket.send(workdir)
-    except (ConfigError, FileNotFoundError, ProcessError) as error:
+    except (ConfigError, FileError, FileNotFoundError, ProcessError) as error:
         return _refuse(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        complain(f"error: {error.filename}: {error.strerror}; the same command goes on from the last checkpoint")
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -79,7 +85,6 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     import jax
 
     from asyncthink_jax.report.metrics import Progress, print_results
-    from asyncthink_jax.report.write import write_report
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
     from asyncthink_jax.training.results import all_measured, read_results
@@ -91,6 +96,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     def all_done() -> bool:
         if not table.is_dir():
             raise ConfigError(f"--results {table} is no folder; name that of the run whose table the row goes into")
+        check_writable(table)  # else that would be found at the very end
         rows = read_results(table)["paradigms"].get(name, {})
         if rows and not (workdir / "config.json").exists():
             raise ConfigError(f"{table} has rows of {name!r}, which this run has not made: give it another --name")
@@ -105,7 +111,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
         try:
             mesh = experiment.mesh_of(config)
             built = first_goes_first(lambda: _build(config, workdir, mesh))
-            refusals = (CheckpointError, FileNotFoundError)
+            refusals = (CheckpointError, FileError, OSError)
             # Twice: what goes wrong within a run ends it before it waits for what all are saving.
             with (
                 leaving_together(InterruptedRunError, refusals=refusals),
@@ -128,9 +134,9 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
                 complain("stopped as it was asked to; the same command goes on from here")
             return run.preemption.exit_code
     if FLAGS.evaluate and is_first():
-        write_report(workdir, compare=[table] if table != workdir else [])
+        _draw(workdir, [table] if table != workdir else [])
         if table != workdir:
-            write_report(table)  # with the new row
+            _draw(table)  # with the new row
         print_results(read_results(table))
     return 0
 
@@ -156,7 +162,28 @@ def _build(config: Config, workdir: Path, mesh: Any) -> Any:
     return built
 
 
+def _draw(workdir: Path, compare: Sequence[Path] = ()) -> None:
+    """Writes the report. All that is in it is saved by now: what is wrong with a file of it costs a warning alone."""
+    from asyncthink_jax.report.run_files import ReportError
+    from asyncthink_jax.report.write import write_report
+
+    try:
+        write_report(workdir, compare=compare)
+    except Exception as error:
+        told = str(error) if isinstance(error, ReportError | OSError) else f"{type(error).__name__}: {error}"
+        complain(f"warning: no report of {workdir} was written: {told}")
+
+
 def _make_workdir(workdir: Path) -> None:
+    """Raises ConfigError where none can be made or written."""
+    try:
+        _make_folder(workdir)
+    except OSError as error:
+        raise ConfigError(f"workdir {workdir} can't be made: {error.strerror}") from error
+    check_writable(workdir)
+
+
+def _make_folder(workdir: Path) -> None:
     parent = workdir.resolve().parent
     if not parent.is_dir():
         # `runs/` beside the checkout is made; a whole missing path is more likely a typing error.

@@ -12,6 +12,7 @@ from asyncthink_jax.files import (
     append,
     check_writable,
     damaged,
+    name_of,
     read_object,
     record_sums,
     replace_text,
@@ -78,12 +79,27 @@ def test_whether_a_folder_can_be_written_is_known_at_once(tmp_path):
     check_writable(tmp_path / "new" / "folder")
     assert os.listdir(tmp_path / "new" / "folder") == []
     (tmp_path / "file").touch()
-    with pytest.raises(OSError) as told:
+    with pytest.raises(FileError, match="file can't be written: File exists"):
         check_writable(tmp_path / "file")
-    assert told.value.filename
-    with files_of_at_most(100), pytest.raises(OSError) as told:
+    with files_of_at_most(100), pytest.raises(FileError, match="can't be written: File too large"):
         check_writable(tmp_path)
-    assert told.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("async_best_test_t0.7_rollout.top_p=0.9", "async_best_test_t0.7_rollout.top_p=0.9"),
+        ("task.files=data/a b.jsonl", "task.files=data-a b.jsonl"),
+        ("é" * 200, "é" * 75 + "-"),
+        ("..", "..-"),
+        ("", "-"),
+        ("a\nb\udcff", "a-b--"),
+    ],
+)
+def test_any_text_gives_a_name_of_a_folder_of_its_own(tmp_path, text, name):
+    assert name_of(text).startswith(name)
+    (tmp_path / name_of(text)).mkdir()
+    assert name_of(text) != name_of(text + " ")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "7", '{"a": ' * 100_000, f'{{"a": {"9" * 5000}}}', '{"a": "\xff"}'])

@@ -10,8 +10,11 @@ from typing import Any
 
 from asyncthink_jax.config import EvalConfig
 from asyncthink_jax.data.tokenizer import Tokenizer
-from asyncthink_jax.files import locked, replace_text
+from asyncthink_jax.files import FileError, locked, read_object, replace_text, replacing
 from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.report.metrics import check_results
+
+REMEDY = "put it back from a copy, or remove it: `train` then scores the run again"
 
 
 def evaluation_rows(after: str, temperatures: Sequence[float]) -> dict[str, float]:
@@ -39,9 +42,16 @@ def all_measured(rows: Mapping[str, Any], stages: Sequence[str], config: EvalCon
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
-    """The results so far; empty ones if there is no file."""
+    """The results so far; empty ones if there is no file. Raises FileError if there is something else in it."""
     path = workdir / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"paradigms": {}}
+    if not path.exists():
+        return {"paradigms": {}}
+    results = read_object(path, REMEDY)
+    try:
+        check_results(results)
+    except ValueError as error:
+        raise FileError(f"{path}: {error}; {REMEDY}") from error
+    return results
 
 
 @contextmanager
@@ -56,8 +66,8 @@ def changing_results(workdir: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_episodes(folder: Path, episodes: Sequence[Episode], tokenizer: Tokenizer) -> None:
-    """Writes `episodes.jsonl`, one episode a line, in the format that README.md describes."""
+    """Writes `episodes.jsonl`, one episode a line, in the format that README.md describes. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "episodes.jsonl", "w", encoding="utf-8") as file:
+    with replacing(folder / "episodes.jsonl") as draft, draft.open("w", encoding="utf-8", errors="replace") as file:
         for episode in episodes:
             file.write(json.dumps(episode.to_json(tokenizer.decode), ensure_ascii=False) + "\n")

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from asyncthink_jax.data import pipeline
+from asyncthink_jax.files import name_of
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.multihost import is_first, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
@@ -227,7 +228,7 @@ class Run:
                     self.experiment, params, "test", temperature, config.problems, config.samples, poll=poll
                 )
             if is_first() and place == 0:
-                write_episodes(self.workdir / "eval" / self.name, episodes, self.experiment.tokenizer)
+                write_episodes(self.workdir / "eval" / name_of(self.name), episodes, self.experiment.tokenizer)
             if is_first():
                 self._add_row(row, scores)
 
