@@ -191,7 +191,7 @@ def played(script: Script, tokenizer: Tokenizer, grammar: Grammar, prompts: Prom
         {fork_id: tokens(_worker_pieces(text)) for fork_id, text in script.workers.items()},
         tokenizer.vocabulary,
         join_closers(tokenizer, grammar.max_forks),
-        eos_id=tokenizer.eos_id,
+        stop_ids=tokenizer.stop_ids,
     )
 
 
