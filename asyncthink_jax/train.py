@@ -44,12 +44,14 @@ def main(argv: list[str], overrides: list[str]) -> int:
     try:
         multihost.start()
         config = first_goes_first(lambda: _config(argv, overrides))
-        workdir, name = bucket.local(FLAGS.workdir), FLAGS.name or config.paradigm
+        workdir = first_goes_first(lambda: bucket.local(FLAGS.workdir))
+        name = FLAGS.name or config.paradigm
         with contextlib.ExitStack() as held:
 
             def take() -> None:
                 _make_workdir(workdir)
                 held.enter_context(_no_other_command(workdir))
+                held.enter_context(bucket.held(workdir))
                 bucket.fetch(workdir)
                 _check_workdir(workdir, config)
 

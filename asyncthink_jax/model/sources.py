@@ -8,8 +8,9 @@ from typing import Any
 
 from etils import epath
 
+from asyncthink_jax import copies
+from asyncthink_jax.files import locked
 from asyncthink_jax.model.tensors import WeightsError
-from asyncthink_jax.protocol.cache import folder
 
 # What a model needs; never pickle files. Of a hub id GGUF files are fetched by name alone: some have twenty of a model.
 PATTERNS = ("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt")
@@ -37,25 +38,36 @@ def local_path(source: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
 
 
 def _copied(source: str) -> Path:
-    """The copy of a folder or file; what is there already, of the same size and not older, is not copied again."""
-    target = folder() / re.sub(r"[^\w.-]+", "_", source)
+    """The copy of a folder or file; what is there already, of the same size and not older, is not copied again.
+
+    One process at a time does that for an address; the others find its files.
+    """
     try:
-        remote = epath.Path(source)
+        address = copies.checked_address(source)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+    try:
+        target = copies.copy_of(address)
+        remote = epath.Path(address)
         if remote.is_dir():
             found = [one for one in remote.iterdir() if any(one.match(pattern) for pattern in PATTERNS)]
-            target.mkdir(parents=True, exist_ok=True)
+        elif remote.exists():
+            found = [remote]
+        else:
+            raise WeightsError(f"{source} does not exist")
+        for one in found:
+            if not copies.is_plain(one.name) or one.parent not in (remote, remote.parent):
+                raise WeightsError(
+                    f"{source} holds {one.name!r}, which is no plain name of a file; remove or rename it"
+                )
+        target.mkdir(parents=True, exist_ok=True)
+        with locked(target, wait=True):
             for one in found:
                 _copy(one, target / one.name)
-            # What the folder has no longer would be taken for a part of the model; a part is another process's.
+            # What the folder has no longer would be taken for a part of the model, or was left by a kill.
             for old in {path.name for path in target.iterdir()} - {one.name for one in found}:
-                if PARTIAL not in old:
-                    (target / old).unlink()
-            return target
-        if not remote.exists():
-            raise WeightsError(f"{source} does not exist")
-        target.mkdir(parents=True, exist_ok=True)
-        _copy(remote, target / remote.name)
-        return target / remote.name
+                (target / old).unlink()
+        return target / remote.name if found == [remote] else target
     except WeightsError:
         raise
     except ImportError as error:
@@ -86,10 +98,18 @@ def _downloaded(source: str, patterns: Sequence[str]) -> Path:
     except ImportError as error:
         raise WeightsError(f"{nothing}; to fetch it as a hub id: pip install huggingface_hub") from error
     try:
-        snapshot = huggingface_hub.snapshot_download(source, allow_patterns=list(patterns), ignore_patterns=["*/*"])
+        snapshot = huggingface_hub.snapshot_download(
+            source, allow_patterns=list(patterns), ignore_patterns=["*/*"], cache_dir=_hub_cache()
+        )
     except Exception as error:  # it has many: no such repository, no rights, no network, not in the cache
         raise WeightsError(f"{nothing}, and the hub didn't give it: {_one_line(error)}") from error
     return Path(snapshot)
+
+
+def _hub_cache() -> Path | None:
+    """Where huggingface_hub is to keep files; None, which is what it says itself, wherever that can be written."""
+    is_set = any(os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"))
+    return None if is_set or copies.of_user() is not None else copies.folder() / "huggingface"
 
 
 def _one_line(error: Exception) -> str:

@@ -11,13 +11,12 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from asyncthink_jax.copies import folder
 from asyncthink_jax.protocol.automaton import TagAutomaton, TokenAutomaton, lift, tag_automaton
 
-FOLDER = "ASYNCTHINK_CACHE"  # an environment variable
 _FORMAT = b"1"  # counts up when `lift` makes other tables of the same vocabulary
 _LARGE = 10_000  # tokens; smaller vocabularies are lifted faster than a file is found
 _NAMES = [field.name for field in dataclasses.fields(TokenAutomaton)]
@@ -28,24 +27,15 @@ def lifted(max_forks: int, token_bytes: Sequence[bytes], vocab_size: int | None 
     automaton = tag_automaton(max_forks)
     if len(token_bytes) < _LARGE:
         return lift(automaton, token_bytes, vocab_size)
-    path = folder() / f"automaton-{_key(automaton, token_bytes, vocab_size)}.npz"
+    name = f"automaton-{_key(automaton, token_bytes, vocab_size)}.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(folder() / name, allow_pickle=False) as arrays:
             return TokenAutomaton(**{name: arrays[name] for name in _NAMES})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there yet, or damaged
     table = lift(automaton, token_bytes, vocab_size)
-    _write(path, table)
+    _write(name, table)
     return table
-
-
-def folder() -> Path:
-    """That of ASYNCTHINK_CACHE, else `asyncthink_jax` in the user's cache folder (XDG_CACHE_HOME, else `~/.cache`).
-
-    For whatever can be made or fetched again.
-    """
-    own = os.environ.get(FOLDER)
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncthink_jax"
 
 
 def _key(automaton: TagAutomaton, token_bytes: Sequence[bytes], vocab_size: int | None) -> str:
@@ -58,9 +48,10 @@ def _key(automaton: TagAutomaton, token_bytes: Sequence[bytes], vocab_size: int 
     return digest.hexdigest()[:32]
 
 
-def _write(path: Path, table: TokenAutomaton) -> None:
+def _write(name: str, table: TokenAutomaton) -> None:
     """Whole or not at all: another process may read or write the same file. Without a place for it, not at all."""
     try:
+        path = folder() / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
             try:

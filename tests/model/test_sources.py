@@ -1,5 +1,6 @@
 """Weights from buckets and hubs; a local folder stands in for both."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -49,11 +50,11 @@ def test_what_changed_in_the_bucket_is_copied_again_and_what_is_gone_goes(bucket
     later = (copy / "model.safetensors").stat().st_mtime + 10
     os.utime(file, (later, later))
     (bucket / "model" / "generation_config.json").unlink()
-    (copy / f"x.safetensors{sources.PARTIAL}1").touch()  # another process is copying it
+    (copy / f"x.safetensors{sources.PARTIAL}1").touch()  # a process that was killed was copying it
     assert open_weights("gs://bucket/model").path == copy
     assert (copy / "model.safetensors").read_bytes() == content
     names = sorted(path.name for path in copy.iterdir())
-    assert names == ["config.json", "model.safetensors", f"x.safetensors{sources.PARTIAL}1"]
+    assert names == ["config.json", "model.safetensors"]
 
 
 def test_a_copy_that_breaks_off_is_not_taken_for_the_file(bucket, monkeypatch):
@@ -69,6 +70,62 @@ def test_a_copy_that_breaks_off_is_not_taken_for_the_file(bucket, monkeypatch):
         open_weights("gs://bucket/model")
     monkeypatch.undo()
     assert not list((bucket.parent / "cache").rglob("*.*"))
+
+
+def test_models_whose_addresses_read_alike_have_copies_of_their_own(bucket):
+    (bucket / "exp" / "lr").mkdir(parents=True)
+    shutil.copytree(GOLDEN / "llama3", bucket / "exp" / "lr_1")
+    shutil.copytree(GOLDEN / "qwen3_tied", bucket / "exp" / "lr" / "1")
+    one, two = open_weights("gs://bucket/exp/lr_1"), open_weights("gs://bucket/exp/lr/1")
+    assert one.path != two.path and one.config != two.config
+    assert open_weights("gs://bucket/exp/lr_1/").path == one.path
+
+
+@pytest.mark.parametrize("name", ["../../escaped.json", "/tmp/escaped.json", "a\\..\\b.json", "a\n.json", "\x1b.json"])
+def test_an_object_whose_name_could_be_written_elsewhere_is_refused(bucket, tmp_path, monkeypatch, name):
+    path = type(epath.Path(str(bucket)))
+    listed = path.iterdir
+    monkeypatch.setattr(path, "iterdir", lambda self: [*listed(self), self / name])
+    with pytest.raises(WeightsError, match="which is no plain name of a file; remove or rename it") as raised:
+        open_weights("gs://bucket/model")
+    assert str(raised.value).isprintable()
+    assert not list((tmp_path / "cache").rglob("*.*"))
+
+
+@pytest.mark.parametrize("source", ["gs://bucket/../model", "gs://bucket//model", "http://bucket/model"])
+def test_what_is_no_address_is_one_line(bucket, source):
+    with pytest.raises(WeightsError, match=r"no plain name|is no address in a bucket"):
+        open_weights(source)
+
+
+def test_processes_that_copy_the_same_model_take_turns(bucket, monkeypatch):
+    held = []
+
+    def locked(path, wait):
+        assert wait
+        held.append(path)
+        return contextlib.nullcontext(True)
+
+    monkeypatch.setattr(sources, "locked", locked)
+    copy = sources.local_path("gs://bucket/model")
+    assert held == [copy]
+
+
+def test_without_a_home_the_hub_keeps_its_files_beside_the_other_copies(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.update(options) or "x")
+    monkeypatch.chdir(tmp_path)
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ASYNCTHINK_CACHE", str(tmp_path / "own"))
+    sources.local_path("some/model")
+    assert asked["cache_dir"] is None
+    monkeypatch.setattr(sources.copies, "of_user", lambda: None)
+    sources.local_path("some/model")
+    assert asked["cache_dir"] == tmp_path / "own" / "huggingface"
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    sources.local_path("some/model")
+    assert asked["cache_dir"] is None
 
 
 def test_what_is_not_in_the_bucket_is_one_line(bucket):

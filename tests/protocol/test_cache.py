@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from asyncthink_jax import copies
 from asyncthink_jax.protocol import cache
 from asyncthink_jax.protocol.automaton import lift, tag_automaton
 
@@ -14,7 +15,7 @@ WORDS = [b"<FORK-1>", b"</FORK-1>", b"", *(b" w%d" % n for n in range(cache._LAR
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "some" / "cache"))
+    monkeypatch.setenv(copies.FOLDER, str(tmp_path / "some" / "cache"))
     return tmp_path / "some" / "cache"
 
 
@@ -72,15 +73,6 @@ def test_without_a_place_to_write_there_is_no_cache(folder, counted):
     folder.parent.write_text("a file where the folder should be")
     assert_same(cache.lifted(2, WORDS), cache.lifted(2, WORDS))
     assert len(counted) == 2
-
-
-def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
-    monkeypatch.delenv(cache.FOLDER, raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / ".cache" / "asyncthink_jax"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
-    assert cache.folder() == tmp_path / "own" / "asyncthink_jax"
 
 
 def test_a_write_that_fails_leaves_nothing_behind(folder, monkeypatch):

@@ -83,6 +83,57 @@ def test_what_is_fetched_takes_the_place_of_what_an_earlier_run_has_left(cloud):
     assert [path.name for path in one.iterdir() if path.name[0] != "."] == [bucket.BUCKET]
 
 
+def test_addresses_that_read_alike_have_copies_of_their_own_that_say_whose_they_are(cloud):
+    """A command that is refused can't lead a run that goes on to another place."""
+    one, two = bucket.local("gs://b/exp/lr_1"), bucket.local("gs://b/exp/lr/1")
+    assert one != two
+    assert (bucket.place(one), bucket.place(two)) == ("gs://b/exp/lr_1", "gs://b/exp/lr/1")
+    assert bucket.local("gs://b/exp/lr_1/") == one
+
+
+@pytest.mark.parametrize("address", ["gs://b/../c", "gs://b//c", "gs://b/a\nb", "http://b/c"])
+def test_what_is_no_address_is_refused_before_anything_is_made(cloud, tmp_path, address):
+    with pytest.raises(ConfigError, match=r"is no address in a bucket|has a part that is no plain name"):
+        bucket.local(address)
+    assert not (tmp_path / "machine one").exists()
+
+
+def test_without_a_place_for_a_copy_a_line_says_which_variable_names_one(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ASYNCTHINK_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"no place for a copy of gs://b/c: .*; set ASYNCTHINK_CACHE to a folder"):
+        bucket.local("gs://b/c")
+
+
+class Named(type(epath.Path())):
+    """A folder of a store whose objects have the names that are put into `names`, `..` among them."""
+
+    names: tuple[str, ...] = ()
+
+    def iterdir(self):
+        yield from super().iterdir()
+        if self.name == "one":
+            yield from (self / name for name in self.names)
+
+    def is_dir(self):
+        return False
+
+    def copy(self, target, overwrite=False):
+        epath.Path(target).write_text("from the bucket")
+
+
+@pytest.mark.parametrize("name", ["..", "a\\b", "a\nb", "\x1b[2J", "../../escaped", "/tmp/escaped", "x" * 300])
+def test_an_object_whose_name_could_be_written_elsewhere_is_refused(cloud, tmp_path, monkeypatch, name):
+    (cloud / "runs" / "one").mkdir(parents=True)
+    monkeypatch.setattr(bucket, "AnyPath", lambda path: Named(str(path).replace("gs://b", str(cloud))))
+    monkeypatch.setattr(Named, "names", ("", name))  # some stores list a folder in itself
+    one = bucket.local(RUN)
+    with pytest.raises(ConfigError, match="which is no plain name of a file; remove or rename it") as raised:
+        bucket.fetch(one)
+    assert str(raised.value).isprintable() and not hasattr(raised.value, "exit_code")
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
 def test_a_bucket_that_cannot_be_read_is_named_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("ASYNCTHINK_CACHE", str(tmp_path))
 
@@ -93,7 +144,7 @@ def test_a_bucket_that_cannot_be_read_is_named_in_a_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bucket, "AnyPath", refuse)
     monkeypatch.setattr(bucket.time, "sleep", waits.append)
-    with pytest.raises(ConfigError, match=r"^gs://b/runs/one can't be read: 403: no permission$") as raised:
+    with pytest.raises(ConfigError, match=r"^gs://b/runs/one can't be used: 403: no permission$") as raised:
         bucket.fetch(bucket.local(RUN))
     assert waits == [2, 4, 8, 16] and raised.value.exit_code == 1  # a restart may find it again
 
@@ -112,6 +163,21 @@ def test_what_passes_while_a_bucket_is_read_is_waited_for(cloud, monkeypatch):
     monkeypatch.setattr(bucket.time, "sleep", lambda seconds: None)
     bucket.fetch(one)
     assert (one / "config.json").read_text() == "{}" and not failures
+
+
+def test_what_passes_while_files_are_sent_is_waited_for(cloud, monkeypatch):
+    one, real, failures = bucket.local(RUN), bucket.AnyPath, [OSError("503")]
+    (one / "config.json").write_text("{}")
+
+    def at_last(path):
+        if failures and "://" in str(path):
+            raise failures.pop()
+        return real(path)
+
+    monkeypatch.setattr(bucket, "AnyPath", at_last)
+    monkeypatch.setattr(bucket.time, "sleep", lambda seconds: None)
+    bucket.send(one)
+    assert (cloud / "runs" / "one" / "config.json").read_text() == "{}" and not failures
 
 
 @pytest.mark.slow
