@@ -17,6 +17,8 @@ from typing import Any
 import tokenizers
 
 from asyncthink_jax.data.tokenizer import Tokenizer, read_config
+from asyncthink_jax.untrusted.files import read_json
+from asyncthink_jax.untrusted.tokenizer_json import check_definition, panics_refused
 
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -34,6 +36,7 @@ class JsonTokenizer(Tokenizer):
 
         Raises ValueError for a kind of tokenizer that isn't supported, or one that the library can't read.
         """
+        check_definition(definition)
         self._bytes_of = _spelling(definition)
         self._model = _made(definition)
         plain, self._prefix = _without_prefix(definition)
@@ -48,21 +51,21 @@ class JsonTokenizer(Tokenizer):
     def load(cls, path: str | Path) -> JsonTokenizer:
         """Raises FileNotFoundError, or ValueError that names the file and what is wrong with it."""
         path = Path(path)
+        definition = read_json(path)
         config = read_config(path.parent)
         try:
-            definition = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(definition, dict) or "model" not in definition:
-                raise ValueError("no tokenizer: it has no `model`")
             return cls(definition, config)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
-        return self._plain.encode(text, add_special_tokens=False).ids
+        with panics_refused():
+            return self._plain.encode(text, add_special_tokens=False).ids
 
     def _encode_own(self, text: str, first: bool) -> list[int]:
         model = self._model if first or self._prefix == "always" else self._plain
-        return model.encode(text, add_special_tokens=False).ids
+        with panics_refused():
+            return model.encode(text, add_special_tokens=False).ids
 
     @cached_property
     def controls(self) -> dict[str, int]:
@@ -107,7 +110,8 @@ class JsonTokenizer(Tokenizer):
 
 def _made(definition: dict[str, Any]) -> tokenizers.Tokenizer:
     try:
-        model = tokenizers.Tokenizer.from_str(json.dumps(definition))
+        with panics_refused():
+            model = tokenizers.Tokenizer.from_str(json.dumps(definition))
     except Exception as error:  # the library raises no type of its own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the tokenizers library can't read it ({reason})") from None

@@ -19,9 +19,12 @@ import sentencepiece as spm
 from sentencepiece import sentencepiece_model_pb2
 
 from asyncthink_jax.data.tokenizer import Tokenizer, read_config
+from asyncthink_jax.untrusted.files import MOST_BYTES, check_file
+from asyncthink_jax.untrusted.tokenizer_json import longest_of_charsmap
 
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _UNKNOWN = "\u2047".encode()
+_LONGEST = 1000  # bytes that the normalizer may make of a character; NFKC makes up to 33
 
 
 class _Cache(dict[str, tuple[int, ...]]):
@@ -62,6 +65,9 @@ class SentencePieceTokenizer(Tokenizer):
     def load(cls, path: str | Path) -> SentencePieceTokenizer:
         """Raises FileNotFoundError, or ValueError if the file is no SentencePiece model."""
         path = Path(path)
+        check_file(path)
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, expected at most {MOST_BYTES}")
         data = path.read_bytes()
         model = spm.SentencePieceProcessor()
         try:
@@ -70,6 +76,7 @@ class SentencePieceTokenizer(Tokenizer):
             loaded = False
         if not loaded:
             raise ValueError(f"{path}: not a SentencePiece model")
+        _check_growth(data, path)
         config = read_config(path.parent)
         try:
             return cls(model, config)
@@ -151,6 +158,13 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _save(self, folder: Path) -> None:
         (folder / "tokenizer.model").write_bytes(self.model.serialized_model_proto())
+
+
+def _check_growth(data: bytes, path: Path) -> None:
+    """Raises ValueError for a model whose normalizer puts a long text in the place of a character."""
+    charsmap = sentencepiece_model_pb2.ModelProto.FromString(data).normalizer_spec.precompiled_charsmap
+    if longest_of_charsmap(charsmap) > _LONGEST:
+        raise ValueError(f"{path}: its normalizer makes {longest_of_charsmap(charsmap)} bytes of one character")
 
 
 def _without_prefix(model: spm.SentencePieceProcessor) -> spm.SentencePieceProcessor:

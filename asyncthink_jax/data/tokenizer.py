@@ -24,6 +24,7 @@ from typing import Any
 from asyncthink_jax.data.chat import ChatTemplate
 from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
 from asyncthink_jax.protocol.prompts import Prompts, base_prompts, chat_prompts
+from asyncthink_jax.untrusted.files import read_json
 
 CONFIG = "tokenizer_config.json"
 SPECIAL = ("bos", "eos", "pad", "unk")
@@ -217,10 +218,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _json_of(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold a JSON object")
     return value
