@@ -13,6 +13,7 @@ again), 2 for bad input or an endpoint that takes no questions (one line on stde
 """
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,29 +64,47 @@ def _check_flags(argv: Sequence[str]) -> None:
     out = Path(FLAGS.out)
     if out.suffix != ".jsonl":
         raise ConfigError(f"--out {out}: the file's name must end in .jsonl")
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; name a file")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another one")
+    for path in _files(out):
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # a name that is too long, say
+            raise ConfigError(f"--out {out}: {error.strerror}") from error
+        else:
+            if path.is_dir():
+                raise ConfigError(f"--out {path} is a folder; name a file")
+            if path.exists() and not path.is_file():
+                raise ConfigError(f"--out {path} is no file that can be written and read again")
+        parent = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+        if not parent.is_dir():
+            raise ConfigError(f"--out {out}: there is no folder {parent}; make it, or name another one")
     for name, least in (("training_problems", 0), ("concurrency", 1), ("tries", 1), ("max_answer_tokens", 1)):
         if getattr(FLAGS, name) < least:
             raise ConfigError(f"--{name} is {getattr(FLAGS, name)}, but must be at least {least}")
     if not 0 < FLAGS.timeout < math.inf:
-        raise ConfigError(f"--timeout is {FLAGS.timeout:g}, but must be more than 0 seconds")
+        raise ConfigError(f"--timeout is {FLAGS.timeout:g}, but must be a number of seconds above 0")
     if FLAGS.llm_temperature is not None and not 0 <= FLAGS.llm_temperature < math.inf:
-        raise ConfigError(f"--llm_temperature is {FLAGS.llm_temperature:g}, but must be at least 0")
+        raise ConfigError(f"--llm_temperature is {FLAGS.llm_temperature:g}, but must be a number from 0")
     if not FLAGS.llm.strip():
         raise ConfigError("--llm is empty; it is the endpoint's name of a model")
+    if not FLAGS.llm.isprintable():
+        raise ConfigError(f"--llm {FLAGS.llm!r} holds characters that no name has")
+
+
+def _files(out: Path) -> tuple[Path, Path, Path]:
+    """Of the demonstrations, the answers and what was dropped."""
+    return out, out.with_suffix(".answers.jsonl"), out.with_suffix(".dropped.jsonl")
 
 
 def _synthesize(config: Config) -> int:
     # Imported late, so that bad input is reported sooner.
     from asyncthink_jax.files import locked, replace_text
     from asyncthink_jax.synthesis import summary
+    from asyncthink_jax.synthesis.run import FAILED
 
     prices = _prices()
-    out = Path(FLAGS.out)
-    answers = out.with_suffix(".answers.jsonl")
+    out, answers, dropped = _files(Path(FLAGS.out))
     if FLAGS.dry_run:
         synthesis = _prepared(config, answers)
         _print(summary.before(synthesis.estimate(), FLAGS.llm, prices))
@@ -104,11 +123,18 @@ def _synthesize(config: Config) -> int:
         finally:
             if not answers.stat().st_size:
                 answers.unlink()  # refused, with nothing asked: no file is left
-        if synthesis.caught_up and synthesis.results:  # else the files of the last time have more in them
-            results = [synthesis.results[place] for place in sorted(synthesis.results)]
-            replace_text(out, summary.kept_lines(results))
-            replace_text(out.with_suffix(".dropped.jsonl"), summary.dropped_lines(results))
-            print(f"wrote {out}")
+        results = [synthesis.results[place] for place in sorted(synthesis.results)]
+        # Else the files of the last time have more in them, or nothing is known of any problem.
+        if synthesis.caught_up and any(result.reason != FAILED for result in results):
+            for path, text in ((out, summary.kept_lines(results)), (dropped, summary.dropped_lines(results))):
+                try:
+                    replace_text(path, text)
+                except OSError as error:
+                    raise ConfigError(
+                        f"{path} can't be written: {error.strerror}; all answers are in {answers}, and the same "
+                        "command goes on from there"
+                    ) from error
+            print(f"wrote {out}", flush=True)
     return code
 
 

@@ -21,16 +21,18 @@ class Reply:
     Attributes:
       body: in place of a completion. content, finish: of the completion.
       cut: the connection ends in the middle of the body.
+      trickling: after the body, blanks come one by one until the client hangs up.
       before: called when the request has come, before anything is answered.
     """
 
     status: int = 200
     body: bytes | None = None
-    content: str | None = None
+    content: object = None
     finish: str = "stop"
     headers: dict = dataclasses.field(default_factory=dict)
     delay_s: float = 0.0
     cut: bool = False
+    trickling: bool = False
     counted: bool = True
     before: object = None
 
@@ -98,7 +100,7 @@ class FakeLLM:
             self.times.append(time.monotonic())
             self.keys.append(handler.headers["Authorization"])
             reply = self.replies.pop(0) if self.replies else self.reply_to(body)
-        if handler.path != "/v1/chat/completions":
+        if handler.path.partition("?")[0] != "/v1/chat/completions":
             reply = refusal(404, f"no {handler.path}")
         if reply.before:
             reply.before()
@@ -106,11 +108,14 @@ class FakeLLM:
         data = reply.body if reply.body is not None else self._completion(body, reply)
         handler.send_response(reply.status)
         handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(data) + 10 * reply.cut))
+        handler.send_header("Content-Length", str(len(data) + 10 * reply.cut + (1 << 20) * reply.trickling))
         for name, value in reply.headers.items():
             handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(data)
+        while reply.trickling:
+            handler.wfile.write(b" ")
+            time.sleep(0.01)
         if reply.cut:
             handler.close_connection = True
 

@@ -210,17 +210,92 @@ def test_traces_along_another_sequence_are_dropped_unless_they_are_kept(command,
 # --- What goes wrong on the way.
 
 
+@pytest.mark.parametrize(
+    "dressed",
+    [
+        lambda text: [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": text}],
+        lambda text: f"<think>\nI write [fragments] and\n[organizer]\nas told.\n</think>\n\n{text}",
+        lambda text: f"As told:\n[fragments]\n</think>\n{text}",
+        lambda text: f"Here it is:\n\n```\n{text}\n```\n\nTell me what you would like changed!",
+    ],
+    ids=["chunks", "think", "lone end of thinking", "fence"],
+)
+def test_an_answer_counts_however_a_model_dresses_it(command, llm, dressed):
+    llm.reply_to = lambda body: Reply(content=dressed(llm.writer.answer(body["messages"][-1]["content"])))
+    code, out, err = command()
+    assert (code, err) == (0, "") and "12 kept, 0 dropped, 0 failed" in out
+
+
+def test_reasoning_alone_is_counted_apart_and_asked_for_once(command, llm):
+    llm.replies = [Reply(body=b'{"choices": [{"message": {"content": null, "reasoning_content": "hm"}}]}')]
+    assert "only_reasoning 1 8.3% the model reasoned, and wrote no answer" in " ".join(command()[1].split())
+    llm.requests.clear()
+    assert "11 kept, 1 dropped" in command()[1] and not llm.requests
+
+
+@pytest.mark.parametrize("reply", [refusal(402, "no credit left"), Reply(body=b'{"error": {"code": 402}}')])
+def test_a_credit_that_is_used_up_ends_the_run_at_once_and_leaves_no_file(command, llm, tmp_path, reply):
+    llm.reply_to = lambda body: reply
+    code, _, err = command("--concurrency=2", "--training_problems=4")
+    assert code == 2 and "has no quota or credit left for OPENAI_API_KEY: Error code: 402" in err
+    assert len(llm.requests) <= 2
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
+
+
+def test_where_every_question_fails_the_files_are_left_as_they_are(command, llm, files, tmp_path):
+    llm.reply_to = lambda body: refusal(400, "not today")
+    code, out, _ = command("--training_problems=4")
+    assert code == 1 and "0 kept, 0 dropped, 4 failed" in out and "not today" in out and "wrote" not in out
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.py"]
+    llm.reply_to = lambda body: Reply()
+    command()
+    before = files()
+    llm.reply_to = lambda body: refusal(400, "not today")
+    assert command("--llm=other", "--training_problems=4")[0] == 1
+    assert files() == before
+
+
+def test_files_that_are_links_stay_links(command, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("demos.jsonl", "demos.dropped.jsonl", "demos.answers.jsonl"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert command()[0] == 0
+    assert all((tmp_path / name).is_symlink() for name in ("demos.jsonl", "demos.dropped.jsonl", "demos.answers.jsonl"))
+    assert (tmp_path / "elsewhere" / "demos.jsonl").read_text().count("\n") == PROBLEMS
+
+
+def test_a_link_to_nowhere_and_what_is_no_file_are_refused(command, llm, tmp_path):
+    (tmp_path / "demos.jsonl").symlink_to(tmp_path / "nowhere" / "demos.jsonl")
+    assert f"there is no folder {tmp_path / 'nowhere'}" in command()[2]
+    (tmp_path / "demos.jsonl").unlink()
+    os.mkfifo(tmp_path / "demos.answers.jsonl")
+    try:
+        code, _, err = command()
+        assert code == 2 and "demos.answers.jsonl is no file that can be written" in err and not llm.requests
+    finally:
+        (tmp_path / "demos.answers.jsonl").unlink()
+
+
+def test_results_that_cannot_be_written_are_told_with_where_the_answers_are(command, tmp_path):
+    (tmp_path / ".demos.jsonl.new").mkdir()
+    code, _, err = command()
+    assert code == 2 and err.count("\n") == 1
+    assert f"demos.jsonl can't be written: Is a directory; all answers are in {tmp_path / 'demos.answers.jsonl'}" in err
+    (tmp_path / ".demos.jsonl.new").rmdir()
+    assert "answers now: 0" in command()[1]
+
+
 def test_a_bad_endpoint_changes_nothing_but_the_count(command, llm, files, tmp_path):
     command()
     well = files()
     (tmp_path / "demos.answers.jsonl").unlink()
     llm.replies = [
         *(refusal(429, headers={"Retry-After": "0.01"}), refusal(500), Reply(cut=True), Reply(body=b'{"choices"')),
-        *(Reply(delay_s=0.3), refusal(429), Reply(body=b"sorry"), refusal(503)),
+        *(Reply(delay_s=1), refusal(429), Reply(body=b"sorry"), refusal(503)),
     ]
-    code, out, _ = command("--timeout=0.2")
+    code, out, _ = command("--timeout=0.5")
     assert code == 0 and files() == well
-    assert "24, 8 asked again;" in out
+    assert int(re.search(r"answers now: 24, (\d+) asked again;", out)[1]) >= 8
 
 
 def test_questions_without_an_answer_are_asked_again_by_the_next_command(command, llm, files):
@@ -446,8 +521,16 @@ def test_an_unknown_models_price_is_not_made_up(command):
         (["--training_problems=-1"], "--training_problems is -1, but must be at least 0"),
         (["--concurrency=0"], "--concurrency is 0, but must be at least 1"),
         (["--tries=0"], "--tries is 0, but must be at least 1"),
-        (["--timeout=0"], "--timeout is 0, but must be more than 0 seconds"),
-        (["--llm_temperature=-1"], "--llm_temperature is -1, but must be at least 0"),
+        ([f"--out={'x' * 250}.jsonl"], f"--out {'x' * 250}.jsonl: File name too long"),
+        (["--timeout=inf"], "--timeout is inf, but must be a number of seconds above 0"),
+        (["--timeout=nan"], "--timeout is nan, but must be a number of seconds above 0"),
+        (["--llm_temperature=nan"], "--llm_temperature is nan, but must be a number from 0"),
+        (["--prices=-1,2"], "--prices '-1,2' is not two numbers"),
+        (["--prices=nan,2"], "--prices 'nan,2' is not two numbers"),
+        (["--llm=a\x1b[2J"], r"--llm 'a\x1b[2J' holds characters that no name has"),
+        (["--llm=a\udcff"], r"--llm 'a\udcff' holds characters that no name has"),
+        (["--timeout=0"], "--timeout is 0, but must be a number of seconds above 0"),
+        (["--llm_temperature=-1"], "--llm_temperature is -1, but must be a number from 0"),
         (["--max_answer_tokens=0"], "--max_answer_tokens is 0, but must be at least 1"),
         (["--llm="], "--llm is empty"),
         (["--prices=2.5"], "--prices '2.5' is not two numbers like 2.5,10 (USD a million tokens)"),

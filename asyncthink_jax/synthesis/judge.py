@@ -24,6 +24,7 @@ from asyncthink_jax.tasks.task import Score, Script, Task
 # Why an answer is dropped, in the order in which it is looked at; the table at the end has these words.
 REASONS = {
     "refused": "the model wrote nothing, or said that it would not",
+    "only_reasoning": "the model reasoned, and wrote no answer",
     "cut_off": "the answer reached the limit of --max_answer_tokens",
     "unreadable": "sections are missing or stand there twice",
     "no_fragments": "step 1 found nothing that can be thought about by itself",

@@ -6,10 +6,14 @@ thoughts are full of quotes, backslashes and line breaks, which models forget to
 In the section of the organizer the text that a Join inserts is written out, because a model goes on better from what it
 can see. It is taken out again here: a demonstration has what the roles write (`tasks/task.py:Script`). White space
 around tags is layout, not thinking: what stands before a tag is dropped, and what follows becomes at most one space.
+
+Around the sections there may be more: reasoning before them, in a <think> block or what is left of one, and a fence,
+with words before and behind it. All of that is left out. Answers are hostile: reading takes linear time.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import re
 
@@ -19,8 +23,13 @@ _HEADING = re.compile(
     r"^[ \t#*]*\[(problem|thinking|fragments|sequence|organizer|worker [0-9]{1,4})\][ \t*:]*$",
     re.MULTILINE | re.IGNORECASE,
 )
+# How models mark reasoning that is no part of the answer; [thinking] is a section of ours.
+_THINK = re.compile(r"<(/?)(?:[a-z]+:)?(think|thinking|thoughts?|reasoning)>|\[(/?)THINK\]", re.IGNORECASE)
+_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})([^`\n]*)$", re.MULTILINE)  # [1]: a language, which an opening one may name
 _ITEM = re.compile(r"\s*(?:[0-9]+[.)]|[-*])\s+(.*)")
-_JOINED = re.compile(r"<JOIN-([0-9]+)>(.*?)</JOIN-\1>", re.DOTALL)
+_JOIN = re.compile(r"<JOIN-([0-9]+)>")
+_JOINED = re.compile(r"</JOIN-[0-9]+>")
+MAX_FRAGMENTS = 100
 
 
 class Dropped(Exception):
@@ -46,22 +55,47 @@ class Traces:
     actions: list[Action]
 
 
+def without_reasoning(text: str) -> str:
+    """The text behind the reasoning at its start: <think> blocks, or all up to a </think> that was never opened.
+
+    A block that is never closed goes on to the end.
+    """
+    start, is_open = 0, False
+    for mark in _THINK.finditer(text):
+        if mark[1] or mark[3]:
+            start, is_open = mark.end(), False
+        elif not is_open:
+            if text[start : mark.start()].strip():
+                break  # within the answer
+            is_open = True
+    return "" if is_open else text[start:].lstrip()
+
+
 def sections(text: str) -> dict[str, str]:
     """The sections by their headings in lower case. Text before the first one is left out.
 
-    Raises Dropped if a heading stands there twice.
+    A section whose heading stands in a fence ends with it. Raises Dropped if a heading stands there twice.
     """
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```"):  # the whole answer in a fence
-        text = text[3:-3]
-    parts = _HEADING.split(text)
+    parts = _HEADING.split(without_reasoning(text))
     found: dict[str, str] = {}
+    _, is_fenced = _to_fence(parts[0], False)
     for name, body in zip(parts[1::2], parts[2::2], strict=True):
         name = name.lower()
         if name in found:
             raise Dropped("unreadable", f"the section [{name}] stands there twice")
+        body, is_fenced = _to_fence(body, is_fenced)
         found[name] = body.strip("\r\n").rstrip()
     return found
+
+
+def _to_fence(text: str, is_fenced: bool) -> tuple[str, bool]:
+    """The text up to the end of the fence that it begins in, if it does; whether a fence is open behind all of it."""
+    depth, end = int(is_fenced), len(text)
+    for fence in _FENCE.finditer(text):
+        depth += 1 if depth == 0 or fence[1].strip() else -1  # one that names a language opens
+        if is_fenced and depth == 0:
+            end, is_fenced = fence.start(), False
+    return text[:end], depth > 0
 
 
 def read_fragments(text: str) -> list[str]:
@@ -69,16 +103,26 @@ def read_fragments(text: str) -> list[str]:
     body = sections(text).get("fragments")
     if body is None:
         raise Dropped("unreadable", "no section [fragments]")
-    found: list[str] = []
+    items: list[list[str]] = []  # the lines of each
+    ended = False  # whether a blank line has come since the last line of an item
     for line in body.splitlines():
-        if match := _ITEM.fullmatch(line):
-            found.append(match[1].strip())
-        elif found:  # an item goes on
-            found[-1] = f"{found[-1]} {line.strip()}".strip()
+        if _FENCE.fullmatch(line):
+            if items:
+                break  # what follows is no part of it
+        elif match := _ITEM.fullmatch(line):
+            items.append([match[1].strip()])
+            ended = False
+        elif not line.strip():
+            ended = True
+        elif items and not (ended and not line[0].isspace()):  # an item goes on
+            items[-1].append(line.strip())
+    found = [" ".join(lines).strip() for lines in items]
     if not all(found):
         raise Dropped("unreadable", "an empty fragment")
     if not found:
         raise Dropped("no_fragments", "nothing in the problem that can be thought about by itself")
+    if len(found) > MAX_FRAGMENTS:
+        raise Dropped("unreadable", f"{len(found):,} fragments; at most {MAX_FRAGMENTS} are asked about")
     return found
 
 
@@ -126,14 +170,22 @@ def _read_worker(number: int, body: str, grammar: Grammar) -> tuple[str, str]:
 def _without_joined(text: str, returns: dict[int, str]) -> str:
     """The organizer's text without what its Joins insert, which must be what the workers returned."""
     by_digits = {str(number): takeaways for number, takeaways in returns.items()}
-
-    def taken_out(match: re.Match[str]) -> str:
-        digits, joined = match.groups()
-        if digits in by_digits and joined.split() != by_digits[digits].split():
-            raise Dropped("joined_text", f"what <JOIN-{digits}> inserts is not what the worker returned")
-        return f"<JOIN-{digits}>"
-
-    return _JOINED.sub(taken_out, text)
+    closings: dict[str, list[int]] = {}
+    for mark in _JOINED.finditer(text):
+        closings.setdefault(mark[0], []).append(mark.start())
+    kept: list[str] = []
+    end = 0
+    for mark in _JOIN.finditer(text):
+        places = closings.get(f"</JOIN-{mark[1]}>", [])
+        next_one = bisect.bisect_left(places, mark.end())
+        if mark.start() < end or next_one == len(places):
+            continue
+        joined = text[mark.end() : places[next_one]]
+        if mark[1] in by_digits and joined.split() != by_digits[mark[1]].split():
+            raise Dropped("joined_text", f"what <JOIN-{mark[1]}> inserts is not what the worker returned")
+        kept.append(text[end : mark.end()])
+        end = places[next_one] + len(f"</JOIN-{mark[1]}>")
+    return "".join(kept) + text[end:]
 
 
 def _pieces(text: str, actions: list[Action]) -> tuple[tuple[str, ...], frozenset[int]]:

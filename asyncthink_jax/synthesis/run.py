@@ -27,7 +27,7 @@ from asyncthink_jax.synthesis.judge import Judge, reader
 from asyncthink_jax.synthesis.plans import Plan, sample_plan
 from asyncthink_jax.synthesis.questions import PACKAGED, Messages, Questions
 from asyncthink_jax.synthesis.questions import load as load_questions
-from asyncthink_jax.synthesis.reading import Dropped, read_fragments
+from asyncthink_jax.synthesis.reading import Dropped, read_fragments, without_reasoning
 from asyncthink_jax.tasks.task import Script, Task
 
 FAILED = "failed"  # the reason of a problem that has no answers yet
@@ -212,10 +212,15 @@ class Synthesis:
 
 
 def _whole(answer: Answer) -> str:
+    """The text of an answer. Raises Dropped for one that ended early, or holds none."""
     if answer.finish == "length":
         raise Dropped("cut_off", f"after {answer.output_tokens or 'too many'} tokens")
+    if answer.finish == "content_filter":
+        raise Dropped("refused", "a filter of the endpoint ended it")
     if not answer.text.strip():
         raise Dropped("refused", f"it is empty, and ended by {answer.finish or 'nothing'}")
+    if not without_reasoning(answer.text).strip():
+        raise Dropped("only_reasoning", f"nothing stands behind its reasoning, ended by {answer.finish or 'nothing'}")
     return answer.text
 
 

@@ -79,6 +79,13 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(folder, file, before, aft
     assert str(path) in str(error.value) and says in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_byte_order_mark_and_line_ends_of_windows_are_no_part_of_a_prompt(folder):
+    plain = questions.load(folder, TASK, POOL)
+    for path in (folder / "traces.md", *(folder / "examples").iterdir()):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert questions.load(folder, TASK, POOL) == plain
+
+
 def test_a_folder_that_is_none_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="nowhere is no folder"):
         questions.load(tmp_path / "nowhere", TASK, POOL)

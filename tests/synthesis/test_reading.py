@@ -1,9 +1,11 @@
 """Answers of a model, read: good ones give pieces, bad ones a reason."""
 
+import contextlib
+
 import pytest
 
 from asyncthink_jax.protocol.grammar import Grammar
-from asyncthink_jax.synthesis.reading import Dropped, read_fragments, read_traces, sections
+from asyncthink_jax.synthesis.reading import Dropped, read_fragments, read_traces, sections, without_reasoning
 
 POOL = Grammar(capacity=3, max_forks=4)
 WORKERS = "[worker 1]\nI add: 3 + 4 = 7. <RETURN>It is 7.</RETURN>\n\n[worker 2]\n<RETURN>9</RETURN>\n\n"
@@ -103,3 +105,83 @@ def test_an_answer_without_fragments_is_dropped(text, reason):
     with pytest.raises(Dropped) as dropped:
         read_fragments(text)
     assert dropped.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "<think>\nI write\n[fragments]\n1. no\n</think>\n\n",
+        "I write\n[fragments]\n1. no\n</think>\n",
+        "\n <THINKING>no</THINKING> <thinking>\n[thinking]\nno\n</thinking>",
+        "<reasoning>no</reasoning>\n",
+        "<thought>a <think> in it</thought>\n",
+        "<seed:think>no</seed:think>",
+        "[THINK]no[/THINK]",
+    ],
+)
+def test_reasoning_before_the_answer_is_no_part_of_it(before):
+    assert read_fragments(before + "[thinking]\nyes\n[fragments]\n1. yes") == ["yes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<think>", ""),
+        ("<think>no end\n[fragments]\n1. a", ""),
+        ("<think>a</think><think>b", ""),
+        ("", ""),
+        ("[organizer]\nI <think> so", "[organizer]\nI <think> so"),
+        ("[organizer]\n<think>a</think> b", "[organizer]\n<think>a</think> b"),
+        ("[thinking]\na", "[thinking]\na"),
+        ("I think: 3 < 4", "I think: 3 < 4"),
+    ],
+)
+def test_reasoning_without_an_end_leaves_nothing_and_what_stands_in_the_answer_stays(text, left):
+    assert without_reasoning(text) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Here:\n\n```\n[thinking]\na\n[fragments]\n1. b\n2. c\n```\n\nShall I go on?", ["b", "c"]),
+        ("~~~text\n[fragments]\n1. b\n2. c\n~~~\nBye", ["b", "c"]),
+        ("````\n[fragments]\n1. b\n2. c\n````", ["b", "c"]),
+        ("```\n[thinking]\na\n```\nand\n```\n[fragments]\n1. b\n2. c\n```\nBye", ["b", "c"]),
+        ("[thinking]\na\n[fragments]\n```\n1. b\n2. c\n```\nBye", ["b", "c"]),
+        ("```\n[fragments]\n1. b\n```python\nx = 1\n```\n2. c\n```\nBye", ["b"]),
+        ("[fragments]\n1. b\n2. c\n\nTell me if you want another form.", ["b", "c"]),
+        ("[fragments]\n1. b\n\n   more\n\nNow:\n2. c", ["b more", "c"]),
+    ],
+)
+def test_what_stands_around_a_fence_or_behind_a_list_is_no_fragment(text, found):
+    assert read_fragments(text) == found
+
+
+def test_traces_in_a_fence_end_with_it_and_may_hold_another():
+    text = WORKERS.replace("I add:", "I add:\n```python\n3 + 4\n```\n") + ORGANIZER
+    plain, fenced = read_traces(text, POOL), read_traces(f"Sure:\n```\n{text}\n```\n<FORK-9> is my favourite", POOL)
+    assert plain == fenced and "```python\n3 + 4\n```" in plain.workers[1]
+
+
+def test_very_many_fragments_are_no_answer():
+    with pytest.raises(Dropped, match="unreadable: 101 fragments; at most 100 are asked about"):
+        read_fragments("[fragments]\n" + "1. a\n" * 101)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</think>" * 50_000,
+        "<think>" * 50_000,
+        "```\n" * 50_000 + "[organizer]\n" + "```a\n" * 50_000,
+        "[organizer]\n" + "<JOIN-1>" * 100_000,
+        "[organizer]\n" + "<JOIN-1>" * 50_000 + "</JOIN-2>" * 50_000,
+        "[organizer]\n" + " " * 1_000_000 + "x",
+        "[fragments]\n1. a\n" + "b\n" * 200_000 + "2." + " " * 200_000,
+    ],
+)
+def test_hostile_answers_are_read_in_linear_time(text):
+    """The quadratic ways to read these take hours."""
+    for read in (read_fragments, lambda text: read_traces(text, POOL)):
+        with contextlib.suppress(Dropped):
+            read(text)
