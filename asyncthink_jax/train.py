@@ -93,6 +93,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     from asyncthink_jax.training.run import Run
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
+    taught_by = bucket.local(FLAGS.cold_start) if FLAGS.cold_start else None
     stages = ["after_sft", "after_rl"] if config.rl.iterations else ["after_sft"]
 
     def all_done() -> bool:
@@ -117,13 +118,11 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
             # Twice: what goes wrong within a run ends it before it waits for what all are saving.
             with (
                 leaving_together(InterruptedRunError, refusals=refusals),
-                Run(built, workdir, progress, name, table) as run,
+                Run(built, workdir, progress, name, table, taught_by) as run,
                 leaving_together(InterruptedRunError, refusals=refusals),
             ):
                 run.preemption.listen()
                 run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
-                if FLAGS.cold_start:
-                    run.adopt_cold_start(bucket.local(FLAGS.cold_start))
                 learned = run.reinforce(run.cold_start())
                 if FLAGS.evaluate:
                     run.evaluate("after_sft", run.cold_start())  # read again: RL took its arrays over

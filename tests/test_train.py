@@ -192,14 +192,12 @@ def test_a_saved_tokenizer_of_another_size_is_refused(shortened, workdir, refuse
     assert f"model.vocab_size is 5, the tokenizer {workdir / 'tokenizer.model'} has " in line
 
 
-@pytest.mark.parametrize("which", ["checkpoints", "checkpoints/cold_start"])
-def test_a_checkpoint_that_cannot_be_read_is_refused(shortened, workdir, refused, which):
-    with Checkpoints(workdir / which) as checkpoints:
-        checkpoints.save(7, {"x": np.ones(3)}, {"stage": "sft", "step": 7, "position": 0, "seconds": {}})
-    folder = workdir / which / "latest" / "7"
-    for file in (folder / "record").rglob("metadata"):
-        file.write_bytes(b"\x00")
-    assert f"unreadable checkpoint {folder}: " in refused("--config", shortened, "--workdir", workdir)
+def test_rl_whose_cold_start_is_gone_is_refused(shortened, workdir, refused):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(47, {"x": np.ones(3)}, {"stage": "rl", "step": 7, "position": 0, "seconds": {}})
+    folder = workdir / "checkpoints" / "latest" / "47"
+    line = refused("--config", shortened, "--workdir", workdir)
+    assert f"{folder} is of RL, and the cold start that it began from is gone: give one of the same config" in line
 
 
 def test_a_cold_start_that_is_not_there_is_refused(shortened, workdir, refused, tmp_path):

@@ -1,15 +1,21 @@
 """Saves the state of a run, and restores it exactly.
 
-    checkpoints/latest/<step>/   the last few steps: where a run goes on
-    checkpoints/best/<step>/     the step with the best validation metric: what is evaluated
+    checkpoints/latest/<step>/          the last few steps: where a run goes on
+    checkpoints/best/<step>/            the step with the best validation metric: what is evaluated
+    checkpoints/damaged/latest_<step>/  what could not be read: set aside, and the one before it is used
 
 A save blocks only while the state is copied; a thread then writes it to a temporary folder, which is renamed when it is
 complete. So a process killed at any moment leaves the checkpoint before usable, and half a checkpoint is never seen.
 
 The state, any pytree of JAX and NumPy arrays, is stored as a flat mapping from names such as `params.embed` to arrays:
 what is restored is checked by name, shape and type before a byte of it is read, whatever the containers are, and a part
-(the parameters alone) can be restored. A checksum of each array tells a damaged file from a good one. Orbax is used in
-this file only.
+(the parameters alone) can be restored. A checksum of each array tells a damaged file from a good one, and the record
+that holds them, with all that is no array, has one of its own. Beyond MAX_CHECKSUM_BYTES, and with several processes,
+arrays have none: there a file that is cut, missing or can't be decoded is noticed, a flipped bit of a number is not.
+Orbax is used in this file only.
+
+With several processes all of them read the same step: the first reads the record for all, and arrays that one of them
+can't read are damaged for all.
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ import contextlib
 import dataclasses
 import gc
 import io
+import json
+import logging
 import sys
 import time
 import warnings
@@ -29,6 +37,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+
+from asyncthink_jax.parallel import multihost
+from asyncthink_jax.shown import complain
 
 # Checksums cost about 1 s/GB of blocking time and need all of an array in one process; beyond this they are left out.
 MAX_CHECKSUM_BYTES = 2**30
@@ -45,6 +56,10 @@ class CheckpointError(RuntimeError):
         self.exit_code = exit_code
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is not what was saved."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """What `restore` returns."""
@@ -52,6 +67,8 @@ class Restored:
     step: int
     state: Any  # the tree that was asked for, with arrays in place of the abstract leaves
     metadata: dict[str, Any]  # as given to `save`
+    metric: float | None  # of the best one
+    checksum: int | None  # of all its arrays; None where they have none
     folder: str
 
 
@@ -61,7 +78,9 @@ class Checkpoints:
     Args:
       folder: made if it is missing; may be a `gs://` path.
       keep: how many of the latest steps stay on disk.
-      read_only: nothing is made, saved or cleaned up, so that the run itself may go on meanwhile.
+      read_only: nothing is made, saved, set aside or cleaned up, so that the run itself may go on meanwhile.
+
+    What is damaged is set aside, with a line on stderr, and the one before it is read; with `read_only` it is an error.
     """
 
     def __init__(self, folder: str | epath.PathLike, *, keep: int = 2, read_only: bool = False):
@@ -74,6 +93,7 @@ class Checkpoints:
         except Exception as error:  # each kind of bucket has its own
             code = 1 if "://" in str(folder) else 2
             raise CheckpointError(f"cannot use checkpoint folder {folder}: {_reason(error)}", code) from error
+        self._damaged, self._read_only = folder / "damaged", read_only
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
         """Starts to save `state` (arrays) and `metadata` (JSON) as `step`.
@@ -91,32 +111,82 @@ class Checkpoints:
         _save(self._best, step, state, metadata, metric=metric)
         return True
 
-    def restore(self, abstract_state: Any, *, partial: bool = False) -> Restored | None:
-        """The latest checkpoint, or None if there is none.
+    def restore(self, wanted: Any, *, partial: bool = False) -> Restored | None:
+        """The latest checkpoint that can be read, or None if there is none.
 
         Args:
-          abstract_state: the tree wanted. A leaf is a `jax.ShapeDtypeStruct` (with the sharding to restore to; the
-            first device if it has none), a `jax.Array` (restored to its sharding), or a NumPy array.
+          wanted: the tree wanted. A leaf is a `jax.ShapeDtypeStruct` (with the sharding to restore to; the first device
+            if it has none), a `jax.Array` (restored to its sharding), or a NumPy array. Or a function that says what is
+            wanted of a checkpoint with this metadata; None wants no arrays.
           partial: allows the checkpoint to hold more than is asked for.
 
         Raises:
-          CheckpointError: unreadable, damaged, or saved from another model.
+          CheckpointError: saved from another model, or can't be read just now.
+          DamagedCheckpointError: it is not what was saved, and this is `read_only`.
         """
-        return _restore(self._latest, abstract_state, partial)
+        return self._first_good(self._latest, wanted, partial)
 
-    def restore_best(self, abstract_state: Any, *, partial: bool = False) -> Restored | None:
+    def restore_best(self, wanted: Any, *, partial: bool = False) -> Restored | None:
         """As `restore`, the best checkpoint."""
-        return _restore(self._best, abstract_state, partial)
+        return self._first_good(self._best, wanted, partial)
 
     def latest_metadata(self) -> dict[str, Any] | None:
         """Metadata of the latest checkpoint (which stage to go on with), without its arrays; None if there is none."""
-        record = _record(self._latest)
-        return None if record is None else record["user"]
+        found = self.restore(None, partial=True)
+        return None if found is None else found.metadata
 
     def best_metric(self) -> float | None:
         """The best validation metric so far; None before the first `save_best`."""
-        record = _record(self._best)
-        return None if record is None else record["metric"]
+        found = self.restore_best(None, partial=True)
+        return None if found is None else found.metric
+
+    def _first_good(self, manager: ocp.CheckpointManager, wanted: Any, partial: bool) -> Restored | None:
+        with _saving(manager):
+            manager.wait_until_finished()
+        steps = multihost.on_first(lambda: self._steps(manager))
+        for step, *before in [steps[n:] for n in range(len(steps))]:
+            try:
+                return _restore(manager.directory / str(step), wanted, partial)
+            except DamagedCheckpointError as error:
+                if self._read_only:
+                    raise
+                self._set_aside(manager, step, f"{error}", before)
+        return None
+
+    def _steps(self, manager: ocp.CheckpointManager) -> list[int]:
+        """The steps on disk, the latest first; a file with the name of a step is one too, and damaged."""
+        try:
+            files = [one.name for one in manager.directory.iterdir() if not one.is_dir()]
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise CheckpointError(f"cannot read checkpoint folder {manager.directory}: {_reason(error)}", 1) from error
+        return sorted({*manager.all_steps(), *(int(name) for name in files if name.isdecimal())}, reverse=True)
+
+    def _set_aside(self, manager: ocp.CheckpointManager, step: int, what: str, before: list[int]) -> None:
+        """Moves a damaged checkpoint to where nobody reads it, and says so."""
+        kind = manager.directory.name
+
+        def move() -> str:
+            target, number = self._damaged / f"{kind}_{step}", 1
+            while target.exists():
+                number += 1
+                target = self._damaged / f"{kind}_{step}_{number}"
+            self._damaged.mkdir(parents=True, exist_ok=True)
+            (manager.directory / str(step)).rename(target)
+            return str(target)
+
+        try:
+            target = multihost.on_first(move)
+        except multihost.ProcessError:
+            raise
+        except Exception as error:
+            raise CheckpointError(f"{what}; it can't be moved to {self._damaged}: {_reason(error)}") from error
+        with _quiet():
+            manager.reload()
+        after = f"going on from the one before it, step {before[0]}" if before else "there is none before it"
+        if multihost.is_first():
+            complain(f"warning: {what}; it is kept as {target}; {after}")
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk; raises CheckpointError if a save failed."""
@@ -152,7 +222,20 @@ def _manager(folder: epath.Path, keep: int, read_only: bool) -> ocp.CheckpointMa
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep if writes else None, create=writes, cleanup_tmp_directories=writes
     )
-    return _Manager(folder, options=options, item_names=("state", "record"))
+    with _quiet():
+        return _Manager(folder, options=options, item_names=("state", "record"))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax's complaints about files of its own that nothing here depends on."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 # ----------------------------------------------------------------------------------------------------------- saving
@@ -172,7 +255,7 @@ def _save(
         leaves = _flat(state)
         arrays = {name: _plain(leaf) for name, leaf in leaves.items()}
         with_checksum = jax.process_count() == 1 and sum(a.nbytes for a in arrays.values()) <= MAX_CHECKSUM_BYTES
-        record = {
+        record: dict[str, Any] = {
             "user": dict(metadata),
             "metric": metric,
             "leaves": {
@@ -185,7 +268,8 @@ def _save(
                 for name, leaf in leaves.items()
             },
         }
-        arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(record))
+        sealed = {"record": record, "crc32": _seal(record)}
+        arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(sealed))
         # Unforced, orbax skips a step that is lower than the latest, and says nothing.
         manager.save(step, args=arguments, force=True)
 
@@ -224,46 +308,75 @@ def _checksum(array: Any) -> int:
     return zlib.crc32(host.view(np.uint8).reshape(-1).data if host.ndim else host.tobytes())
 
 
+def _seal(record: Any) -> int:
+    """The checksum of a record, as JSON brings it back."""
+    return zlib.crc32(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode())
+
+
 # -------------------------------------------------------------------------------------------------------- restoring
 
+# What may go wrong with a checkpoint that is whole.
+_PASSING = (MemoryError, PermissionError, ConnectionError, TimeoutError)
+_PASSING_WORDS = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+_PASSING_WORDS += ("Permission denied", "Too many open files", "out of memory")
 
-def _restore(manager: ocp.CheckpointManager, abstract_state: Any, partial: bool) -> Restored | None:
-    record = _record(manager)
-    if record is None:
-        return None
-    step = manager.latest_step()
-    folder = str(manager.directory / str(step))
-    wanted = _flat(abstract_state)
-    _check(folder, record["leaves"], wanted, partial)
 
+def _restore(folder: epath.Path, wanted: Any, partial: bool) -> Restored:
+    # All fare alike: whatever one of them can't read, none has read.
+    told = multihost.on_first(lambda: _tried(folder, lambda: _record(folder)))
+    record = _value(folder, [told])
+    sums = {name: one["crc32"] for name, one in record["leaves"].items()}
+    found = Restored(
+        step=int(folder.name),
+        state=None,
+        metadata=record["user"],
+        metric=record["metric"],
+        checksum=None if None in sums.values() else _seal(sums),
+        folder=str(folder),
+    )
+    tree = wanted(record["user"]) if callable(wanted) else wanted
+    if tree is None:
+        return found
+    leaves = _flat(tree)
+    _check(str(folder), record["leaves"], leaves, partial)
+    read: dict[str, Any] = {}
+    told = _tried(folder, lambda: read.update(_arrays(folder, record["leaves"], leaves)))
+    _value(folder, multihost.told_by_all(told))
+    state = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in leaves])
+    return dataclasses.replace(found, state=state)
+
+
+def _record(folder: epath.Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise DamagedCheckpointError("it is a file, not a folder")
+    saved = ocp.JsonCheckpointHandler().restore(folder / "record")
+    if "record" not in saved and {"user", "metric", "leaves"} == saved.keys():  # of a version that sealed none
+        return dict(saved)
+    if saved.keys() != {"record", "crc32"} or _seal(saved["record"]) != saved["crc32"]:
+        raise DamagedCheckpointError("its record is not what was saved")
+    return dict(saved["record"])
+
+
+def _arrays(folder: epath.Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
+    # By the handler, since orbax's managers and checkpointers wait for the other processes, which may have failed.
+    handler = ocp.PyTreeCheckpointHandler()
     arguments = ocp.args.PyTreeRestore(
         abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
     )
-    arrays = _read(folder, lambda: manager.restore(step, args=ocp.args.Composite(state=arguments))["state"])
+    arrays = handler.restore(folder / "state", args=arguments)
     for name, array in arrays.items():
-        crc32 = record["leaves"][name]["crc32"]
+        crc32 = saved[name]["crc32"]
         if crc32 is not None and getattr(array, "is_fully_addressable", True) and _checksum(array) != crc32:
-            raise CheckpointError(f"damaged checkpoint {folder}: {name} is not what was saved; remove the folder")
+            raise DamagedCheckpointError(f"{name} is not what was saved")
     for name in wanted:
-        if (impl := record["leaves"][name]["key_impl"]) is not None:
+        if (impl := saved[name]["key_impl"]) is not None:
             arrays[name] = jax.random.wrap_key_data(arrays[name], impl=impl)
-    state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
-    return Restored(step=step, state=state, metadata=record["user"], folder=folder)
+    return arrays
 
 
-def _record(manager: ocp.CheckpointManager) -> dict[str, Any] | None:
-    with _saving(manager):
-        manager.wait_until_finished()
-    step = manager.latest_step()
-    if step is None:
-        return None
-    arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
-    return _read(str(manager.directory / str(step)), lambda: manager.restore(step, args=arguments)["record"])
-
-
-def _read(folder: str, read: Callable[[], Any]) -> Any:
-    """What `read` returns; turns whatever goes wrong into one line.
+def _tried(folder: epath.Path, read: Callable[[], Any]) -> dict[str, Any]:
+    """What `read` returns as "value", or in one line as "damage" or "failure" what went wrong.
 
     Where one array can't be read, orbax abandons the reads of all others, which end a moment later and then print a
     traceback each, some when they are collected: hence the silence, the pause and the collection.
@@ -273,22 +386,37 @@ def _read(folder: str, read: Callable[[], Any]) -> Any:
         with contextlib.redirect_stderr(io.StringIO()):
             sys.unraisablehook = lambda _: None
             try:
-                return read()
+                return {"value": read()}
             except Exception as error:
                 reason = _reason(error)
+                passing = isinstance(error, _PASSING) or any(word in str(error) for word in _PASSING_WORDS)
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             with warnings.catch_warnings(action="ignore"):
                 for _ in range(3):  # out of the except block, where the error would keep them alive
                     time.sleep(0.1)
                     gc.collect()
     finally:
         sys.unraisablehook = hook
-    raise CheckpointError(f"unreadable checkpoint {folder}: {reason}; remove the folder to use the one before")
+    return {"failure" if passing else "damage": reason}
+
+
+def _value(folder: epath.Path, told: list[dict[str, Any]]) -> Any:
+    """What all processes have read, or the error of the first that could not."""
+    for one in told:
+        if "failure" in one:
+            raise CheckpointError(f"unreadable checkpoint {folder}: {one['failure']}", 1)
+    for one in told:
+        if "damage" in one:
+            raise DamagedCheckpointError(f"damaged checkpoint {folder}: {one['damage']}")
+    return told[0]["value"]
 
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    text = text.split(" See full TensorStore details")[0]
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+    text = text.split(" See full TensorStore details")[0][:160].rstrip(".")
+    if isinstance(error, CheckpointError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _check(folder: str, saved: Mapping[str, Any], wanted: Mapping[str, Any], partial: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.training import bucket
-from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
+from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 from asyncthink_jax.training.experiment import Experiment
 
 
@@ -22,16 +22,27 @@ def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
     Raises CheckpointError if there is none, or if it can't be read.
     """
     wanted = experiment.abstract_params()
-    if which == "cold_start":
-        with cold_start_checkpoints(workdir, read_only=True) as checkpoints:
-            found = checkpoints.restore(wanted)
-    else:
-        with Checkpoints(bucket.checkpoints(workdir), read_only=True) as checkpoints:
-            if which == "best":
+    with (
+        Checkpoints(bucket.checkpoints(workdir), read_only=True) as checkpoints,
+        cold_start_checkpoints(workdir, read_only=True) as cold_start,
+    ):
+        try:
+            if which == "cold_start":
+                found = cold_start.restore(wanted)
+            elif which == "best":
                 found = checkpoints.restore_best(wanted)
             else:
                 state = checkpoints.restore({"params": wanted}, partial=True)
                 found = None if state is None else dataclasses.replace(state, state=state.state["params"])
+        except DamagedCheckpointError as error:
+            raise CheckpointError(f"{error}; {_LOST[which]}") from error
     if found is None:
         raise CheckpointError(f"{workdir} has no checkpoint {which!r} yet")
     return found.state
+
+
+_LOST = {
+    "best": "the parameters with the best validation reward are lost: --checkpoint latest takes those of the last step",
+    "latest": "the command that trained the run goes on from the one before it; --checkpoint best may still be whole",
+    "cold_start": "--checkpoint best or latest takes what RL has made of it",
+}

@@ -10,7 +10,7 @@ wait, and the resumed run samples the same episodes again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
 from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training import bucket, sft
-from asyncthink_jax.training.checkpoint import Checkpoints
+from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
 from asyncthink_jax.training.evaluation import evaluate, means, play, summary
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.optimizer import make_optimizer
@@ -52,43 +52,52 @@ class Run:
         progress: shows what is done.
         name: of the run's rows in results.json, and of its folder under `eval/`.
         results: folder of the results.json that the rows go into; default `workdir`.
+        taught_by: folder of a run of the same model whose cold start is taken, unless this one has one already.
 
     With several processes all of them call the same methods; the first alone writes files, beside the checkpoints.
     Where the run is asked to stop, they raise InterruptedRunError: what is done is saved, and the same command goes on.
     """
 
     def __init__(
-        self, experiment: Experiment, workdir: Path, progress: Progress, name: str, results: Path | None = None
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        progress: Progress,
+        name: str,
+        results: Path | None = None,
+        taught_by: Path | None = None,
     ):
         self.experiment, self.config, self.workdir, self.progress = experiment, experiment.config, workdir, progress
-        self.name, self.results = name, results or workdir
+        self.name, self.results, self.taught_by = name, results or workdir, taught_by
         with ExitStack() as opened:  # closed at once if one of them can't be opened
             folder = bucket.checkpoints(workdir)
             self.checkpoints = opened.enter_context(Checkpoints(folder, keep=self.config.checkpoint.keep))
             self.cold_start_checkpoint = opened.enter_context(cold_start_checkpoints(workdir))
-            self.saved = self.checkpoints.latest_metadata() or {"stage": "sft", "step": 0, "position": 0, "seconds": {}}
-            self.seconds: dict[str, float] = dict(self.saved["seconds"])
-            self.metrics: MetricsWriter | None = None
-            if is_first():
-                self.metrics = opened.enter_context(MetricsWriter(workdir, self.saved["position"]))
             self._opened = opened.pop_all()
+        self.seconds: dict[str, float] = {}
+        self.metrics: MetricsWriter | None = None  # of the first process, once it is known what of them counts
         self.preemption = Preemption()
+        self._begun = False
+        self._start: int | None = None  # checksum of the cold start
 
     # ------------------------------------------------------------------------------------------------ stage 1
 
     def cold_start(self) -> Params:
-        """Supervised training on demonstrations. Returns the parameters that RL starts from."""
+        """Supervised training on demonstrations, or what it has come to. Returns the parameters that RL starts from.
+
+        Raises CheckpointError where RL has begun from a cold start that is no more.
+        """
         config, experiment = self.config.sft, self.experiment
-        finished = self.cold_start_checkpoint.restore(self.experiment.abstract_params())
+        finished = self.cold_start_checkpoint.restore(experiment.abstract_params()) or self._adopted()
         if finished is not None:
             return finished.state
         optimizer = make_optimizer(config, config.steps)
         batches = pipeline.demonstration_iterator(
             experiment.demonstrations, config.rows, config.row_length, self.config.seed
         )
-        if self.saved["step"]:
-            first, state = self._restore(optimizer)
-            batches.set_state(self.saved["data"])
+        found = self._resume("sft", optimizer, batches)
+        if found is not None:
+            first, state = found.metadata["step"], found.state
         else:
             first, state = 0, new_state(experiment.new_params(), optimizer, experiment.mesh)
         loss = sft.make_loss(experiment.model, config)
@@ -111,22 +120,23 @@ class Run:
                 if stops:
                     raise InterruptedRunError
         self.checkpoints.wait()
-        self.cold_start_checkpoint.save(config.steps, state.params, {"seconds": self.seconds})
+        position = on_first(lambda: self.metrics.position if self.metrics is not None else 0)
+        self.cold_start_checkpoint.save(config.steps, state.params, {"seconds": self.seconds, "position": position})
         self.cold_start_checkpoint.wait()
         return state.params
 
-    def adopt_cold_start(self, other: Path) -> None:
-        """Takes the cold start of another run of the same model instead of training one, unless it has one already."""
-        metadata = self.cold_start_checkpoint.latest_metadata()
-        if metadata is None:
-            with cold_start_checkpoints(other, read_only=True) as checkpoints:
-                found = checkpoints.restore(self.experiment.abstract_params())
-            if found is None:
-                raise FileNotFoundError(f"no finished cold start in {other}")
-            metadata = found.metadata
-            self.cold_start_checkpoint.save(found.step, found.state, metadata)
-            self.cold_start_checkpoint.wait()
-        self.seconds = {**metadata["seconds"], **self.seconds}
+    def _adopted(self) -> Restored | None:
+        """The cold start of the run `taught_by`, now also one's own."""
+        if self.taught_by is None:
+            return None
+        with cold_start_checkpoints(self.taught_by, read_only=True) as checkpoints:
+            found = checkpoints.restore(self.experiment.abstract_params())
+        if found is None:
+            raise CheckpointError(f"no finished cold start in {self.taught_by}")
+        seconds = {"sft": found.metadata["seconds"].get("sft", 0.0)}
+        self.cold_start_checkpoint.save(found.step, found.state, {"seconds": seconds, "position": 0})
+        self.cold_start_checkpoint.wait()
+        return found
 
     # ------------------------------------------------------------------------------------------------ stage 2
 
@@ -138,17 +148,21 @@ class Run:
         optimizer = make_optimizer(config, config.iterations * config.optimizer_steps)
         reference = jax.tree.map(lambda x: x.copy(), start) if config.kl else None
         problems = pipeline.problem_iterator(experiment.splits["train"], self.config.seed)
-        if self.saved["stage"] == "rl":
-            del start  # before another state takes its place
-            first, state = self._restore(optimizer)
-            problems.set_state(self.saved["data"])
+        held = [start]  # until another state takes its place
+        del start
+        found = self._resume("rl", optimizer, problems, held.clear)
+        taught = self.cold_start_checkpoint.restore(None)
+        self._start = None if taught is None else taught.checksum
+        if found is not None:
+            first, state, validates = found.metadata["step"], found.state, found.metadata.get("validates")
         else:
-            first, state = 0, new_state(start, optimizer, experiment.mesh)
+            start = held.pop() if held else self.cold_start()
+            first, state, validates = 0, new_state(start, optimizer, experiment.mesh), False
         update = Update(self.experiment, optimizer, reference)
         on_disk = first  # the iteration that a resume would go on from
         with self._timed("rl"):
             # Orbax can't save a step twice: this validation is made once more where the next rollout is given up.
-            if first and self.saved.get("validates") and not self._validate(first, state):
+            if first and validates and not self._validate(first, state):
                 raise InterruptedRunError
             for number in range(first + 1, config.iterations + 1):
                 before = problems.get_state()
@@ -280,12 +294,57 @@ class Run:
         if is_first():
             bucket.send(self.workdir)  # before the checkpoint, which counts on it
         own = {"position": self.metrics.position, "seconds": self.seconds} if self.metrics is not None else {}
-        common = {"stage": stage, "step": number, "data": data, "validates": validates}
+        common = {"stage": stage, "step": number, "data": data, "validates": validates, "cold_start": self._start}
         # The same for all: which process writes it is up to orbax.
         self.checkpoints.save(step, state, common | on_first(lambda: own))
 
-    def _restore(self, optimizer: Any) -> tuple[int, TrainState]:
-        wanted = abstract_state(self.experiment.abstract_params(), optimizer, self.experiment.mesh)
-        restored = self.checkpoints.restore(wanted)
-        assert restored is not None
-        return restored.metadata["step"], restored.state
+    def _resume(
+        self, stage: str, optimizer: Any, data: Any, before_reading: Callable[[], None] = lambda: None
+    ) -> Restored | None:
+        """What a stage goes on from, None if it begins; `data`, its iterator, and the metrics are set to that point.
+
+        Raises CheckpointError if what is saved is no point of this stage, or of none that this run has.
+        """
+        if self._begun:  # the stage before has ended just now
+            return None
+
+        def wanted(saved: dict[str, Any]) -> TrainState | None:
+            if saved["stage"] != stage:
+                return None
+            before_reading()
+            return abstract_state(self.experiment.abstract_params(), optimizer, self.experiment.mesh)
+
+        found, taught = self.checkpoints.restore(wanted), self.cold_start_checkpoint.restore(None)
+        if found is not None:
+            self._check_fits(found, taught)
+        for record in filter(None, (taught, found)):
+            self.seconds |= record.metadata["seconds"]
+        if is_first():
+            # Where the last of the cold start's steps are damaged, its end is still there.
+            position = max((record.metadata.get("position", 0) for record in (taught, found) if record), default=0)
+            self.metrics = self._opened.enter_context(MetricsWriter(self.workdir, position))
+        self._begun = True
+        if found is None or found.metadata["stage"] != stage:
+            return None
+        try:
+            data.set_state(found.metadata["data"])
+        except Exception as error:
+            raise CheckpointError(f"checkpoint {found.folder} does not fit: its place in the data is none") from error
+        return found
+
+    def _check_fits(self, found: Restored, taught: Restored | None) -> None:
+        """Raises CheckpointError for a checkpoint that is no point of this run, or that can't be gone on from."""
+        stage, number = found.metadata["stage"], found.metadata["step"]
+        sft, rl = self.config.sft.steps, self.config.rl.iterations
+        before, steps = (sft, rl) if stage == "rl" else (0, sft)
+        if found.step != before + number or number > steps:
+            raise CheckpointError(f"checkpoint {found.folder} does not fit: it is of {stage} step {number} of {steps}")
+        if stage == "rl" and taught is None:
+            raise CheckpointError(
+                f"{found.folder} is of RL, and the cold start that it began from is gone: give one of the same config "
+                "by --cold_start; this command with another --workdir and --config.rl.iterations=0 trains it again"
+            )
+        if stage == "rl" and taught is not None:
+            was, now = found.metadata.get("cold_start"), taught.checksum
+            if None not in (was, now) and was != now:
+                raise CheckpointError(f"{found.folder} began from another cold start than that in {taught.folder}")

@@ -43,9 +43,9 @@ class Trained:
     logprobs: np.ndarray  # of all sampled tokens
 
 
-def run_of(config, workdir, mesh):
+def run_of(config, workdir, mesh, taught_by=None):
     progress = Progress({"sft": config.sft.steps, "rl": config.rl.iterations}, quiet=True)
-    return Run(build(config, workdir, mesh), workdir, progress, "async")
+    return Run(build(config, workdir, mesh), workdir, progress, "async", taught_by=taught_by)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,8 @@ def trained(taught, tmp_path_factory):
         first, second = tmp_path_factory.mktemp("cold_start"), tmp_path_factory.mktemp("rl")
         with run_of(CONFIG, first, mesh) as run:
             run.cold_start()
-        with run_of(CONFIG, second, mesh) as run, pytest.MonkeyPatch.context() as patch:
+        with run_of(CONFIG, second, mesh, taught) as run, pytest.MonkeyPatch.context() as patch:
             patch.setattr(run_lib, "play", recorded)
-            run.adopt_cold_start(taught)
             run.reinforce(run.cold_start())
             tokenizer = run.experiment.tokenizer
         episodes = [episode for one in played for episode in one.episodes]

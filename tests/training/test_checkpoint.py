@@ -1,7 +1,9 @@
 """Checkpoints: what is saved comes back, a kill leaves the one before, what is wrong is told in one line."""
 
+import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
@@ -160,50 +163,125 @@ def test_a_checkpoint_of_another_model_is_one_line(tmp_path, change, says):
     assert says in line and str(tmp_path / "latest" / "1") in line
 
 
-def largest_file(folder: pathlib.Path) -> pathlib.Path:
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def truncate(folder: pathlib.Path):
-    path = largest_file(folder)
+def truncate(path: pathlib.Path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flip_a_bit(folder: pathlib.Path):
-    path = largest_file(folder)
+def flip_a_bit(path: pathlib.Path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
-def empty_the_record(folder: pathlib.Path):
-    for path in (folder / "record").iterdir():
-        path.write_bytes(b"")
+def empty(path: pathlib.Path):
+    path.write_bytes(b"")
 
 
-def remove_the_arrays(folder: pathlib.Path):
-    for path in (folder / "state").rglob("*"):
-        if path.is_file():
-            path.unlink()
+def remove(path: pathlib.Path):
+    path.unlink()
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty_the_record, remove_the_arrays])
-def test_a_damaged_checkpoint_is_one_line_that_names_its_folder(tmp_path, capfd, damage):
-    state = save(tmp_path, 1, 2)
-    folder = tmp_path / "latest" / "2"
-    damage(folder)
-    capfd.readouterr()
-    with Checkpoints(tmp_path) as checkpoints:
-        line = error_line(lambda: checkpoints.restore(abstract(state)))
-    assert str(folder) in line
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """Two steps whose numbers differ, as {step: state}, and their folder."""
+    folder = tmp_path_factory.mktemp("two")
+    states = {step: make_state(step, size=10) for step in (1, 2)}
+    with Checkpoints(folder) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(step, state, {"step": step, "position": 10 * step})
+    return folder, states
+
+
+@pytest.mark.parametrize("damages", [(flip_a_bit,), (truncate, empty, remove)], ids=["flipped", "cut"])
+def test_whatever_file_is_damaged_the_state_is_that_of_the_step_or_of_the_one_before(
+    two_steps, tmp_path, capfd, damages
+):
+    source, states = two_steps
+    used = {1: 0, 2: 0}
+    for number, path in enumerate(files(source / "latest" / "2")):
+        folder = shutil.copytree(source, tmp_path / str(number))
+        damages[number % len(damages)](folder / path.relative_to(source))
+        with Checkpoints(folder) as checkpoints:
+            restored = checkpoints.restore(abstract(states[1]))
+        assert restored.metadata == {"step": restored.step, "position": 10 * restored.step}
+        assert_equal(restored.state, states[restored.step])
+        assert (folder / "damaged" / "latest_2").exists() == (restored.step == 1)
+        said = capfd.readouterr().err
+        if restored.step == 1:
+            assert said.startswith(f"warning: damaged checkpoint {folder / 'latest' / '2'}: ") and said.count("\n") == 1
+        else:  # it was a file that orbax writes, and that nothing depends on
+            assert said == ""
+        used[restored.step] += 1
+    assert used[1] >= 4 and used[2] >= 4
+
+
+@pytest.mark.parametrize("what", ["a file in its place", "an empty folder", "no arrays", "no record"])
+def test_a_step_that_is_none_is_set_aside_and_can_be_saved_again(two_steps, tmp_path, what):
+    source, states = two_steps
+    folder = shutil.copytree(source, tmp_path / "run")
+    step = folder / "latest" / "2"
+    if what.startswith("no "):
+        shutil.rmtree(step / {"no arrays": "state", "no record": "record"}[what])
+    else:
+        shutil.rmtree(step)
+        step.touch() if what == "a file in its place" else step.mkdir()
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_metadata()["position"] == 10 or what == "no arrays"
+        assert checkpoints.restore(abstract(states[1])).step == 1
+        checkpoints.save(2, states[2], {"step": 2})
+        assert_equal(checkpoints.restore(abstract(states[1])).state, states[2])
+    assert (folder / "damaged" / "latest_2").exists()
+
+
+def test_who_only_reads_is_told_of_the_damage_and_moves_nothing(two_steps, tmp_path, capfd):
+    source, states = two_steps
+    folder = shutil.copytree(source, tmp_path / "run")
+    step = folder / "latest" / "2"
+    remove(step / "state" / "manifest.ocdbt")
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        line = error_line(lambda: checkpoints.restore(abstract(states[1])))
+    assert line.startswith(f"damaged checkpoint {step}: ") and step.exists()
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_the_folder_of_a_damaged_checkpoint_can_be_removed_to_go_on_from_the_one_before(tmp_path):
-    state = save(tmp_path, 1, 2)
-    (tmp_path / "latest" / "2").rename(tmp_path / "damaged")
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(abstract(state)).step == 1
+def test_what_is_damaged_again_finds_the_name_taken(two_steps, tmp_path):
+    source, _ = two_steps
+    folder = shutil.copytree(source, tmp_path / "run")
+    for count in (1, 2):
+        with Checkpoints(folder) as checkpoints:
+            empty(folder / "latest" / "2" / "record" / "metadata")
+            assert checkpoints.latest_metadata()["step"] == 1
+            checkpoints.save(2, make_state(2, size=10), {"step": 2})
+        assert len(list((folder / "damaged").iterdir())) == count
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError("no memory left"), ValueError("UNAVAILABLE: the bucket"), PermissionError("not yours")]
+)
+def test_what_may_be_passing_is_no_damage(two_steps, tmp_path, monkeypatch, failure):
+    source, states = two_steps
+    folder = shutil.copytree(source, tmp_path / "run")
+
+    def fails(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", fails)
+    with Checkpoints(folder) as checkpoints:
+        assert f"unreadable checkpoint {folder}" in error_line(lambda: checkpoints.restore(abstract(states[1])))
+    assert (folder / "latest" / "2").exists()
+
+
+def test_a_record_of_a_version_that_sealed_none_is_read(two_steps, tmp_path):
+    source, states = two_steps
+    folder = shutil.copytree(source, tmp_path / "run")
+    path = folder / "latest" / "2" / "record" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text())["record"]))
+    with Checkpoints(folder) as checkpoints:
+        assert_equal(checkpoints.restore(abstract(states[1])).state, states[2])
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
