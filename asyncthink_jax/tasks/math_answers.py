@@ -1,91 +1,69 @@
-"""What counts in an answer to a problem of mathematics, and whether two of them are equal.
+r"""What counts in an answer to a problem of mathematics, and whether two of them are equal.
 
-Equal texts and numbers are seen at once; the rest is asked of math-verify, in a process of its own (`math_grader.py`).
+The known answer decides how another one is read:
+
+    known answer                  the other one is right if
+    text, letter of a choice      it is the same text, whatever its type and case
+    number, also with a unit      it is the same rational number, exactly; a unit may be left out, but be no other one
+    pair, interval, set, list     it has the same brackets and equal parts, in any order in a set or a list
+    x = ..                        it is equal to the right-hand side, alone or behind the same symbol
+    ratio, time                   it has the same numbers between its colons
+    all else                      math-verify reads both, in a process of its own (`math_grader.py`), and they are equal
 """
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
+from asyncthink_jax.tasks import answer_text, quantities
 from asyncthink_jax.tasks.math_grader import Grader
+from asyncthink_jax.tasks.quantities import number as number
 
 MAX_CHARACTERS = 1000  # of what counts in an answer; a longer one is wrong and not looked at
+MAX_PARTS = 24  # of a set, a list, ..: one with more is equal to the same text alone
+MAX_DEPTH = 3  # of sets of pairs of ..
 
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
-_PREFIX = re.compile(r"(?:the )?(?:final |correct )?answer(?: is\b|:| =)[: ]*", re.IGNORECASE)
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
-_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _ONE_FORMULA = re.compile(r"[^$]*(?<!\\)\$([^$]+)(?<!\\)\$[^$]*")
-# What sympy's LaTeX doesn't know, in its words.
-_CHARACTERS = str.maketrans(
+# Signs that stand for LaTeX commands, some of them as words.
+_SIGNS = str.maketrans(
     {
-        "\N{MINUS SIGN}": "-",
-        "\N{EN DASH}": "-",
-        "\N{FRACTION SLASH}": "/",
-        "\N{NO-BREAK SPACE}": " ",
-        "\N{SUPERSCRIPT TWO}": "^2",
-        "\N{SUPERSCRIPT THREE}": "^3",
-        "\N{DEGREE SIGN}": r"^\circ",
-        "\N{INFINITY}": r"\infty",
+        "\N{INFINITY}": r"\infty ",
+        "\N{PLUS-MINUS SIGN}": r"\pm ",
+        "\N{EMPTY SET}": r"\emptyset ",
+        "\N{UNION}": r"\cup ",
+        "\N{GREEK SMALL LETTER PI}": r"\pi ",
+        "\N{GREEK SMALL LETTER THETA}": r"\theta ",
+        "\N{ELEMENT OF}": r"\in ",
     }
 )
 _ROOT = re.compile(r"√\s*(\d+|\w)?")
+_ROOT_OF = re.compile(r"(?<![\\A-Za-z])sqrt\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+))")
 _PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")
-_WHOLE = r"\d{1,3}(?:(?:,|\{,\}|\\,|\\!)\d{3})+|\d+"  # 1,234 and 1{,}234 too
-_DECIMAL = re.compile(rf"([+-]?)\s*(?=[.\d])({_WHOLE})?(?:\.(\d+))?", re.ASCII)
-_FRACTION = re.compile(r"([+-]?)\s*(?:\\[dt]?frac\s*(?:\{(\d+)\}\s*\{(\d+)\}|(\d)(\d))|(\d+)\s*/\s*(\d+))", re.ASCII)
+_INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf)(?![a-zA-Z])", re.IGNORECASE)
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
 
 def final(answer: str) -> str | None:
     """What counts of an answer: what its last box holds, or its only formula, or all of it. None if that is too long.
 
     A sentence around it doesn't count as an answer, so that none can be guessed by naming many; but "the answer is" and
-    a unit in words are no matter, nor is bold type, nor reasoning before `####`, behind which some datasets have it.
+    a unit in words are no matter, nor is what only dresses it (`answer_text.py`), nor reasoning before `####`, behind
+    which some datasets have it.
     """
     if len(answer) > 64 * MAX_CHARACTERS:
         return None
-    boxes = list(_BOX.finditer(answer))
-    text = _closed(answer, boxes[-1].end()) if boxes else answer.rsplit("####", 1)[-1]
-    text = _BOLD.sub(r"\1", text).strip().removesuffix(".")
-    text = text[match.end() :] if (match := _PREFIX.match(text)) else text
-    for opening, closing in _WRAPPERS:
-        inner = text[len(opening) : -len(closing)]
-        if text == opening + inner + closing and opening not in inner:
-            text = inner
+    text = answer_text.clean(answer.rsplit("####", 1)[-1] if r"\boxed" not in answer else answer)
     if match := _ONE_FORMULA.fullmatch(text):
-        text = match[1]
-    text = " ".join(text.translate(_CHARACTERS).split())
+        text = answer_text.clean(match[1])
+    text = " ".join(text.translate(_SIGNS).split())
     if len(text) > MAX_CHARACTERS:
         return None
-    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1]}}}" if match[1] else r"\sqrt", text)
-    return _PI.sub(r"\\pi", text)
-
-
-def _closed(text: str, start: int) -> str:
-    """From `start` to the brace that closes what was opened before; to the end, if none does."""
-    depth = 1
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if not depth:
-            return text[start:place]
-    return text[start:]
-
-
-def number(text: str) -> Fraction | None:
-    """The value of an integer, a decimal number or a plain fraction, as text or in LaTeX; None for all else."""
-    if match := _DECIMAL.fullmatch(text):
-        sign, whole, after = (group or "" for group in match.groups())
-        value = Fraction(int(re.sub(r"\D", "", whole) + after), 10 ** len(after))
-    elif match := _FRACTION.fullmatch(text):
-        sign, *parts = match.groups()
-        above, below = (int(part) for part in parts if part is not None)
-        if not below:
-            return None
-        value = Fraction(above, below)
-    else:
-        return None
-    return -value if sign == "-" else value
+    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1]}}}" if match[1] else "sqrt", text)
+    text = _ROOT_OF.sub(lambda match: rf"\sqrt{{{match[1] or match[2] or match[3]}}}", text).replace("√", r"\sqrt")
+    text = re.sub(r"\\text\s*\{\s*([ie])\s*\}", r"\1", text)
+    text = _INFINITY.sub(r"\\infty", _PI.sub(r"\\pi", text))
+    return text[1:].strip() if text.startswith("=") else text
 
 
 def equal(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
@@ -93,24 +71,7 @@ def equal(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
 
     None where that can't be said in time. Raises RuntimeError if math-verify can't be asked (`math_grader.py:Grader`).
     """
-    known = [_at_once(gold, answer) for gold, answer in pairs]
-    asked = [pair for pair, verdict in zip(pairs, known, strict=True) if verdict is None]
-    verdicts = iter(_grader().equal(asked) if asked else ())
-    return [next(verdicts) if verdict is None else verdict for verdict in known]
-
-
-def _at_once(gold: str, answer: str) -> bool | None:
-    """The verdict on what needs no algebra: equal texts, equal numbers, two whole numbers; None = not known."""
-    if gold == answer:
-        return True
-    if not answer:
-        return False
-    values = number(gold), number(answer)
-    if values[0] is None or values[1] is None:
-        return None
-    if values[0] == values[1]:
-        return True
-    return False if values[0].denominator == values[1].denominator == 1 else None
+    return [_verdict(gold, answer) for gold, answer in pairs]
 
 
 def majority(answers: Sequence[str]) -> str | None:
@@ -133,3 +94,259 @@ def majority(answers: Sequence[str]) -> str | None:
 def _grader() -> Grader:
     """Of this process. It starts nothing before it is asked."""
     return Grader()
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+class _OutOfTimeError(Exception):
+    pass
+
+
+def _verdict(gold: str, answer: str) -> bool | None:
+    try:
+        return _equal(gold.strip(), answer.strip(), quantities.says_euler(gold))
+    except _OutOfTimeError:
+        return None
+
+
+def _equal(gold: str, answer: str, euler: bool, depth: int = 0) -> bool:
+    """Whether they are equal; raises _OutOfTimeError where the grader can't say it."""
+    gold, answer = _peeled(gold), _peeled(answer)
+    if gold == answer or not answer:
+        return gold == answer
+    if (words := _words(gold)) is not None:
+        return words == _words(answer, is_gold=False)
+    if (clock := _clock(gold)) is not None:
+        return _same_clock(clock, _clock(answer))
+    gold, answer = _sides(gold, answer)
+    if answer == "":
+        return False
+    known, other = (_quantity(text, euler) for text in (gold, answer))
+    if known is not None and other is not None:
+        return _same_quantity(known, other)
+    if depth < MAX_DEPTH and (verdict := _same_shape(gold, answer, euler, depth)) is not None:
+        return verdict
+    (gold, one), (answer, two) = (quantities.with_unit(text, euler) for text in (gold, answer))
+    if one != two and ("%" in (one, two) or None not in (one, two)):
+        return False
+    return gold == answer or _asked(_latex(gold, euler), _latex(answer, euler))
+
+
+def _asked(gold: str | None, answer: str | None) -> bool:
+    if gold is None or answer is None:
+        return False
+    verdict = _grader().equal([(gold, answer)])[0]
+    if verdict is None:
+        raise _OutOfTimeError
+    return verdict
+
+
+# ----------------------------------------------------------------------------------------------- words, clocks, numbers
+
+_LETTER = re.compile(r"\(?([A-J])\)?")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z]*(?:[ .,'-]+(?:[A-Za-z]+|\d+))*\.?")
+_TIME = re.compile(r"(\d+(?:\s*:\s*\d+)+)\s*([ap])?\.?\s*(?:m\b\.?)?", re.IGNORECASE)
+
+
+def _words(text: str, is_gold: bool = True) -> str | None:
+    """A letter of a choice, or words, in their plain form; None for what can be mathematics."""
+    plain = " ".join(_TEXT.sub(r" \1 ", text).replace("{", "").replace("}", "").split())
+    if match := _LETTER.fullmatch(plain):
+        return match[1]
+    if not is_gold:
+        return plain.casefold().rstrip(".")
+    longest = max(map(len, re.findall("[A-Za-z]+", plain)), default=0)
+    is_text = plain != " ".join(text.split()) and longest > 1
+    if _WORDS.fullmatch(plain) and (
+        is_text or longest > 3 or (" " in plain and longest > 2) or plain.casefold() == "no"
+    ):
+        return plain.casefold().rstrip(".")
+    return None
+
+
+def _clock(text: str) -> tuple[list[int], str] | None:
+    """The numbers of a ratio or a time of day, and a or p of the latter."""
+    text = re.sub(r"(\d)\s+to\s+(\d)", r"\1:\2", " ".join(_TEXT.sub(r" \1 ", text).split()))
+    match = _TIME.fullmatch(text) if text.isascii() else None
+    return match and ([int(part) for part in match[1].split(":")], (match[2] or "").lower())
+
+
+def _same_clock(gold: tuple[list[int], str], answer: tuple[list[int], str] | None) -> bool:
+    return answer is not None and gold[0] == answer[0] and (answer[1] in ("", gold[1]) or not gold[1])
+
+
+def _quantity(text: str, euler: bool) -> tuple[Fraction, str | None] | None:
+    body, unit = quantities.with_unit(quantities.multiplied(text), euler)
+    value = quantities.number(body, euler)
+    return None if value is None else (value, unit)
+
+
+def _same_quantity(gold: tuple[Fraction, str | None], answer: tuple[Fraction, str | None]) -> bool:
+    """A percentage is a hundredth of its number, and the number itself where percents were asked for."""
+    (value, unit), (other, other_unit) = gold, answer
+    if unit == other_unit:
+        return value == other
+    if unit == "%":
+        return other_unit is None and other in (value, value / 100)
+    if other_unit == "%":
+        return unit is None and (value == other / 100 or (value == other and abs(value) >= 1))
+    return value == other and None in (unit, other_unit)
+
+
+# --------------------------------------------------------------------------------------------------------------- shapes
+
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+_AND = re.compile(r"\s*(?:,\s*)?(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*|\s*;\s*")
+_SYMBOL = re.compile(r"\\?[A-Za-z]+(?:_(?:\w|\{\w+\}))?(?:\([A-Za-z]\))?")
+_RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant)(?![A-Za-z])|!=")
+
+
+def _same_shape(gold: str, answer: str, euler: bool, depth: int) -> bool | None:
+    """The verdict on what has parts; None if the known answer has none."""
+    shape, parts = _shape(gold)
+    other_shape, other = _shape(answer)
+    if shape == "":
+        if other_shape == "" or _RELATION.search(gold) or r"\begin" in gold + answer:
+            return None
+        return False
+    if shape in ("()", "[]", "(]", "[)") and _RELATION.search(answer):
+        return None
+    in_any_order = shape in ("{}", ",", "U")
+    if other_shape == "":
+        if shape != "{}" or len(parts) != 1:
+            return False
+        other = [answer]
+    elif shape != other_shape and not {shape, other_shape} <= {"{}", ","}:
+        return False
+    if len(parts) != len(other) or len(parts) > MAX_PARTS:
+        return False
+    if in_any_order and len({_label(part) for part in parts}) == len(parts) > 1 and not any(map(_label, other)):
+        in_any_order = False  # x = 1, y = 2
+    if not in_any_order:
+        return all(_equal(*pair, euler, depth + 1) for pair in zip(parts, other, strict=True))
+    left = list(other)
+    for part in parts:
+        same = next((one for one in left if _equal(part, one, euler, depth + 1)), None)
+        if same is None:
+            return False
+        left.remove(same)
+    return True
+
+
+def _shape(text: str) -> tuple[str, list[str]]:
+    """(brackets, parts): `{}` of a set, `,` of a list, `U` of a union; "" for what has no parts."""
+    text = match[1] if (match := _TEXT.fullmatch(text)) else text
+    text = _AND.sub(", ", text)
+    if text in (r"\{\}", "{}", r"\emptyset", "empty set"):
+        return "{}", []
+    union = list(_split(text, r"\cup"))
+    if len(union) > 1:
+        return "U", union
+    parts = list(_split(text, ","))
+    if len(parts) > 1 and quantities.number(text) is None:
+        return ",", parts
+    if r"\pm" in text:
+        return ",", [text.replace(r"\pm", sign).lstrip("+ ") for sign in "+-"]
+    inner = text.replace(r"\{", "{").replace(r"\}", "}")
+    if inner[:1] not in _CLOSING or inner[-1:] not in _CLOSING.values() or not _is_one(inner):
+        return "", [text]
+    parts = list(_split(inner[1:-1], ","))
+    if inner[0] == "{" and inner[-1] == "}":
+        return "{}", parts
+    return (inner[0] + inner[-1], parts) if len(parts) > 1 else ("", [text])
+
+
+def _peeled(text: str) -> str:
+    """`text` without brackets around all of it that hold one part."""
+    while text[:1] in ("(", "{") and text[-1:] == _CLOSING[text[0]] and _is_one(text):
+        inner = text[1:-1].strip()
+        if not inner or _LETTER.fullmatch(text) or len(list(_split(inner, ","))) > 1:
+            break
+        text = inner
+    return text
+
+
+def _is_one(text: str) -> bool:
+    """Whether its first bracket is closed by its last character."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0:
+            return place == len(text) - 1
+    return False
+
+
+def _split(text: str, separator: str) -> Iterator[str]:
+    """The parts of a text between separators that are in no brackets."""
+    depth, start, place = 0, 0, 0
+    while place < len(text):
+        depth += (text[place] in "([{") - (text[place] in ")]}")
+        if depth == 0 and text.startswith(separator, place):
+            yield text[start:place].strip()
+            start = place = place + len(separator)
+        else:
+            place += 1
+    yield text[start:].strip()
+
+
+def _label(text: str) -> str | None:
+    """The symbol that an equation gives the value of, on its left-hand side."""
+    left, equals, _ = text.replace(r"\in", "=", 1).partition("=")
+    return left.strip() if equals and _SYMBOL.fullmatch(left.strip()) else None
+
+
+def _sides(gold: str, answer: str) -> tuple[str, str]:
+    """Both without the symbol whose value they give; the answer is "" if it gives that of another one."""
+    known, other = _equation(gold), _equation(answer)
+    if known and other:
+        if known[0] == other[0]:
+            return known[1], other[1]
+        return gold, answer
+    if known:
+        return (gold, "") if "=" in answer or _RELATION.search(answer) else (known[1], answer)
+    if other and "=" not in gold and not _RELATION.search(gold):
+        return gold, other[1]
+    return gold, answer
+
+
+def _equation(text: str) -> tuple[str, str] | None:
+    """(symbol, its value) of x = .., .. = x, x = .. = .. and x in ..; None for all else."""
+    if ("=" not in text and r"\in" not in text) or _RELATION.search(text) or r"\begin" in text or _AND.search(text):
+        return None
+    if len(list(_split(text, ","))) > 1 and quantities.number(text.partition("=")[2].strip()) is None:
+        return None
+    sides = [side.strip() for side in re.sub(r"\\in(?![A-Za-z])", "=", text).split("=")]
+    if len(sides) == 2 and _SYMBOL.fullmatch(sides[1]) and not _SYMBOL.fullmatch(sides[0]):
+        sides.reverse()
+    return (sides[0], sides[-1]) if len(sides) > 1 and _SYMBOL.fullmatch(sides[0]) else None
+
+
+# ------------------------------------------------------------------------------------------------ as the grader reads
+
+_MISREAD = re.compile(r"\d\s+[\d.]|\d\s*['\"]")  # LaTeX reads "2 3" as 23 and 2' as 2
+_IN_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\N{DEGREE SIGN}")
+_FOR_LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(r"(\d)[eE]([+-]?\d+)(?!\d)"), r"\1*10^{\2}"),
+    (_IN_DEGREES, r"{\\left(\\frac{\1\\pi}{180}\\right)}"),
+    (re.compile(r"<="), r"\\le "),
+    (re.compile(r">="), r"\\ge "),
+    (re.compile(r"!="), r"\\neq "),
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\*"), r"\\cdot "),
+    (re.compile(r"_(\d)(?=\s)"), r"_{\1}"),
+    (re.compile(r"\^\(([^()]*)\)"), r"^{\1}"),
+]
+
+
+def _latex(text: str, euler: bool) -> str | None:
+    """The text as the grader can read it; None if it would be misread."""
+    value = quantities.number(text, euler)
+    if value is not None:
+        sign, value = "-" if value < 0 else "", abs(value)
+        return (
+            f"{sign}{value}" if value.denominator == 1 else rf"{sign}\frac{{{value.numerator}}}{{{value.denominator}}}"
+        )
+    for pattern, replacement in _FOR_LATEX[1 if euler else 0 :]:
+        text = pattern.sub(replacement, text)
+    return None if _MISREAD.search(text) else text

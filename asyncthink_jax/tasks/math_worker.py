@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-from typing import Any
 
 READY, EQUAL, OTHER = "ready", "equal", "other"
 
@@ -21,7 +20,9 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    import math_verify  # after that: it takes a second, and an error of it goes to where errors are looked for
+    from asyncthink_jax.tasks import (
+        math_sympy,
+    )  # after that: it takes a second, and an error of it goes to where errors are looked for
 
     logging.disable(logging.CRITICAL)
     _limit(memory)
@@ -31,19 +32,11 @@ def main() -> None:
         gold, answer = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF: not even a loop in C goes on
         try:
-            is_equal = equal(math_verify, gold, answer)
+            is_equal = math_sympy.equal(gold, answer)
         except Exception:  # whatever ANTLR and sympy raise, RecursionError and MemoryError among it
             is_equal = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(EQUAL if is_equal else OTHER, file=replies)
-
-
-def equal(math_verify: Any, gold: str, answer: str) -> bool:
-    """Without limits of its own: whether they are equal."""
-    # Each as one formula: math-verify would also look for a number in a sentence, and take the last of several.
-    latex = [math_verify.LatexExtractionConfig()]
-    parsed = [math_verify.parse(f"${text}$", latex, parsing_timeout=None) for text in (gold, answer)]
-    return math_verify.verify(*parsed, timeout_seconds=None)
 
 
 def _limit(memory: int) -> None:
