@@ -29,6 +29,7 @@ _CHARACTERS = str.maketrans({character: text for text, characters in _SPELLED.it
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n", strict=True))
 _SCRIPTS = re.compile(f"([{''.join(_RAISED)}]+)|([{''.join(_LOWERED)}]+)")
+_SCRIPT_FRACTION = re.compile("([⁰¹²³⁴-⁹]+)[\u2044/]([₀-₉]+)")
 _VULGAR = re.compile(r"(\d?)[ \u2009]?([\u00bc-\u00be\u2150-\u215e])")  # a half, and a whole number before it
 
 _FENCE = re.compile(r"```[ \t]*(?:[A-Za-z]\w*[ \t]*(?=\n))?(.*?)```", re.DOTALL)
@@ -39,7 +40,8 @@ _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 _FORMULAS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _PREFIX = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:final|correct|right|best) )*"
-    r"(?:answer|result|solution)s?(?: (?:is|are|must be|should be|would be)\b|(?= ?[:=]))(?: ?[:=])*\s*",
+    r"(?:(?:answer|result|solution|value|sum|total)s?|it)"
+    r"(?: (?:is|are|must be|should be|would be)\b|(?= ?[:=]))(?: ?[:=])*\s*",
     re.IGNORECASE,
 )
 
@@ -119,6 +121,7 @@ def plain(text: str) -> str:
     if text.isascii():  # nearly all texts, and nothing is left to do but for control characters
         return _printable(text)
     text = _VULGAR.sub(lambda match: f"{match[1]}{' ' if match[1] else ''}{_fraction(match[2])}", text)
+    text = _SCRIPT_FRACTION.sub(lambda match: f"{_digits(match[1])}/{_digits(match[2])}", text)
     text = _SCRIPTS.sub(_script, text)
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
     return _printable(text)
@@ -131,16 +134,21 @@ def without_prefix(text: str) -> str:
 
 
 def ending(text: str) -> str:
-    """`text` without blanks at its ends and punctuation behind it. A `!` stays: it may be a factorial."""
-    return text.strip().rstrip(".,;: \t\n")
+    """`text` without blanks at its ends and punctuation behind it. `!` and `...` stay: they may mean something."""
+    text = text.strip()
+    return text if text.endswith("...") else text.rstrip(".,;: \t\n\\")
 
 
 def _fraction(character: str) -> str:
     return unicodedata.normalize("NFKC", character).replace("\u2044", "/")
 
 
+def _digits(scripts: str) -> str:
+    return "".join(_RAISED.get(character) or _LOWERED[character] for character in scripts)
+
+
 def _script(match: re.Match[str]) -> str:
-    digits = "".join((_RAISED if match[1] else _LOWERED)[character] for character in match[0])
+    digits = _digits(match[0])
     return f"{'^' if match[1] else '_'}{digits if len(digits) == 1 else f'{{{digits}}}'}"
 
 

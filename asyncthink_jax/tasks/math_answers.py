@@ -120,13 +120,13 @@ def _equal(gold: str, answer: str, euler: bool, depth: int = 0) -> bool:
     if (clock := _clock(gold)) is not None:
         return _same_clock(clock, _clock(answer))
     gold, answer = _sides(gold, answer)
-    if answer == "":
-        return False
     known, other = (_quantity(text, euler) for text in (gold, answer))
     if known is not None and other is not None:
         return _same_quantity(known, other)
     if depth < MAX_DEPTH and (verdict := _same_shape(gold, answer, euler, depth)) is not None:
         return verdict
+    if "=" in answer and "=" not in gold and not _RELATION.search(answer):
+        return False  # not x = .., but 2x = ..
     (gold, one), (answer, two) = (quantities.with_unit(text, euler) for text in (gold, answer))
     if one != two and ("%" in (one, two) or None not in (one, two)):
         return False
@@ -145,6 +145,7 @@ def _asked(gold: str | None, answer: str | None) -> bool:
 # ----------------------------------------------------------------------------------------------- words, clocks, numbers
 
 _LETTER = re.compile(r"\(?([A-J])\)?")
+_ARTICLE = re.compile(r"(?:an?|the) (?=[a-z])", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z]*(?:[ .,'-]+(?:[A-Za-z]+|\d+))*\.?")
 _TIME = re.compile(r"(\d+(?:\s*:\s*\d+)+)\s*([ap])?\.?\s*(?:m\b\.?)?", re.IGNORECASE)
 
@@ -152,6 +153,7 @@ _TIME = re.compile(r"(\d+(?:\s*:\s*\d+)+)\s*([ap])?\.?\s*(?:m\b\.?)?", re.IGNORE
 def _words(text: str, is_gold: bool = True) -> str | None:
     """A letter of a choice, or words, in their plain form; None for what can be mathematics."""
     plain = " ".join(_TEXT.sub(r" \1 ", text).replace("{", "").replace("}", "").split())
+    plain = _ARTICLE.sub("", plain)
     if match := _LETTER.fullmatch(plain):
         return match[1]
     if not is_gold:
@@ -159,7 +161,7 @@ def _words(text: str, is_gold: bool = True) -> str | None:
     longest = max(map(len, re.findall("[A-Za-z]+", plain)), default=0)
     is_text = plain != " ".join(text.split()) and longest > 1
     if _WORDS.fullmatch(plain) and (
-        is_text or longest > 3 or (" " in plain and longest > 2) or plain.casefold() == "no"
+        is_text or longest > 3 or (" " in plain and longest > 2) or plain.casefold() in ("yes", "no")
     ):
         return plain.casefold().rstrip(".")
     return None
@@ -198,7 +200,8 @@ def _same_quantity(gold: tuple[Fraction, str | None], answer: tuple[Fraction, st
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _AND = re.compile(r"\s*(?:,\s*)?(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*|\s*;\s*")
-_SYMBOL = re.compile(r"\\?[A-Za-z]+(?:_(?:\w|\{\w+\}))?(?:\([A-Za-z]\))?")
+_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
+_SYMBOL = re.compile(r"(?:\\angle\s*)?\\?[A-Za-z]+(?:_(?:\w|\{\w+\}))?(?:\(\w\))?|\((?:[a-z],\s*)+[a-z]\)")
 _RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant)(?![A-Za-z])|!=")
 
 
@@ -237,7 +240,7 @@ def _same_shape(gold: str, answer: str, euler: bool, depth: int) -> bool | None:
 def _shape(text: str) -> tuple[str, list[str]]:
     """(brackets, parts): `{}` of a set, `,` of a list, `U` of a union; "" for what has no parts."""
     text = match[1] if (match := _TEXT.fullmatch(text)) else text
-    text = _AND.sub(", ", text)
+    text = _UNION.sub(r"\\cup", _AND.sub(", ", text))
     if text in (r"\{\}", "{}", r"\emptyset", "empty set"):
         return "{}", []
     union = list(_split(text, r"\cup"))
@@ -260,7 +263,7 @@ def _shape(text: str) -> tuple[str, list[str]]:
 def _peeled(text: str) -> str:
     """`text` without brackets around all of it that hold one part."""
     while text[:1] in ("(", "{") and text[-1:] == _CLOSING[text[0]] and _is_one(text):
-        inner = text[1:-1].strip()
+        inner = _AND.sub(", ", text[1:-1]).strip()
         if not inner or _LETTER.fullmatch(text) or len(list(_split(inner, ","))) > 1:
             break
         text = inner
@@ -297,14 +300,14 @@ def _label(text: str) -> str | None:
 
 
 def _sides(gold: str, answer: str) -> tuple[str, str]:
-    """Both without the symbol whose value they give; the answer is "" if it gives that of another one."""
+    """Both without the symbol whose value they give, unless it is another one."""
     known, other = _equation(gold), _equation(answer)
     if known and other:
         if known[0] == other[0]:
             return known[1], other[1]
         return gold, answer
     if known:
-        return (gold, "") if "=" in answer or _RELATION.search(answer) else (known[1], answer)
+        return (gold, answer) if "=" in answer or _RELATION.search(answer) else (known[1], answer)
     if other and "=" not in gold and not _RELATION.search(gold):
         return gold, other[1]
     return gold, answer
@@ -324,7 +327,8 @@ def _equation(text: str) -> tuple[str, str] | None:
 
 # ------------------------------------------------------------------------------------------------ as the grader reads
 
-_MISREAD = re.compile(r"\d\s+[\d.]|\d\s*['\"]")  # LaTeX reads "2 3" as 23 and 2' as 2
+# What the grader's parser takes for something else: "2 3" for 5, 2' for 2, "0.3.." for 0.3, words for products.
+_MISREAD = re.compile(r"\d\s+[\d.]|\d\s*['\"]|\.\.|\\l?dots|(?<![\\A-Za-z])[A-Za-z]{3,} [A-Za-z]{2,}")
 _IN_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\N{DEGREE SIGN}")
 _FOR_LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(\d)[eE]([+-]?\d+)(?!\d)"), r"\1*10^{\2}"),
@@ -335,6 +339,7 @@ _FOR_LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] =
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"\*"), r"\\cdot "),
     (re.compile(r"_(\d)(?=\s)"), r"_{\1}"),
+    (re.compile(r"\\log_\{?e\}?(?![A-Za-z])"), r"\\ln "),
     (re.compile(r"\^\(([^()]*)\)"), r"^{\1}"),
 ]
 

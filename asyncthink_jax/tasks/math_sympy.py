@@ -6,6 +6,7 @@ that they are, expressions at four points, matrices in each element; of two equa
 other, of two inequalities a positive one. Anything else (a set beside an inequality, ..) is left to math-verify.
 """
 
+import functools
 from typing import Any
 
 import math_verify
@@ -28,6 +29,7 @@ def equal(gold: str, answer: str) -> bool:
     return _equal(_parsed(gold), _parsed(answer))
 
 
+@functools.lru_cache(maxsize=16)  # known answers are asked again and again
 def _parsed(text: str) -> Any:
     parsed = latex2sympy(text, is_real=True, normalization_config=_NORMALIZATION, conversion_config=_CONVERSION)
     return _exact(parsed) if isinstance(parsed, sympy.Basic | sympy.MatrixBase) else parsed

@@ -89,7 +89,11 @@ def _fraction(groups: dict[str, str | None]) -> Fraction | None:
 
 def _in_base(digits: str, said: str) -> Fraction | None:
     base = _BASES.get(said.lower(), int(said) if said.isascii() and said.isdigit() and len(said) < 3 else 0)
-    if not 2 <= base <= 36 or digits.isalpha() or any(int(digit, 36) >= base for digit in digits):
+    if (
+        not 2 <= base <= 36
+        or (digits.isalpha() and (base < 11 or len(digits) == 1))
+        or any(int(digit, 36) >= base for digit in digits)
+    ):
         return None  # A_1 is a symbol
     return Fraction(int(digits, base))
 
@@ -155,7 +159,7 @@ def unit(text: str) -> str | None:
     """The one name of a unit, or of what is counted; None for words that are neither."""
     words = re.sub(r"\bper\b|/", " / ", _TEXT.sub(r"\1", text).replace("-", " ")).split()
     words = [word.rstrip(".") for word in words]
-    if not 1 <= len(words) <= 6 or _NO_UNITS.search(" ".join(words)):
+    if not 1 <= len(words) <= 6 or _NO_UNITS.search(" ".join(words)) or re.search(r"\d", text):
         return None
     power = next((str(_POWERS[word]) for word in words if word in _POWERS), "")
     words = [_singular(word) for word in words if word not in _POWERS] or ["unit"]

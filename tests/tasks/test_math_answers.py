@@ -161,3 +161,26 @@ def test_most_votes_win_whatever_their_spelling():
     assert majority(["74", "73"]) == "74"
     assert majority(["", "  ", "9" * 5000]) is None
     assert majority([]) is None
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 25, 33, 113, 204, 902, 999])
+def test_an_integer_equals_its_usual_spellings_and_no_other_integer(n):
+    spellings = [f"{n:03}", f"{n}.0", f"{n}.", f"${n}$", rf"\boxed{{{n:03}}}", f"**{n}**", f"x = {n}", f"{n} units"]
+    spellings += [
+        f"The answer is: {n}",
+        rf"\({n}\)",
+        rf"\text{{{n}}}",
+        f"{n},",
+        f"`{n}`",
+        f"{n}/1",
+        rf"\frac{{{2 * n}}}{{2}}",
+    ]
+    spellings += ["".join(chr(ord(digit) - ord("0") + 0xFF10) for digit in str(n))]
+    gold = f"{n:03}"
+    assert equal([(final(gold), final(text)) for text in spellings]) == [True] * len(spellings)
+    others = [
+        final(text.replace(str(n), str(n + 1)))
+        for text in spellings
+        if str(n) in text and "/" not in text and "frac" not in text
+    ]
+    assert not any(equal([(final(gold), text) for text in [*others, str(n + 1), f"{n}1", f"{n}.0000001"]]))
