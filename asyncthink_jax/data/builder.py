@@ -91,11 +91,19 @@ def folder_of(task: Task, skip_bad: bool) -> str:
     fields = task.problem_fields()
     defaults = {field.name: field.default for field in dataclasses.fields(task)}
     changed = [f"{name}_{value}" for name, value in fields.items() if value != defaults[name]]
-    files = {path: hashlib.sha256(epath.Path(path).read_bytes()).hexdigest() for path in task.files}
+    files = {path: _sum_of(path) for path in task.files}
     decides = [fields, files, skip_bad and bool(files)]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join([task.name, *changed]))
     return f"{readable[:120]}-{digest}"  # a name has at most 255 characters
+
+
+def _sum_of(path: str) -> str:
+    found = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def _read(source, fields: Mapping[str, FieldType]) -> list[Record]:

@@ -6,6 +6,7 @@ They are read from files or from the hub (`sources.py`); answers are compared by
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task, one_p
 
 # In the files that are known; the first that is there counts.
 QUESTIONS = ("problem", "question", "prompt")
-ANSWERS = ("answer", "final_answer", "expected_answer", "ground_truth")
+ANSWERS = ("answer", "final_answer", "expected_answer", "ground_truth", "reward_model.ground_truth")
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Math(Task[Problem]):
     """No question of the training split is one of the others'; of repeated ones the first stays."""
 
     name: str = "math"
-    # Each a file (.jsonl, .json, .parquet, also gs://..) or a dataset of the hub, owner/name[/subset][:split].
+    # Each a file (.jsonl, .json, .csv, .parquet, also gs://..) or a dataset of the hub, owner/name[/subset][:split].
     train: str = "agentica-org/DeepScaleR-Preview-Dataset"
     validation: str = ""  # "" = held out of the training problems
     test: tuple[str, ...] = ("HuggingFaceH4/aime_2024", "math-ai/amc23:test")
-    question: str = ""  # the column of the question; "" = found by its usual names
-    answer: str = ""  # the column of the answer; "" = found by its usual names
+    # The columns of question and answer; "" = found by their usual names. A dot leads into a nested one.
+    question: str = ""
+    answer: str = ""
     test_problems: int = 0  # size of the test split; 0 = all there are
     max_question: int = 2000  # characters; a longer training question is left out, since its prompt may not fit
 
@@ -126,21 +128,25 @@ class Math(Task[Problem]):
         return problem.source
 
     def _read(self, source: str, skip_bad: bool) -> list[Problem]:
-        return sources.read(source, partial(self._problem, sources.labels(self._sources)[source]), skip_bad)
-
-    def _problem(self, label: str, row: sources.Row) -> Problem:
-        question = sources.column(row, self.question, QUESTIONS, "task.question")
-        answer = sources.column(row, self.answer, ANSWERS, "task.answer")
-        return Problem(sources.text(question, "question"), _gold(answer), label)
+        columns = {
+            "question": sources.Column(QUESTIONS, self.question, "task.question"),
+            "answer": sources.Column(ANSWERS, self.answer, "task.answer"),
+        }
+        return sources.read(source, columns, partial(_problem, sources.labels(self._sources)[source]), skip_bad)
 
     def _is_short(self, problem: Problem) -> bool:
         return len(problem.question) <= self.max_question
 
 
+def _problem(label: str, row: Mapping[str, Any]) -> Problem:
+    return Problem(sources.text(row["question"], "question"), _gold(row["answer"]), label)
+
+
 def _gold(value: Any) -> str:
     """The answer of a row, a text or a number: 27.0 is 27."""
-    if isinstance(value, float) and math.isfinite(value):
-        value = str(int(value)) if value == int(value) else repr(value)
+    value = sources.plain(value, "answer")
+    if isinstance(value, float | Decimal) and math.isfinite(value):
+        value = str(int(value)) if value == int(value) else str(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     text = math_answers.final(sources.text(value, "answer"))

@@ -45,7 +45,7 @@ class MMLUPro(Task[Problem]):
     """For evaluation. The benchmark has no training split: none is there, unless `train` names other such questions."""
 
     name: str = "mmlu_pro"
-    # Each a file (.jsonl, .json, .parquet, also gs://..) or a dataset of the hub, owner/name[/subset][:split].
+    # Each a file (.jsonl, .json, .csv, .parquet, also gs://..) or a dataset of the hub, owner/name[/subset][:split].
     train: str = ""
     validation: str = "TIGER-Lab/MMLU-Pro:validation"
     test: str = "TIGER-Lab/MMLU-Pro:test"
@@ -91,7 +91,7 @@ class MMLUPro(Task[Problem]):
         found: dict[str, list[Record]] = {}
         for split, size in sizes.items():
             source = getattr(self, split)
-            problems = self._chosen(sources.read(source, _problem, skip_bad), source) if source else []
+            problems = self._chosen(sources.read(source, _COLUMNS, _problem, skip_bad), source) if source else []
             problems = sources.sample(problems, size, rng, f"task.{split}_problems")
             found[split] = [problem.to_json() for problem in problems]
         return found
@@ -133,10 +133,19 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _problem(row: sources.Row) -> Problem:
+_COLUMNS = {
+    "question": sources.Column(["question"]),
+    "options": sources.Column(["options", "choices"]),
+    "answer": sources.Column(["answer"]),
+    "answer_index": sources.Column(["answer_index"], is_needed=False),
+    "category": sources.Column(["category"], is_needed=False),
+    "src": sources.Column(["src"], is_needed=False),
+}
+
+
+def _problem(row: Mapping[str, Any]) -> Problem:
     """A row of the dataset. Raises ValueError for one that is none."""
-    question = sources.text(sources.column(row, "", ("question",), "its question"), "question")
-    options = sources.column(row, "", ("options", "choices"), "its options")
+    question, options = sources.text(row["question"], "question"), row["options"]
     if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
         raise ValueError("the options are not a list of texts")
     while options and options[-1] == "N/A":  # some copies fill up to ten
@@ -144,13 +153,13 @@ def _problem(row: sources.Row) -> Problem:
     options = tuple(sources.text(option, "option") for option in options)
     if not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f"{len(options)} options, must be 2 to {len(LETTERS)}")
-    answer, letters = sources.column(row, "", ("answer",), "its answer"), LETTERS[: len(options)]
+    answer, letters = sources.plain(row["answer"], "answer"), LETTERS[: len(options)]
     if not isinstance(answer, str) or len(answer.strip()) != 1 or answer.strip() not in letters:
         raise ValueError(f"the answer is {answer!r}, must be a letter from A to {letters[-1]}")
-    index = row.get("answer_index")
+    index = row["answer_index"]
     if index is not None and index != letters.index(answer.strip()):
         raise ValueError(f"the answer is {answer!r}, but answer_index is {index!r}")
-    return Problem(question, options, answer.strip(), str(row.get("category") or ""), str(row.get("src") or ""))
+    return Problem(question, options, answer.strip(), str(row["category"] or ""), str(row["src"] or ""))
 
 
 # ------------------------------------------------------------------------------------------------------------ answers

@@ -1,33 +1,95 @@
 """Datasets that others made: rows out of files, or of a name on the Hugging Face hub.
 
-    problems.jsonl                 a JSON object a line
-    problems.json                  one JSON array of objects
-    problems.parquet               (pip install pyarrow)
-    owner/name[/subset][:split]    a dataset of the hub (pip install datasets); the split is "train" if none is named
+    problems.jsonl, .json, .csv, .tsv, .parquet   see `row_files.py`
+    owner/name[/subset][:split]                   a dataset of the hub (pip install datasets); without a split "train"
 
-Files may lie in a bucket (`gs://..`). Their columns are named differently from file to file, hence `column`.
+Files may lie in a bucket (`gs://..`). Their columns are named differently from file to file, hence `Column`, and hold
+texts in different wrappings, hence `plain`.
 """
 
-import json
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
 
-from asyncthink_jax.shown import complain
+from asyncthink_jax.shown import complain, harmless
+from asyncthink_jax.tasks import row_files
+from asyncthink_jax.tasks.row_files import Row
 
-Row = Mapping[str, Any]
 T = TypeVar("T")
-SUFFIXES = (".jsonl", ".json", ".parquet")
 REPORTED = 10  # broken lines of a source that are reported one by one
+MOST_CHARACTERS = 1_000_000  # of a text
+MOST_READ = 1 << 29  # characters of all rows of a file, or eight times its bytes: Parquet keeps repeated ones once
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """Where a value stands in the rows of others.
+
+    Attributes:
+      usual: its names in known files, in any case; the first that is there counts.
+      named: the user's name for it, which then is the only one. A dot leads into a nested column.
+      field: of the config, that names it; "" = none does.
+      is_needed: else its value is None where there is no such column.
+    """
+
+    usual: Sequence[str]
+    named: str = ""
+    field: str = ""
+    is_needed: bool = True
+
+    def find(self, row: Row) -> tuple[str, Any]:
+        """Its name in a row, and its value; ("", None) where it may be missing, and is.
+
+        Raises ValueError that names the columns there are.
+        """
+        by_lower = {} if self.named else {str(name).lower(): name for name in reversed(list(row))}
+        for name in [self.named] if self.named else self.usual:
+            name = by_lower.get(name, name)
+            try:
+                return name, _at(row, name)
+            except KeyError:
+                pass
+        if not self.is_needed:
+            return "", None
+        wanted = f"no column {self.named!r}" if self.named else f"none of the columns {', '.join(self.usual)}"
+        remedy = f": {self.field} says which it is" if self.field else ""
+        raise ValueError(f"{wanted} among {harmless(', '.join(_names_in(row)), 500)}{remedy}")
+
+
+def _at(value: Any, name: str) -> Any:
+    """What stands under a dotted name, else KeyError. A name may have dots of its own; a list of one is no step."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Mapping):
+        raise KeyError(name)
+    if name in value:
+        return value[name]
+    for place, character in enumerate(name):
+        if character == "." and name[:place] in value:
+            try:
+                return _at(value[name[:place]], name[place + 1 :])
+            except KeyError:
+                pass
+    raise KeyError(name)
+
+
+def _names_in(row: Row) -> Iterator[str]:
+    """The names of the columns; of a nested one those that are in it."""
+    for name, value in row.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f"{name}.{inner}" for inner in value)
+        else:
+            yield str(name)
 
 
 def files(sources: Sequence[str]) -> list[str]:
-    """Those of the sources that are files. Raises FileNotFoundError, in one line, for one that isn't there."""
-    found = [source for source in sources if source.endswith(SUFFIXES)]
+    """Those of the sources that are files. Raises FileNotFoundError or ValueError, in one line, for one that isn't."""
+    found = [source for source in sources if row_files.kind(source)]
     for source in found:
-        _open(source).close()
+        row_files.open_file(source).close()
     return found
 
 
@@ -46,31 +108,55 @@ def labels(sources: Sequence[str]) -> dict[str, str]:
 
 def _names(source: str) -> list[str]:
     """What it may be called, the shortest first."""
-    if source.endswith(SUFFIXES):
-        *folders, name = epath.Path(source).with_suffix("").parts
+    if row_files.kind(source):
+        path = epath.Path(source)
+        while path.suffix.lower() in (row_files.COMPRESSED, *row_files.KINDS):
+            path = path.with_suffix("")
+        *folders, name = path.parts
         return ["/".join([*folders[len(folders) - n :], name]) for n in range(len(folders) + 1)]
     dataset, _, split = source.partition(":")
     short = dataset.split("/", 1)[-1]
     return [short, f"{short}:{split or 'train'}", source]
 
 
-def read(source: str, convert: Callable[[Row], T], skip_bad: bool = False) -> list[T]:
-    """What `convert` makes of the rows of a source, in their order. It raises ValueError for a row that it can't use.
+def read(
+    source: str, columns: Mapping[str, Column], convert: Callable[[dict[str, Any]], T], skip_bad: bool = False
+) -> list[T]:
+    """What `convert` makes of the rows of a source, in their order.
 
-    With `skip_bad` such rows, and those that can't be read at all, are reported, counted and left out. Without it the
-    first of them raises ValueError, in one line with file and line number; so does a source without any usable row, or
-    one that needs a package that isn't installed. FileNotFoundError where there is no such file.
+    Args:
+      source: a file, or the name of a dataset.
+      columns: what is read of each row, by the names under which `convert` gets it.
+      convert: raises ValueError for values that it can't use.
+      skip_bad: such rows, and those that can't be read at all, are reported, counted and left out. Otherwise the first
+        of them raises ValueError, in one line with file and line number.
+
+    Raises:
+      ValueError: a source that can't be read, or has no usable row, or needs a package that isn't installed.
+      FileNotFoundError: there is no such file.
     """
-    found, broken = [], 0
-    for where, row in _rows(source):
+
+    def choose(row: Row) -> list[str]:
+        names = [column.find(row)[0] for column in columns.values()]
+        return [name for name in names if name]
+
+    is_file = bool(row_files.kind(source))
+    most = max(MOST_READ, 8 * epath.Path(source).stat().length) if is_file and epath.Path(source).exists() else None
+    found: list[T] = []
+    broken = read_so_far = 0
+    for where, row in row_files.rows(source, choose) if is_file else _hub(source, choose):
         try:
-            found.append(convert(_object(row)))
+            values = {key: column.find(_object(row))[1] for key, column in columns.items()}
+            found.append(convert(values))
+            read_so_far += 500 + sum(map(_length, values.values()))  # characters, and bytes of an object
         except ValueError as error:
             if not skip_bad:
                 raise ValueError(f"{where}: {error} (data.skip_bad=true leaves such rows out)") from None
             broken += 1
             if broken <= REPORTED:
                 complain(f"{where}: {error}; left out")
+        if most is not None and read_so_far > most:
+            raise ValueError(f"{where}: up to here the rows have more text than is read of a file of this size")
     if broken:
         complain(f"{source}: {broken} broken of {broken + len(found)} rows left out")
     if not found:
@@ -78,26 +164,56 @@ def read(source: str, convert: Callable[[Row], T], skip_bad: bool = False) -> li
     return found
 
 
-def column(row: Row, named: str, usual: Sequence[str], field: str) -> Any:
-    """The value of the column `named`, or, if that is "", of the first of the `usual` ones there is (in any case).
+def _length(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(map(_length, value))
+    return len(value) if isinstance(value, str | bytes) else 0
 
-    Raises ValueError that names the columns there are, and the config `field` that says which it is.
+
+def plain(value: Any, what: str) -> Any:
+    """A value without what others wrap it in: a list of one, chunks of text, a chat of which the user's words count.
+
+    Raises ValueError for several values, or parts among which a name has to choose.
     """
-    if named in row:
-        return row[named]
-    if not named:
-        by_lower = {str(name).lower(): name for name in reversed(list(row))}
-        for name in usual:
-            if name in by_lower:
-                return row[by_lower[name]]
-    wanted = f"no column {named!r}" if named else f"none of the columns {', '.join(usual)}"
-    raise ValueError(f"{wanted} among {', '.join(map(str, row))}: {field} says which it is")
+    for _ in range(4):
+        if isinstance(value, bytes):
+            try:
+                value = value.decode()
+            except UnicodeDecodeError:
+                raise ValueError(f"the {what} is bytes that are no text") from None
+        elif isinstance(value, Mapping):
+            if len(value) == 1 and "text" in value:
+                value = value["text"]
+                continue
+            parts = harmless(", ".join(map(str, value)), 200)
+            raise ValueError(f"the {what} has the parts {parts}: a dot in the column's name leads to one of them")
+        elif isinstance(value, list | tuple):
+            value = _one(list(value), what)
+        else:
+            break
+    return value
+
+
+def _one(values: list[Any], what: str) -> Any:
+    if values and all(isinstance(part, Mapping) and "role" in part for part in values):
+        said = [part.get("content") for part in values if part["role"] == "user"]
+        if len(said) != 1:
+            raise ValueError(f"the {what} is a chat in which the user speaks {len(said)} times, must be once")
+        return said[0]
+    if values and all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in values):
+        return "".join(part["text"] for part in values)
+    if len(values) != 1:
+        raise ValueError(f"the {what} is a list of {len(values)}, must be one")
+    return values[0]
 
 
 def text(value: Any, what: str) -> str:
     """A text that isn't empty, without the space around it; else raises ValueError."""
+    value = plain(value, what)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"the {what} is {_short(value)}, not a text")
+    if len(value) > MOST_CHARACTERS:
+        raise ValueError(f"the {what} has {len(value):,} characters, at most {MOST_CHARACTERS:,} are read")
     try:
         value.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and no tokenizer can read
@@ -114,56 +230,10 @@ def sample(problems: list[T], size: int, rng: np.random.Generator, field: str) -
     return [problems[i] for i in sorted(rng.choice(len(problems), size, replace=False))]
 
 
-def _rows(source: str) -> Iterator[tuple[str, Any]]:
-    """Where each row stands, and the row, or the ValueError that says why it can't be read."""
-    if source.endswith(".jsonl"):
-        yield from _json_lines(source)
-    elif source.endswith(".json"):
-        yield from _json_array(source)
-    elif source.endswith(".parquet"):
-        yield from _parquet(source)
-    else:
-        yield from _hub(source)
-
-
-def _json_lines(source: str) -> Iterator[tuple[str, Any]]:
-    with _open(source) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f"{source}:{number}", _parsed(line)
-
-
-def _json_array(source: str) -> Iterator[tuple[str, Any]]:
-    with _open(source) as file:
-        rows = _parsed(file.read())
-    if not isinstance(rows, list):
-        why = rows if isinstance(rows, ValueError) else "no array; with an object a line its name ends with .jsonl"
-        raise ValueError(f"{source}: {why}")
-    for number, row in enumerate(rows, 1):
-        yield f"{source}, row {number}", row
-
-
-def _parquet(source: str) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(f"{source}: Parquet files are read by pyarrow: pip install pyarrow") from None
-    number = 0
-    with _open(source) as file:
-        try:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{source}, row {number}", row
-        except pyarrow.ArrowException as error:
-            raise ValueError(f"{source} is no Parquet file: {_short(str(error))}") from None
-
-
-def _hub(source: str) -> Iterator[tuple[str, Any]]:
+def _hub(source: str, choose: row_files.Choose) -> Iterator[tuple[str, Any]]:
     name, _, split = source.partition(":")
     parts = name.split("/")
-    endings = f"a file that ends with {', '.join(SUFFIXES)}"
+    endings = f"a file that ends with {', '.join(row_files.KINDS)}"
     if len(parts) not in (2, 3) or not all(parts):
         raise ValueError(f"{source!r} is neither {endings} nor a dataset owner/name[/subset][:split] of a hub")
     try:
@@ -177,25 +247,18 @@ def _hub(source: str) -> Iterator[tuple[str, Any]]:
         rows = datasets.load_dataset("/".join(parts[:2]), *parts[2:], split=split or "train")
     except Exception as error:  # whatever the network, the hub and its cache raise
         raise ValueError(f"{source!r} can't be read from the Hugging Face hub: {_short(str(error))}") from error
-    for number, row in enumerate(rows, 1):
+    names = _needed(getattr(rows, "features", None), choose)
+    for number, row in enumerate(rows.select_columns(names) if names else rows, 1):
         yield f"{source}, row {number}", row
 
 
-def _open(source: str) -> IO[bytes]:
-    if not epath.Path(source).is_file():
-        raise FileNotFoundError(f"no file {source}")
-    return epath.Path(source).open("rb")
-
-
-def _parsed(line: bytes) -> Any:
+def _needed(features: Any, choose: row_files.Choose) -> list[str]:
+    """The columns of a dataset that are needed, so that images and the like are not decoded; [] where it can't tell."""
     try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return ValueError(f"not UTF-8 at byte {error.start + 1}")
-    except json.JSONDecodeError as error:
-        return ValueError(f"no JSON: {error.msg} at character {error.pos + 1}")
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        return ValueError(f"no JSON that can be read: {_short(str(error))}")
+        chosen = choose(features)
+    except (ValueError, TypeError, AttributeError):  # each row will say what is missing
+        return []
+    return [name for name in features if any(one == name or one.startswith(f"{name}.") for one in chosen)]
 
 
 def _object(row: Any) -> Row:
@@ -207,6 +270,4 @@ def _object(row: Any) -> Row:
 
 
 def _short(value: Any) -> str:
-    """On one line, and not much of it."""
-    words = " ".join((value if isinstance(value, str) else repr(value)).split())
-    return words if len(words) <= 200 else f"{words[:200]}.."
+    return harmless(value if isinstance(value, str) else repr(value), 200)

@@ -30,12 +30,17 @@ def check_file(path: Path) -> None:
             head = file.read(100)
     except PermissionError as error:
         raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    check_head(path, head)
+
+
+def check_head(name: object, head: bytes) -> None:
+    """Raises ValueError, with the file's name, for a file that begins with what stands in place of another one."""
     if not head:
-        raise ValueError(f"{path} is empty")
+        raise ValueError(f"{name} is empty")
     if head.startswith(_POINTER):
-        raise ValueError(f"{path} is a git-lfs pointer, not the file that it stands for: `git lfs pull` fetches that")
+        raise ValueError(f"{name} is a git-lfs pointer, not the file that it stands for: `git lfs pull` fetches that")
     if head.lstrip().lower().startswith(_PAGES):
-        raise ValueError(f"{path} is a web page, not the file: a download that went wrong")
+        raise ValueError(f"{name} is a web page, not the file: a download that went wrong")
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:

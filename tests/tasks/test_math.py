@@ -1,6 +1,7 @@
 """Math: rows in the formats of the known files, splits that share nothing, scores and votes."""
 
 import json
+from decimal import Decimal
 
 import pyarrow
 import pyarrow.parquet
@@ -54,6 +55,30 @@ def files(tmp_path):
     }
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"problem": "Sum?", "answer": ["5"]}, {}),
+        ({"question": ["Sum?"], "final_answer": ["5"], "is_multiple": False}, {}),
+        ({"problem": "Sum?", "answer": 5.0}, {}),
+        ({"prompt": [{"role": "user", "content": "Sum?"}], "reward_model": {"ground_truth": "5", "style": "rule"}}, {}),
+        ({"x": {"q": "Sum?", "a": "5", "more": {"b": "6"}}}, {"question": "x.q", "answer": "x.a"}),
+        ({"x.q": "Sum?", "x": {"a": [{"b": 5}]}}, {"question": "x.q", "answer": "x.a.b"}),
+    ],
+)
+def test_question_and_answer_are_found_in_lists_chats_and_nested_columns(tmp_path, ending, row, columns):
+    path = written(tmp_path / f"rows.{ending}", [row])
+    assert Math(train=path, test=(path,), **columns)._read(path, False) == [Problem("Sum?", "5", "rows")]
+
+
+def test_a_decimal_is_a_number(tmp_path):
+    path = written(
+        tmp_path / "rows.parquet", [{"problem": "Sum?", "answer": Decimal(text)} for text in ("5.00", "2.5")]
+    )
+    assert [problem.answer for problem in Math(train=path, test=(path,))._read(path, False)] == ["5", "2.50"]
+
+
 def test_files_of_other_formats_load_as_they_are(files):
     splits = Math(**files).splits()
     assert {(problem.source, problem.answer) for problem in splits["test"]} == {("aime24", "073"), ("amc23", "27")}
@@ -102,7 +127,7 @@ def test_other_columns_can_be_named(files, tmp_path):
         Math(train=train, test=(test,), question="qq").records()
 
 
-@pytest.mark.parametrize("answer", [None, "", "  ", "$$", float("nan"), True, ["1"], "9" * 2000])
+@pytest.mark.parametrize("answer", [None, "", "  ", "$$", float("nan"), True, ["1", "2"], [], {"a": 1}, "9" * 2000])
 def test_a_row_without_a_usable_answer_is_broken(files, tmp_path, answer):
     test = written(tmp_path / "broken.jsonl", [*AMC, AMC[0] | {"answer": answer}])
     with pytest.raises(ValueError, match=r"broken\.jsonl:2: the answer"):
