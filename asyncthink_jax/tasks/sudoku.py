@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from asyncthink_jax.tasks import sudoku_grids, sudoku_scripts
+from asyncthink_jax.tasks import answer_text, sudoku_grids, sudoku_scripts
 from asyncthink_jax.tasks.sudoku_grids import Grid
 from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Script, Splits, Task, one_part, shown
 
@@ -68,12 +68,13 @@ def written(cells: Sequence[int], size: int, words: Words) -> str:
 def parse(answer: str | None, size: int) -> Grid | None:
     """The full grid that an answer is, or None for anything else. Never raises.
 
-    Its digits (ASCII) row by row, with spaces, line breaks, any of `/ | , ; [ ] ( )` or nothing between them, and with
-    lines drawn between rows. A grid with an empty cell is none, and so is one with a word beside it.
+    Its digits row by row, with spaces, line breaks, any of `/ | , ; [ ] ( )` or nothing between them, and with lines
+    drawn between rows, in any dress (`answer_text.py`). A grid with an empty cell is none, and so is one with a word
+    beside it.
     """
     if answer is None or len(answer) > MAX_ANSWER_CHARACTERS:
         return None
-    lines = (line for line in answer.splitlines() if not _BORDER.fullmatch(line))
+    lines = (line for line in answer_text.clean(answer).splitlines() if not _BORDER.fullmatch(line))
     digits = "".join(lines).translate(_BETWEEN)
     if len(digits) != size * size or not set(digits) <= set("123456789"[:size]):
         return None
@@ -218,7 +219,7 @@ class Sudoku(Task[Problem]):
 
         A grid in which some cells are right earns nothing: cells can be copied from the question, or guessed.
         """
-        if answer is None or answer[:MAX_ANSWER_CHARACTERS].strip() in ("", "none"):
+        if answer is None or answer_text.clean(answer[:MAX_ANSWER_CHARACTERS]).casefold() in ("", "none"):
             return one_part(False, is_answered=False)
         grid = parse(answer, self.size)
         kept = grid is not None and all(clue in (0, cell) for clue, cell in zip(problem.cells, grid, strict=True))

@@ -212,8 +212,16 @@ RIGHT = "1 2 3 4 / 3 4 1 2 / 2 3 4 1 / 4 1 2 3"
         (RIGHT[:-2], 0, 1),
         (f"{RIGHT} 1", 0, 1),
         (f"{RIGHT} / {RIGHT}", 0, 1),
-        (f"The answer is {RIGHT}", 0, 1),
-        (RIGHT.replace("1", "\uff11"), 0, 1),  # digits, but not ours
+        (f"The answer is {RIGHT}", 1, 1),
+        (f"I think {RIGHT}", 0, 1),
+        (f"```\n{RIGHT}\n```", 1, 1),
+        (f"**{RIGHT}**.", 1, 1),
+        ("| **1** | 2 | 3 | 4 |\n|---|---|---|---|\n| 3 | 4 | 1 | 2 |\n| 2 | 3 | 4 | 1 |\n| 4 | 1 | 2 | 3 |", 1, 1),
+        ("1 2 \u2502 3 4\n3 4 \u2502 1 2\n\u2500\u2500\u253c\u2500\u2500\n2 3 \u2502 4 1\n4 1 \u2502 2 3", 1, 1),
+        (RIGHT.replace(" ", "\N{NO-BREAK SPACE}"), 1, 1),
+        ("None", 0, 0),
+        (RIGHT.replace("1", "\uff11"), 1, 1),  # full width
+        (RIGHT.replace("1", "\N{ARABIC-INDIC DIGIT ONE}"), 0, 1),  # a digit, but not ours
         (RIGHT.replace("4", "5"), 0, 1),
         (RIGHT.replace("1 2", "-1 2", 1), 0, 1),
         ("solved", 0, 1),
