@@ -186,6 +186,8 @@ class Config:
     # Weights, tokenizer and prompts that the run starts from: a Hugging Face folder or hub id, a GGUF file, gs://..
     # "" = from scratch: random weights, a tokenizer trained on the task's words.
     pretrained: str = ""
+    # Run whose parameters, tokenizer and prompts this one begins with: FOLDER (its best), FOLDER@latest or @cold_start.
+    start_from: str = ""
     task: Task = dataclasses.field(default_factory=Countdown)  # the problems; its fields are those of its class
     data: DataConfig = DataConfig()
     pool: PoolConfig = PoolConfig()

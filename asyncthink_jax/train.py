@@ -27,12 +27,26 @@ from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is
 from asyncthink_jax.parallel.preemption import InterruptedRunError
 from asyncthink_jax.shown import complain
 from asyncthink_jax.training import bucket
+from asyncthink_jax.training.start import is_longer, lengthened
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
 flags.DEFINE_string("workdir", None, "Folder of the run, or gs://..; made if its parent exists, gone on with if a run.")
 flags.DEFINE_string("name", None, "Name of the row in results.json; default the config's paradigm.")
 flags.DEFINE_string("cold_start", None, "Folder of a run of the same model whose finished cold start is taken.")
+flags.DEFINE_string(
+    "start_from",
+    None,
+    "Folder of a run, RL's included, whose parameters, tokenizer and prompts this one begins with; RUN@best (default), "
+    "RUN@latest or RUN@cold_start. The same as --config.start_from.",
+)
+flags.DEFINE_bool(
+    "extend",
+    False,
+    "Continue a run with more rl.iterations than it has, or more sft.steps if it has no RL. The learning rate of each "
+    "further step is that of the longer schedule: where the shorter one had fallen, it rises again. The scores of the "
+    "shorter run stay in results.json under the name NAME_<n>_iterations.",
+)
 flags.DEFINE_string("results", None, "Folder of the run whose results.json the row is added to; default the workdir.")
 flags.DEFINE_bool("evaluate", True, "Score the test split and draw the figures at the end.")
 
@@ -79,7 +93,12 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
     for name in ("config", "workdir"):
         if getattr(FLAGS, name) is None:
             raise ConfigError(f"--{name} is missing; see --help")
-    return load(FLAGS.config, overrides)
+    if FLAGS.start_from is not None:
+        overrides = [*overrides, f"start_from={FLAGS.start_from}"]
+    config = load(FLAGS.config, overrides)
+    if FLAGS.cold_start and config.start_from:
+        raise ConfigError("--cold_start takes a cold start instead of training one, so nothing begins at start_from")
+    return config
 
 
 def _train(config: Config, workdir: Path, name: str, started: float) -> int:
@@ -103,6 +122,8 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
         rows = read_results(table)["paradigms"].get(name, {})
         if rows and not (workdir / "config.json").exists():
             raise ConfigError(f"{table} has rows of {name!r}, which this run has not made: give it another --name")
+        if FLAGS.extend and is_longer(_saved(workdir), config):
+            return False
         return FLAGS.evaluate and all_measured(rows, stages, config.eval)
 
     if on_first(all_done):
@@ -113,7 +134,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     with Progress({"sft": config.sft.steps, "rl": config.rl.iterations}, quiet=not is_first()) as progress:
         try:
             mesh = experiment.mesh_of(config)
-            built = first_goes_first(lambda: _build(config, workdir, mesh))
+            built = first_goes_first(lambda: _build(config, workdir, mesh, table, name))
             refusals = (CheckpointError, FileError, OSError)
             # Twice: what goes wrong within a run ends it before it waits for what all are saving.
             with (
@@ -142,8 +163,9 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     return 0
 
 
-def _build(config: Config, workdir: Path, mesh: Any) -> Any:
+def _build(config: Config, workdir: Path, mesh: Any, table: Path, name: str) -> Any:
     from asyncthink_jax.training import experiment
+    from asyncthink_jax.training.results import set_scores_aside
 
     saved = workdir / "config.json"
     if not is_first():
@@ -157,7 +179,11 @@ def _build(config: Config, workdir: Path, mesh: Any) -> Any:
         built.check_demonstrations(config.rl.row_length)
     if config.rl.iterations and not built.splits["train"]:
         raise ConfigError(f"task: {config.task.name} has no training problems here: name some, or set rl.iterations=0")
-    if not saved.exists():  # not before: a refused command leaves the folder free
+    before = _saved(workdir) if saved.exists() else None
+    if before is not None and FLAGS.extend and is_longer(before, config):
+        set_scores_aside(table, name, before, config)
+        before = None
+    if before is None:  # not sooner: a refused command leaves the folder as it was
         replace_text(saved, to_json(config))
         bucket.send(workdir)  # the other processes' hosts have copies of their own
     return built
@@ -198,12 +224,21 @@ def _make_folder(workdir: Path) -> None:
 
 def _check_workdir(workdir: Path, config: Config) -> None:
     """Raises ConfigError if the run in it is of another config."""
-    saved = workdir / "config.json"
-    if saved.exists():
-        changed = differences(from_json(saved.read_text(encoding="utf-8")), config)
-        if changed:
-            where = bucket.place(workdir) or workdir
-            raise ConfigError(f"{where} holds a run of another config; use a new folder. " + "; ".join(changed))
+    where = bucket.place(workdir) or workdir
+    if not (workdir / "config.json").exists():
+        if FLAGS.extend:
+            raise ConfigError(f"--extend: workdir {where} holds no run to continue")
+        return
+    saved = _saved(workdir)
+    changed = differences(lengthened(saved, config) if FLAGS.extend else saved, config)
+    if changed:
+        longer = not FLAGS.extend and all(line.startswith(("sft.steps:", "rl.iterations:")) for line in changed)
+        hint = "; --extend makes the run longer" if longer else ""
+        raise ConfigError(f"{where} holds a run of another config; use a new folder. " + "; ".join(changed) + hint)
+
+
+def _saved(workdir: Path) -> Config:
+    return from_json((workdir / "config.json").read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

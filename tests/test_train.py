@@ -185,6 +185,24 @@ def test_a_resume_with_another_config_is_refused_with_what_differs(shortened, wo
     assert "saved config is not JSON" in refused("--config", shortened, "--workdir", workdir)
 
 
+def test_a_longer_run_is_asked_for_by_extend(shortened, workdir, refused, tmp_path):
+    longer = ["--config", shortened, "--config.rl.iterations=12"]
+    line = refused(*longer, "--workdir", workdir)
+    assert "rl.iterations: saved 10, now 12; --extend makes the run longer" in line
+    line = refused(*longer, "--workdir", workdir, "--extend", "--config.seed=1")
+    assert "seed: saved 0, now 1" in line and "rl.iterations" not in line
+    assert "holds no run to continue" in refused(*longer, "--workdir", tmp_path / "new", "--extend")
+    shorter = ["--config", shortened, "--config.rl.iterations=6", "--extend"]
+    assert "a run only becomes longer" in refused(*shorter, "--workdir", workdir)
+    assert load(workdir / "config.json") == load(shortened), "the run is as it was"
+
+
+def test_a_run_cannot_begin_at_two_places(shortened, tmp_path, refused):
+    flags = ["--cold_start", tmp_path, "--start_from", tmp_path]
+    line = refused("--config", shortened, "--workdir", tmp_path / "run", *flags)
+    assert "nothing begins at start_from" in line
+
+
 def test_a_saved_tokenizer_of_another_size_is_refused(shortened, workdir, refused):
     config = load(shortened, ["model.vocab_size=5"])
     (workdir / "config.json").write_text(to_json(config))
@@ -439,6 +457,23 @@ def test_a_run_that_is_asked_to_stop_saves_what_it_has_done(shortened, start, tm
         last = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["stage"] == stage][-1]
         assert (metadata["stage"], metadata["step"]) == (stage, last)
         assert metadata["position"] == (folder / "metrics.jsonl").stat().st_size
+
+
+@pytest.mark.slow
+def test_an_extended_run_ends_as_one_that_was_that_long_from_the_start(shortened, start, tmp_path):
+    # So that the schedules of a short and a long run are alike where both have steps.
+    constant = [f"{stage}.{field}" for stage in ("sft", "rl") for field in ("final_fraction=1", "warmup_steps=3")]
+    config, flags = load(shortened, constant), [f"--config.{field}" for field in constant]
+    long, extended = tmp_path / "long", tmp_path / "extended"
+    assert start(long, *flags, NO_TABLE).wait() == 0
+    for sft, rl in ((20, 0), (40, 6), (40, 10)):
+        more = ["--extend"] if extended.exists() else []
+        lengths = [f"--config.sft.steps={sft}", f"--config.rl.iterations={rl}"]
+        process = start(extended, *flags, *lengths, *more, NO_TABLE)
+        assert process.wait() == 0, extended.with_suffix(".stderr").read_text()
+    (arrays, facts), (expected, expected_facts) = what_is_left(config, extended), what_is_left(config, long)
+    assert facts == expected_facts
+    jax.tree.map(np.testing.assert_array_equal, arrays, expected)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from asyncthink_jax.config import Config, ConfigError, RolloutConfig, from_json
+from asyncthink_jax.config import Config, ConfigError, RolloutConfig
 from asyncthink_jax.data import builder, demonstration_file
 from asyncthink_jax.data.pipeline import Demonstrations, packed_batch
-from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from asyncthink_jax.data.tokenizer import Tokenizer, join_closers, organizer_tokens, prompts_for, worker_tokens
-from asyncthink_jax.data.tokenizer_files import load_tokenizer
+from asyncthink_jax.data.tokenizer import Tokenizer, join_closers, organizer_tokens, worker_tokens
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.cache import put_row, reads_enough, row_count
 from asyncthink_jax.model.transformer import ModelConfig, Params
@@ -26,13 +23,14 @@ from asyncthink_jax.model.weights import Weights, WeightsError, check, load, ope
 from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
 from asyncthink_jax.parallel.sharding import divides, param_specs, rollout_specs, shard
 from asyncthink_jax.protocol.cache import lifted
-from asyncthink_jax.protocol.grammar import Grammar, tag_literals
-from asyncthink_jax.protocol.prompts import TINY, Prompts
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.prompts import Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.sampling import Sampling
 from asyncthink_jax.rollout.state import DecodingModel, Limits, Where
-from asyncthink_jax.tasks.task import Problem, Task
+from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training.sft import with_number_features
+from asyncthink_jax.training.texts import check_prompts, texts_of_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +281,7 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
     grammar = config.grammar
     try:
         weights = open_weights(config.pretrained) if config.pretrained else None
-        tokenizer, prompts = _texts(config, workdir, grammar, weights)
+        tokenizer, prompts = texts_of_run(config, workdir, grammar, weights)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     check_prompts(splits, tokenizer, prompts, config)
@@ -314,74 +312,6 @@ def build(config: Config, workdir: Path, mesh: Mesh | None = None) -> Experiment
         grammar=grammar,
         weights=weights,
     )
-
-
-def _texts(config: Config, workdir: Path, grammar: Grammar, weights: Weights | None) -> tuple[Tokenizer, Prompts]:
-    """The tokenizer and the prompts of the run; those that a new run starts with are kept in its folder.
-
-    A run that is asked another task than it was trained on (`evaluate --config.task.name=..`) gets that one's prompts.
-    """
-    saved, kept = workdir / "config.json", workdir / "prompts.json"
-    if saved.exists():  # else what is there is what a refused command has left
-        tokenizer: Tokenizer = load_tokenizer(workdir)
-        learned = from_json(saved.read_text(encoding="utf-8")).task
-        if weights is None and config.task.name != learned.name:  # it cannot even read what it is asked
-            raise ValueError(
-                f"task.name is {config.task.name}, but {workdir} has a tokenizer of the words of {learned.name} alone; "
-                "only a run from a pretrained model can be asked another task"
-            )
-        if weights is None:
-            check_words(tokenizer, config.task)
-        elif config.task.instructions != learned.instructions:
-            return tokenizer, prompts_for(tokenizer, grammar, config.task.instructions)
-        return tokenizer, Prompts.load(kept) if kept.exists() else TINY
-    if weights is None:
-        symbols = tag_literals(config.pool.max_forks)
-        texts = config.task.tokenizer_texts()
-        tokenizer = SentencePieceTokenizer.train(texts, symbols, workdir / "tokenizer.model")
-        prompts = TINY
-    else:
-        tokenizer = load_tokenizer(weights.path)
-        prompts = prompts_for(tokenizer, grammar, config.task.instructions)
-        tokenizer.save(workdir)
-    prompts.save(kept)
-    return tokenizer, prompts
-
-
-def check_prompts(
-    splits: Mapping[str, Sequence[Problem]], tokenizer: Tokenizer, prompts: Prompts, config: Config
-) -> None:
-    """Raises ConfigError for prompts with which there is no room to decode.
-
-    A run would end when such a question's turn comes; with such a frame of sub-queries each worker would end unheard.
-    """
-    context = config.rollout.context
-    own, frame = config.rollout.worker_context, sum(map(len, worker_tokens(tokenizer, prompts)))
-    if config.grammar.capacity > 1 and frame >= (own or context):
-        name = "worker_context" if own else "context"
-        raise ConfigError(
-            f"a worker's prompt has {frame} tokens without its sub-query, and rollout.{name} is {own or context}, for "
-            "it and all that follows: raise it"
-        )
-    around = len(organizer_tokens(tokenizer, prompts, ""))
-    for name, problems in splits.items():
-        # A token has at least a byte, so that few questions have to be encoded.
-        long = [problem.query for problem in problems if around + len(problem.query.encode()) >= context]
-        longest = max((len(organizer_tokens(tokenizer, prompts, query)) for query in long), default=0)
-        if longest >= context:
-            raise ConfigError(
-                f"task: a prompt of split {name} has {longest} tokens, and rollout.context is {context}, for it and "
-                "all that follows: raise it, or leave out long questions"
-            )
-
-
-def check_words(tokenizer: Tokenizer, task: Task) -> None:
-    """Raises ValueError for a task with words that the tokenizer was not trained on: its fields are not the run's."""
-    if isinstance(tokenizer, SentencePieceTokenizer) and (words := tokenizer.lacks(task.tokenizer_texts())):
-        raise ValueError(
-            f"task: the tokenizer of this run has no token for {len(words)} words of {task.name}, {words[0]!r} among "
-            "them; a run from scratch can be asked only for what is in the words that it was trained on"
-        )
 
 
 def check_mesh(config: Config, model: ModelConfig, mesh: Mesh) -> None:

@@ -45,6 +45,7 @@ from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.checkpoint import CheckpointError
 from asyncthink_jax.training.restore import restore_params
+from asyncthink_jax.training.texts import check_prompts
 
 # For a released model, whose prompts alone are some 760 tokens; what a run uses stands in its config.
 UNTRAINED = RolloutConfig(
@@ -211,7 +212,7 @@ def _released(source: str, settings: Settings) -> Thinker:
         )
     grammar = config.grammar
     prompts = prompts_for(tokenizer, grammar)
-    experiment.check_prompts({}, tokenizer, prompts, config)
+    check_prompts({}, tokenizer, prompts, config)
     mesh = _mesh(config)
     return Thinker(
         task=name,

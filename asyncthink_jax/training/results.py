@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from asyncthink_jax.config import EvalConfig
+from asyncthink_jax.config import Config, EvalConfig
 from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.files import FileError, locked, read_object, replace_text, replacing
 from asyncthink_jax.protocol.episode import Episode
@@ -63,6 +63,19 @@ def changing_results(workdir: Path) -> Iterator[dict[str, Any]]:
         results = read_results(workdir)
         yield results
         replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+
+
+def set_scores_aside(workdir: Path, name: str, saved: Config, now: Config) -> None:
+    """Renames the rows that a longer run will score anew: of "async" they become those of "async_6_iterations"."""
+    if now.sft.steps > saved.sft.steps:
+        stages, length = ("after_sft", "after_rl"), f"{saved.sft.steps}_steps"
+    else:
+        stages, length = ("after_rl",), f"{saved.rl.iterations}_iterations"
+    with changing_results(workdir) as results:
+        rows = results["paradigms"].get(name, {})
+        old = {row: rows.pop(row) for row in list(rows) if row.startswith(stages)}
+        if old:
+            results["paradigms"].setdefault(f"{name}_{length}", {}).update(old)
 
 
 def write_episodes(folder: Path, episodes: Sequence[Episode], tokenizer: Tokenizer) -> None:

@@ -31,7 +31,7 @@ from asyncthink_jax.training.evaluation import evaluate, means, play, summary
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.provenance import provenance
-from asyncthink_jax.training.restore import cold_start_checkpoints
+from asyncthink_jax.training.restore import cold_start_checkpoints, restore_params
 from asyncthink_jax.training.results import (
     changing_results,
     evaluation_rows,
@@ -39,6 +39,7 @@ from asyncthink_jax.training.results import (
     read_results,
     write_episodes,
 )
+from asyncthink_jax.training.start import Start
 from asyncthink_jax.training.state import OptimizerStep, TrainState, abstract_state, new_state
 from asyncthink_jax.training.update import Update
 
@@ -89,8 +90,9 @@ class Run:
         """
         config, experiment = self.config.sft, self.experiment
         finished = self.cold_start_checkpoint.restore(experiment.abstract_params()) or self._adopted()
-        if finished is not None:
+        if finished is not None and not self._is_extended(finished):
             return finished.state
+        del finished
         optimizer = make_optimizer(config, config.steps)
         batches = pipeline.demonstration_iterator(
             experiment.demonstrations, config.rows, config.row_length, self.config.seed
@@ -99,7 +101,7 @@ class Run:
         if found is not None:
             first, state = found.metadata["step"], found.state
         else:
-            first, state = 0, new_state(experiment.new_params(), optimizer, experiment.mesh)
+            first, state = 0, new_state(self._first_params(), optimizer, experiment.mesh)
         loss = sft.make_loss(experiment.model, config)
         step = OptimizerStep(loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen)
         with self._timed("sft"):
@@ -124,6 +126,18 @@ class Run:
         self.cold_start_checkpoint.save(config.steps, state.params, {"seconds": self.seconds, "position": position})
         self.cold_start_checkpoint.wait()
         return state.params
+
+    def _first_params(self) -> Params:
+        """What training begins with."""
+        if not self.config.start_from:
+            return self.experiment.new_params()
+        start = Start.of(self.config)
+        return restore_params(self.experiment, bucket.local(start.run), start.which)
+
+    def _is_extended(self, finished: Restored) -> bool:
+        """Whether this run's own cold start has more steps by now than it had when it ended."""
+        is_own = finished.metadata.get("position", 0) > 0
+        return is_own and finished.step < self.config.sft.steps
 
     def _adopted(self) -> Restored | None:
         """The cold start of the run `taught_by`, now also one's own."""
