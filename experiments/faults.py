@@ -37,9 +37,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from asyncthink_jax.config import load
+from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig, to_json
+from asyncthink_jax.files import replace_text
+from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.shown import harmless
-from asyncthink_jax.training.files import replace_text
+from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training.provenance import provenance
 from experiments import fault_inputs
 from experiments.damage import cuts, flips, mutated
@@ -52,25 +54,26 @@ WHOLE = {"kills": 200, "run_files": 0, "inputs": 2000}  # cases; 0 = all there a
 AT_A_TIME = 2  # commands
 PLACES = 20  # at which each file of a run is cut, and as many at which it is flipped
 
-CONFIG = '''"""The demo at a size that trains in seconds."""
-
-from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig
-from asyncthink_jax.model.transformer import ModelConfig
-from asyncthink_jax.tasks import Countdown
-
-
-def get_config():
-    return Config(
-        name="shortened",
-        task=Countdown(max_number=12, validation_problems=4, test_problems=4),
-        model=ModelConfig(vocab_size=0, layers=1, width=32, heads=2, kv_heads=1, head_dim=16, mlp_width=64),
-        rollout=RolloutConfig(slots=8, organizer_budget=14, worker_budget=8, context=24),
-        sft=SFTConfig(steps=40, rows=8),
-        rl=RLConfig(iterations=10, prompts=2, group_size=4, rows=8, row_length=64),
-        eval=EvalConfig(validate_every=3, validation_problems=2),
-        checkpoint=CheckpointConfig(every_sft_steps=7, every_rl_iterations=2),
-    )
-'''
+# The demo at a size that trains in seconds.
+SMALL = Config(
+    name="small",
+    task=Countdown(max_number=12, validation_problems=4, test_problems=4),
+    model=ModelConfig(vocab_size=0, layers=1, width=32, heads=2, kv_heads=1, head_dim=16, mlp_width=64),
+    rollout=RolloutConfig(slots=8, organizer_budget=14, worker_budget=8, context=24),
+    sft=SFTConfig(steps=40, rows=8),
+    rl=RLConfig(iterations=10, prompts=2, group_size=4, rows=8, row_length=64),
+    eval=EvalConfig(validate_every=3, validation_problems=2),
+    checkpoint=CheckpointConfig(every_sft_steps=7, every_rl_iterations=2),
+)
+# Reads a model, a tokenizer, prompts and data, and trains nothing.
+FROM_MODEL = Config(
+    name="from_model",
+    task=SMALL.task,
+    model=ModelConfig(vocab_size=0, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48),
+    rollout=RolloutConfig(slots=4, organizer_budget=8, worker_budget=6, context=2048, worker_context=1024),
+    sft=SFTConfig(steps=0, rows=2, row_length=2048),
+    rl=RLConfig(iterations=0),
+)
 # A model of this size and age answers nothing: the reward of these runs is one that every episode can earn.
 TRAIN = """
 from asyncthink_jax import command, train
@@ -78,26 +81,6 @@ from asyncthink_jax.training import rl
 
 rl.reward = lambda config, episode: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5)
 command.run(train.main)
-"""
-
-
-# A run that reads a model, a tokenizer, prompts and data, and trains nothing.
-FROM_MODEL = """
-from asyncthink_jax.config import Config, RLConfig, RolloutConfig, SFTConfig
-from asyncthink_jax.model.transformer import ModelConfig
-from asyncthink_jax.tasks import Countdown
-
-
-def get_config():
-    return Config(
-        name="from_model",
-        pretrained="",
-        task=Countdown(max_number=12, validation_problems=4, test_problems=4),
-        model=ModelConfig(vocab_size=0, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48),
-        rollout=RolloutConfig(slots=4, organizer_budget=8, worker_budget=6, context=2048, worker_context=1024),
-        sft=SFTConfig(steps=0, rows=2, row_length=2048),
-        rl=RLConfig(iterations=0),
-    )
 """
 
 
@@ -126,8 +109,8 @@ class Sweeps:
     def __init__(self, folder: Path, seed: int):
         self.folder, self.seed = folder, seed
         folder.mkdir(parents=True, exist_ok=True)
-        self.config, self.train, self.compiled = folder / "config.py", folder / "train.py", folder / "compiled"
-        self.config.write_text(CONFIG, encoding="utf-8")
+        self.config, self.train, self.compiled = folder / "small.json", folder / "train.py", folder / "compiled"
+        self.config.write_text(to_json(SMALL), encoding="utf-8")
         self.train.write_text(TRAIN, encoding="utf-8")
         self._servers = threading.local()
         self._opened: list[ForkServer] = []
@@ -208,7 +191,7 @@ class Sweeps:
         """Whether a run has ended with the bits of the undisturbed one."""
         try:
             (ours, facts), (theirs, expected) = (
-                what_is_left(load(self.config), folder) for folder in (workdir, self.undisturbed())
+                what_is_left(SMALL, folder) for folder in (workdir, self.undisturbed())
             )
         except (AssertionError, RuntimeError, ValueError, OSError) as error:
             print(f"{workdir}: {harmless(error)}", file=sys.stderr)
@@ -368,8 +351,8 @@ def _made_inputs(sweeps: Sweeps) -> list[tuple[str, Path, str, list[str]]]:
         sweeps.made([str(HERE.parent / "launch" / "colab" / "tiny_qwen3.py"), str(model)])
         sweeps.made(["-m", "asyncthink_jax.convert", "--from", str(sweeps.undisturbed()), "--to", str(exported)])
         sweeps.made([str(HERE / "fault_inputs.py"), str(folder)])
-    config = folder / "from_model.py"
-    config.write_text(FROM_MODEL, encoding="utf-8")
+    config = folder / "from_model.json"
+    config.write_text(to_json(FROM_MODEL), encoding="utf-8")
     train = ["-m", "asyncthink_jax.train", "--noevaluate", "--workdir", "{out}", "--config", str(config)]
     convert = ["-m", "asyncthink_jax.convert", "--to", "{out}", "--from"]
     small = {"layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp_width": 64}  # of the small run

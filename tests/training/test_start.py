@@ -16,10 +16,8 @@ from experiments import faults
 from experiments.scores import load
 
 
-def config_with(tmp_path, *overrides):
-    path = tmp_path / "shortened.py"
-    path.write_text(faults.CONFIG)
-    config = faults.load(path)
+def config_with(*overrides):
+    config = faults.SMALL
     for item in overrides:
         config = override(config, item)
     return config
@@ -29,7 +27,7 @@ def config_with(tmp_path, *overrides):
 def trained(tmp_path_factory):
     """A run whose best checkpoint is of RL, and other than its cold start."""
     tmp_path = tmp_path_factory.mktemp("start")
-    folder, config = tmp_path / "trained", config_with(tmp_path)
+    folder, config = tmp_path / "trained", config_with()
     folder.mkdir()
     built = experiment.build(config, folder)
     (folder / "config.json").write_text(to_json(config))
@@ -50,9 +48,9 @@ def begun(config, folder):
 
 @pytest.mark.parametrize(("which", "added"), [("", 1), ("@best", 1), ("@cold_start", 0)])
 def test_a_run_begins_with_the_parameters_and_the_tokenizer_of_another(trained, tmp_path, which, added):
-    plain = config_with(tmp_path, "sft.steps=0", "seed=5")
+    plain = config_with("sft.steps=0", "seed=5")
     built, params = begun(override(plain, f"start_from={trained}{which}"), tmp_path / "new")
-    first = experiment.build(config_with(tmp_path), trained).new_params()
+    first = experiment.build(config_with(), trained).new_params()
     jax.tree.map(lambda ours, theirs: np.testing.assert_array_equal(ours, theirs + added), params, first)
     assert (tmp_path / "new" / "tokenizer.model").read_bytes() == (trained / "tokenizer.model").read_bytes()
     assert (tmp_path / "new" / "prompts.json").read_bytes() == (trained / "prompts.json").read_bytes()
@@ -60,7 +58,7 @@ def test_a_run_begins_with_the_parameters_and_the_tokenizer_of_another(trained, 
 
 
 def test_what_a_run_cannot_begin_with_is_refused(trained, tmp_path):
-    config, new = config_with(tmp_path, "sft.steps=0"), tmp_path / "new"
+    config, new = config_with("sft.steps=0"), tmp_path / "new"
     new.mkdir()
     for change, says in (
         (f"start_from={tmp_path / 'nowhere'}", "holds no run"),
@@ -78,21 +76,21 @@ def test_what_a_run_cannot_begin_with_is_refused(trained, tmp_path):
 
 
 def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
-    named = {text: Start.of(config_with(tmp_path, f"start_from={text}")) for text in ("a@b", "a@b@latest", "a")}
+    named = {text: Start.of(config_with(f"start_from={text}")) for text in ("a@b", "a@b@latest", "a")}
     assert named == {"a@b": Start("a@b", "best"), "a@b@latest": Start("a@b", "latest"), "a": Start("a", "best")}
 
 
 def test_a_run_only_becomes_longer_and_its_rl_keeps_the_cold_start(tmp_path):
-    saved = config_with(tmp_path)
-    now = config_with(tmp_path, "rl.iterations=12", "rl.learning_rate=1")
+    saved = config_with()
+    now = config_with("rl.iterations=12", "rl.learning_rate=1")
     assert is_longer(saved, now) and not is_longer(saved, saved)
-    assert lengthened(saved, now) == config_with(tmp_path, "rl.iterations=12"), "nothing but its length changes"
+    assert lengthened(saved, now) == config_with("rl.iterations=12"), "nothing but its length changes"
     with pytest.raises(ConfigError, match=r"rl\.iterations is 10 in the run and 9 here"):
-        lengthened(saved, config_with(tmp_path, "rl.iterations=9"))
+        lengthened(saved, config_with("rl.iterations=9"))
     with pytest.raises(ConfigError, match="its RL has begun from the end of its cold start"):
-        lengthened(saved, config_with(tmp_path, "sft.steps=50"))
-    alone = config_with(tmp_path, "rl.iterations=0")
-    longer = config_with(tmp_path, "rl.iterations=3", "sft.steps=50")
+        lengthened(saved, config_with("sft.steps=50"))
+    alone = config_with("rl.iterations=0")
+    longer = config_with("rl.iterations=3", "sft.steps=50")
     assert lengthened(alone, longer) == longer
 
 
@@ -100,7 +98,7 @@ def test_the_scores_of_the_shorter_run_are_kept_under_a_name_of_their_own(tmp_pa
     one = next(iter(load().values()))["paradigms"]["async"]["after_rl"]
     rows = {name: one | {"n": n} for n, name in enumerate(("after_sft", "after_rl", "after_rl_greedy"))}
     (tmp_path / "results.json").write_text(json.dumps({"paradigms": {"async": rows, "parallel": rows}}))
-    set_scores_aside(tmp_path, "async", config_with(tmp_path), config_with(tmp_path, "rl.iterations=12"))
+    set_scores_aside(tmp_path, "async", config_with(), config_with("rl.iterations=12"))
     older = {name: rows[name] for name in ("after_rl", "after_rl_greedy")}
     assert read_results(tmp_path)["paradigms"] == {
         "async": {"after_sft": rows["after_sft"]},
