@@ -26,6 +26,7 @@ from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.sections import ConfigError, did_you_mean
 from asyncthink_jax.tasks import TASKS, Countdown, Task
+from asyncthink_jax.untrusted.files import parse_json
 
 CHECKPOINTS = ("best", "latest", "cold_start")  # the parameters of a run, by the names that commands know them by
 Paradigm = Literal["async", "sequential", "parallel"]
@@ -478,9 +479,9 @@ def to_json(config: Config) -> str:
 def from_json(text: str) -> Config:
     """The inverse of `to_json`; the task is of the class of its name. Raises ConfigError for text that is no config."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"saved config is not JSON: {error}") from error
+        data = parse_json(text, strict=False)
+    except ValueError as error:
+        raise ConfigError(f"saved config is {error}") from error
     task = data.get("task") if isinstance(data, dict) else None
     chosen = {"task": _task_class(task.get("name"), "saved config: task.name ")} if isinstance(task, dict) else {}
     return sections.from_dict(Config, data, chosen)

@@ -8,7 +8,6 @@ copy. Exit codes: 0 done, 2 for bad input (one line on stderr).
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from absl import flags, logging
 from asyncthink_jax import command
 from asyncthink_jax.config import CHECKPOINTS, ConfigError, MeshConfig, load
 from asyncthink_jax.shown import complain
+from asyncthink_jax.untrusted.files import check_inside, read_json
 
 FLAGS = flags.FLAGS
 DTYPES = ("bfloat16", "float32")
@@ -107,6 +107,7 @@ def _convert_weights(source: str, target: Path) -> None:
     from asyncthink_jax.model.weights import open_weights
 
     weights = open_weights(source)
+    beside = _tokenizer_files(weights.path) if weights.path.is_dir() else ()
     length = {} if weights.context is None else {"context": weights.context}
     save_hf(
         target,
@@ -114,7 +115,7 @@ def _convert_weights(source: str, target: Path) -> None:
         load_weights(weights, dtype=FLAGS.dtype),
         FLAGS.dtype,
         special_tokens=weights.special_tokens,
-        beside=_tokenizer_files(weights.path) if weights.path.is_dir() else (),
+        beside=beside,
         **length,
     )
 
@@ -122,20 +123,26 @@ def _convert_weights(source: str, target: Path) -> None:
 def _is_run(path: Path) -> bool:
     """Whether a folder is a run of `train`: its config.json is an experiment's, not a model's."""
     try:
-        data = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        data = read_json(path / "config.json")
     except (OSError, ValueError):
         return False
     return isinstance(data, dict) and "rollout" in data
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    try:
+        for path in found:  # what one links to is copied, and may be anything that the user can read
+            check_inside(path, folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return found
 
 
 def _tokenizer_config(workdir: Path) -> dict[str, Any] | None:
     """What a run's tokenizer_config.json has to say besides, so that transformers reads the tokenizer as we do."""
     saved = workdir / "tokenizer_config.json"
-    config = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
+    config = read_json(saved) if saved.is_file() else {}
     if (workdir / "tokenizer.json").is_file():
         return {**config, "tokenizer_class": "PreTrainedTokenizerFast"}
     if config:  # of a released SentencePiece model

@@ -48,6 +48,14 @@ def test_a_folder_is_written_with_its_tokenizer(tmp_path, capsys):
     assert (tmp_path / "out" / "generation_config.json").read_text() == (source / "generation_config.json").read_text()
 
 
+def test_a_tokenizer_that_is_a_link_out_of_the_folder_is_not_copied(tmp_path, capsys):
+    source = shutil.copytree(GOLDEN / "qwen3_tied", tmp_path / "source")
+    (tmp_path / "key").write_text("secret")
+    (source / "vocab.json").symlink_to(tmp_path / "key")
+    assert run("--from", source, "--to", tmp_path / "out") == 2
+    assert "vocab.json is a link to" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run whose cold start is saved."""

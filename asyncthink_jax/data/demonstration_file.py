@@ -8,7 +8,6 @@ inserts stands there. `work` has the places of the pieces that don't organize, w
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from etils import epath
 
 from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literal
 from asyncthink_jax.tasks.task import Problem, Script
+from asyncthink_jax.untrusted.files import parse_json
 
 
 def read(
@@ -44,7 +44,7 @@ def read(
         if not line.strip():
             continue
         try:
-            script = Script.from_json(json.loads(line), problem)
+            script = Script.from_json(parse_json(line), problem)
             if grammar.capacity > 1 or not script.workers:
                 scripts.append(checked(script, grammar))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

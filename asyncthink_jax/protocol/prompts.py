@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.untrusted.files import parse_json
 
 Render = Callable[[list[dict[str, str]]], str]  # messages with `role` and `content` to the text that the model reads
 Example = tuple[str, str]  # a question, and the whole text that should follow
@@ -59,7 +60,7 @@ class Prompts:
         """Raises FileNotFoundError, or ValueError that names the file and what is wrong with it."""
         names = [field.name for field in dataclasses.fields(cls)]
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_bytes())
             if not isinstance(values, dict) or sorted(values) != sorted(names):
                 raise ValueError(f"must be a JSON object of {', '.join(names)}")
             if not all(isinstance(value, str) for value in values.values()):

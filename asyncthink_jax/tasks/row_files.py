@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from etils import epath
 
-from asyncthink_jax.untrusted.files import check_head
+from asyncthink_jax.untrusted.files import check_head, parse_json
 
 Row = Mapping[str, Any]
 Choose = Callable[[Row], Sequence[str]]
@@ -153,13 +152,9 @@ def _are_objects(values: list[Any]) -> bool:
 
 def _parsed(text: bytes) -> Any:
     try:
-        return json.loads(text.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return ValueError("UTF-16, not UTF-8" if _is_utf16(text) else f"not UTF-8 at byte {error.start + 1}")
-    except json.JSONDecodeError as error:
-        return ValueError(f"no JSON: {error.msg} at character {error.pos + 1}")
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        return ValueError(f"no JSON that can be read: {error}")
+        return parse_json(text, strict=False)
+    except ValueError as error:
+        return ValueError("UTF-16, not UTF-8") if _is_utf16(text) else error
 
 
 def _is_utf16(text: bytes) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,6 +45,7 @@ from asyncthink_jax.training import experiment
 from asyncthink_jax.training.checkpoint import CheckpointError
 from asyncthink_jax.training.restore import restore_params
 from asyncthink_jax.training.texts import check_prompts
+from asyncthink_jax.untrusted.files import read_json
 
 # For a released model, whose prompts alone are some 760 tokens; what a run uses stands in its config.
 UNTRAINED = RolloutConfig(
@@ -179,7 +179,7 @@ def load_model(path: str | Path, settings: Settings = Settings()) -> Thinker:
     the settings don't fit it.
     """
     try:
-        saved = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        saved = read_json(Path(path) / "config.json")
     except (OSError, ValueError):
         saved = {}
     if isinstance(saved, dict) and "paradigm" in saved:

@@ -43,6 +43,17 @@ def check_head(name: object, head: bytes) -> None:
         raise ValueError(f"{name} is a web page, not the file: a download that went wrong")
 
 
+def check_inside(path: Path, folder: Path) -> None:
+    """Raises ValueError for a link that leads out of the folder: what it leads to would be taken for a part of it.
+
+    A snapshot in the cache of a hub links into the blobs of its repository, and may.
+    """
+    real, own = path.resolve(), folder.resolve()
+    allowed = [own, *([own.parents[1] / "blobs"] if own.parent.name == "snapshots" else [])]
+    if not any(real.is_relative_to(one) for one in allowed):
+        raise ValueError(f"{path} is a link to {real}, out of its folder: put the file itself there")
+
+
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     """What a file holds. Raises FileNotFoundError, or ValueError, in one line that names the file, see `parse_json`."""
     check_file(path)
@@ -55,15 +66,19 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
         raise ValueError(f"{path}: {error}") from None
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, strict: bool = True) -> Any:
     """The value of a JSON text in UTF-8, with or without a byte-order mark.
+
+    Not `strict`, numbers may be `NaN` or infinite and texts end within a character: rows of data have such things in
+    columns that nobody asks for, and whoever does ask has to look.
 
     Raises ValueError, in one line, for what is no JSON, and for what could not be used: see above.
     """
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8-sig")
-        value = json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_int)
+            text = text.decode()
+        numbers: dict[str, Any] = {"parse_constant": _constant, "parse_float": _float} if strict else {}
+        value = json.loads(text.removeprefix("\ufeff"), parse_int=_int, **numbers)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
@@ -77,7 +92,7 @@ def parse_json(text: str | bytes) -> Any:
             break
     else:
         raise ValueError(f"not JSON that can be read: more than {_DEPTH} brackets within each other")
-    if "\\u" in text and "\\ud" in text.lower():
+    if strict and "\\u" in text and "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

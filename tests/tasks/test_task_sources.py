@@ -56,15 +56,15 @@ def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path):
 
 
 BROKEN = [
-    (b'{"text": "a"', "no JSON: Expecting ',' delimiter"),
+    (b'{"text": "a"', "not JSON: Expecting ',' delimiter"),
     (b'{"text": "\xff"}', "not UTF-8 at byte 11"),
     (b"[1, 2]", r"\[1, 2\] is no object of columns"),
     (b'{"other": "a"}', "none of the columns text among other: task.text says which it is"),
     (b'{"text": "  "}', "the text is , not a text"),
     (b'{"text": 7}', "the text is 7, not a text"),
     (b'{"text": "\\ud800"}', "the text is no Unicode text"),
-    (b"[" * 100_000, "no JSON that can be read"),
-    (b"1" * 10_000, "no JSON that can be read"),
+    (b"[" * 100_000, "not JSON that can be read"),
+    (b"1" * 10_000, "not JSON that can be read"),
 ]
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from asyncthink_jax.untrusted.files import check_file, parse_json, read_json
+from asyncthink_jax.untrusted.files import check_file, check_inside, parse_json, read_json
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,17 @@ def test_what_is_no_json_or_breaks_what_comes_after_is_refused(text, why):
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
 
 
+def test_rows_of_data_may_have_numbers_and_texts_that_are_none():
+    assert [str(n) for n in parse_json("[NaN, -Infinity, 1e999]", strict=False)] == ["nan", "-inf", "inf"]
+    assert parse_json(r'"\ud800"', strict=False) == "\ud800"
+    with pytest.raises(ValueError, match="a number of 5000 digits"):
+        parse_json("7" * 5000, strict=False)
+
+
 def test_json_is_read_as_python_reads_it():
     value = {"big": 10**30, "small": 1e-300, "deep": [[[]]], "\U0001f600": "\\ud800 in words", "none": None}
     assert parse_json(json.dumps(value)) == value
-    assert parse_json("\ufeff[1]".encode()) == [1]
+    assert parse_json("\ufeff[1]".encode()) == parse_json("\ufeff[1]") == [1]
     nested = json.loads("[" * 99 + "{}" + "]" * 99)
     assert parse_json(json.dumps(nested)) == nested
     assert float(parse_json("9" * 300)) == 1e300
@@ -73,3 +80,27 @@ def test_a_file_is_named_and_its_size_bounded(tmp_path):
     os.mkfifo(path)  # to open it would wait for a writer
     with pytest.raises(ValueError, match="is no file"):
         read_json(path)
+
+
+def test_a_link_may_not_lead_out_of_the_folder_but_a_snapshot_into_its_blobs(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("x", encoding="utf-8")
+    folder, hub = tmp_path / "model", tmp_path / "hub/models--a--b"
+    snapshot, blobs = hub / "snapshots/1", hub / "blobs"
+    for path in (folder, snapshot, blobs):
+        path.mkdir(parents=True)
+    (blobs / "abc").write_text("x", encoding="utf-8")
+    (folder / "own").write_text("x", encoding="utf-8")
+    for inside, target in ((folder / "a", "own"), (snapshot / "a", "../../blobs/abc")):
+        inside.symlink_to(target)
+        check_inside(inside, inside.parent)
+    (tmp_path / "linked").symlink_to(folder)
+    check_inside(tmp_path / "linked" / "own", tmp_path / "linked")
+    up = "../../../../secret"
+    for outside, target in ((folder / "b", "../secret"), (folder / "c", secret), (snapshot / "b", up)):
+        outside.symlink_to(target)
+        with pytest.raises(ValueError, match=r"is a link to .*secret, out of its folder"):
+            check_inside(outside, outside.parent)
+    (folder / "d").symlink_to(blobs / "abc")  # of another's cache
+    with pytest.raises(ValueError, match="out of its folder"):
+        check_inside(folder / "d", folder)
