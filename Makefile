@@ -4,7 +4,7 @@
 # make studies     what else was studied on it: lambda, tau, deviations, demonstrations, generalisation (75 minutes)
 # make table       the tables of the two READMEs, from the committed results of runs and benchmarks
 # make test        set up, then the tests (under 10 minutes on 2 cores)
-# make test-all    the slow checks that it leaves out: kills and resumes, peers, large random searches
+# make test-all    the slow checks that it leaves out: kills and resumes, peers, random searches (SWEEP=10: ten times as large)
 # make lint        format, lint, types and shell scripts, as the continuous integration checks them
 # make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
 # make bench-tpu   the one of them that compiles for TPUs; needs none
@@ -61,12 +61,14 @@ table: setup
 SIDE_BY_SIDE = --numprocesses auto --dist loadfile --maxprocesses
 
 # These tests compile much and compute little: without optimisation they take two thirds of the time.
-test: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+test test-all: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 test: setup
 	$(BIN)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) 4
 
+SWEEP ?= 1
+
 test-all: setup .libtpu/installed .models/installed .models/qwen3/installed
-	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) 2
+	$(BIN)/python -m pytest -m slow --sweep $(SWEEP) $(SIDE_BY_SIDE) 2
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -276,9 +276,25 @@ def executed(checkout: Path, name: str, **environment: str) -> list[nbformat.Not
     return cells
 
 
+# `make notebooks` runs it whole; the outputs that it leaves there are looked at above.
+SMOKE = {
+    "--config.sft.steps=1700": "--config.sft.steps=20",
+    "--config.sft.rows=8": "--config.rl.prompts=4",
+    "--config.rl.iterations=24": "--config.rl.iterations=1",
+    "--config.eval.problems=150": "--config.eval.problems=8",
+    "--config.eval.validation_problems=100": "--config.eval.validation_problems=8",
+}
+
+
 @pytest.mark.slow
-def test_the_demo_runs_whole_and_learns(checkout):
-    assert_it_learned(executed(checkout, DEMO))
+def test_every_cell_of_the_demo_runs(checkout):
+    path = checkout / "launch" / "colab" / DEMO
+    source = path.read_text(encoding="utf-8")
+    for whole, short in SMOKE.items():
+        assert source.count(whole) == 1, whole
+        source = source.replace(whole, short)
+    path.write_text(source, encoding="utf-8")
+    executed(checkout, DEMO)
 
 
 @pytest.mark.slow

@@ -80,7 +80,9 @@ def done(started, folder):
     [(2, ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]), (4, ["--config.mesh.data=8"])],
     ids=["2", "4"],
 )
-def test_the_numbers_are_those_of_one_process(train, tmp_path, count, mesh):
+def test_the_numbers_are_those_of_one_process(train, tmp_path, count, mesh, sweep):
+    if count > 2 and sweep == 1:
+        pytest.skip("minutes of compilation on two cores: with --sweep 2")
     alone, together = tmp_path / "alone" / "run", tmp_path / "together" / "run"
     done(train(1, alone, *mesh, devices=2 * count), alone.parent)
     together.parent.mkdir()
@@ -180,9 +182,7 @@ def test_a_run_is_scored_by_several_processes_as_by_one(train, undisturbed, tmp_
 @pytest.mark.parametrize(
     ("flag", "says"),
     [
-        ("--config.rl.tau=0", "'rl.tau' is 0.0"),
         ("--config.mesh.data=3", "mesh data=3 x fsdp=1 x tensor=1 doesn't fit 4 devices"),
-        ("--config.rollout.slots=6", "rollout.slots is 6, but must be a multiple"),
         ("--results=nowhere", "--results nowhere is no folder"),
     ],
 )

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncthink_jax.protocol.episode import Episode, Event, Trace, clock, concurrency_ratio, critical_path, spans
+from asyncthink_jax.protocol.episode import (
+    Episode,
+    Event,
+    Trace,
+    clock,
+    concurrency_ratio,
+    critical_path,
+    side_by_side,
+    spans,
+)
 
 
 def trace(role, decoded, fork_id=None, events=(), end="answer"):
@@ -50,6 +59,19 @@ def test_a_join_of_a_finished_worker_costs_nothing():
 def test_sequential_thinking_has_concurrency_one():
     assert concurrency_ratio(episode(7, [], {})) == 1.0
     assert critical_path(episode(7, [], {})) == 7
+
+
+def alone(decoded, format_error=None):
+    facts = {"task": "", "problem": {}, "paradigm": "sequential", "agents": 1, "seed": 0, "answer": "a", "score": None}
+    own = {"format_error": format_error, "critical_path": decoded, "concurrency": 1.0, "reward": None}
+    return Episode(**facts, **own, traces=[trace("organizer", decoded)])
+
+
+def test_traces_side_by_side_take_as_long_as_the_longest_and_fail_only_together():
+    both = side_by_side([alone(6), alone(10, "no_answer")], "b", {"accuracy": 1.0})
+    assert (both.critical_path, both.concurrency, both.agents) == (10, 16 / (10 * 2), 2)
+    assert (both.format_error, both.answer, both.score) == (None, "b", {"accuracy": 1.0})
+    assert side_by_side([alone(6, "no_answer"), alone(7, "stray_tag")], None).format_error == "no_answer"
 
 
 def test_an_unjoined_worker_counts_up_to_the_answer():

@@ -151,8 +151,8 @@ def test_the_mask_is_what_the_parser_allows(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VOCABULARIES)
-def test_the_mask_is_what_the_parser_allows_for_new_traces_each_time(name):
-    assert_exact(name, seed=random.randrange(2**32), walks=200)
+def test_the_mask_is_what_the_parser_allows_for_new_traces_each_time(name, sweep):
+    assert_exact(name, seed=random.randrange(2**32), walks=40 * sweep)
 
 
 # --- What the definition says.
@@ -276,8 +276,8 @@ def test_an_organizer_can_be_made_to_hear_workers_before_it_answers(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS)
-def test_10000_random_episodes_have_no_format_error(name):
-    assert_no_errors(random_rollout(name, 10_000)[0])
+def test_2000_random_episodes_have_no_format_error(name, sweep):
+    assert_no_errors(random_rollout(name, 2_000 * sweep)[0])
 
 
 @pytest.mark.parametrize("name", POOLS)

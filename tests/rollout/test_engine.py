@@ -127,9 +127,9 @@ def test_the_engine_gives_the_episodes_of_the_interpreter(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS | MORE_POOLS)
-def test_the_engine_gives_the_episodes_of_the_interpreter_for_new_scripts_each_time(name):
+def test_the_engine_gives_the_episodes_of_the_interpreter_for_new_scripts_each_time(name, sweep):
     pool = (POOLS | MORE_POOLS)[name]
-    scripts = examples(scripts_for(pool), 1000, derandomize=False) + edge_scripts(pool)
+    scripts = examples(scripts_for(pool), 100 * sweep, derandomize=False) + edge_scripts(pool)
     assert_same_episodes(pool.scripted_engine(), pool, scripts, [interpret(pool, script) for script in scripts])
 
 
@@ -140,7 +140,7 @@ def test_the_cache_is_read_as_far_as_its_longest_row():
     read = []
     bucket = engine._bucket
     engine._bucket = lambda longest: read.append(bucket(longest)) or read[-1]
-    scripts = examples(scripts_for(pool), 150)
+    scripts = examples(scripts_for(pool), 60)
     assert_same_episodes(engine, pool, scripts, [interpret(pool, script) for script in scripts])
     assert set(read) == {16, 32}
 

@@ -3,7 +3,7 @@
     (a) it gives the episodes of the interpreter, with and without format errors
     (b) the trainer's forward pass gives the log-probabilities that were recorded
     (c) an episode alone takes as many steps as its critical path has tokens, plus those of its prompt
-    (d) an episode is the same alone, in a full batch, and on one or eight devices
+    (d) an episode is the same alone, in a full batch, and (test_independence.py) on one or eight devices
 
 Numbered tags are of several tokens here, so budgets run out inside of them too.
 """
@@ -150,9 +150,9 @@ def assert_same_episodes(engine, pool, chosen, interpreted):
 @pytest.mark.slow
 @each_pool
 @pytest.mark.parametrize("limits", [{}, {"organizer_budget": 25, "worker_budget": 6}, {"context": 24}])
-def test_a_for_new_scripts_each_time(agents, limits):
+def test_a_for_new_scripts_each_time(agents, limits, sweep):
     pool = pool_of(agents, **limits)
-    chosen = edge_scripts(pool) + examples(scripts(pool), 1000, derandomize=False)
+    chosen = edge_scripts(pool) + examples(scripts(pool), 100 * sweep, derandomize=False)
     assert_same_episodes(pool.scripted_engine(), pool, chosen, [interpret(pool, script) for script in chosen])
 
 

@@ -84,14 +84,14 @@ def cases(n):
         yield Problem(tuple(sorted(numbers)), target), text, kind
 
 
-def test_two_judges_agree_on_ten_thousand_expressions(judge):
+def test_two_judges_agree_on_thousands_of_expressions(judge, sweep):
     right = dict.fromkeys(("right", "value", "twice", "strange", "broken"), 0)
-    for problem, text, kind in cases(10_000):
+    for problem, text, kind in cases(2_000 * sweep):
         verdict = ours(problem, text)
         assert verdict == theirs(judge, problem, text), (problem, text, kind)
         right[kind] += verdict
     # A value may be no whole number, and a broken text may have become another expression: never so what is wrong.
-    assert right["right"] > 1000 and right["value"] == right["twice"] == right["strange"] == 0
+    assert right["right"] > 200 and right["value"] == right["twice"] == right["strange"] == 0
 
 
 @pytest.mark.parametrize(

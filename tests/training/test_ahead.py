@@ -155,7 +155,7 @@ def test_for_tpus():
             "no:cacheprovider",
             Path(__file__).with_name("compiled_for_tpu.py"),
         ],
-        env=os.environ | {"PYTHONPATH": str(libtpu), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"PYTHONPATH": str(libtpu), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -62,7 +62,7 @@ ALL = {"accuracy": 1.0, "correct": 4, "answered": 4, "wrong": 0}
         ({"tau": 1.0}, {"score": ALL, "concurrency": 0.25}, 1.25),
         ({"concurrency_weight": 0.2}, {"score": FOUND, "concurrency": 0.4}, 0.75 + 0.1),
         ({"concurrency_weight": 0.0}, {"score": ALL, "concurrency": 0.9}, 1.0),
-        ({}, {"score": ALL, "format_error": "pool_full"}, -1.0),  # whatever the answer is worth
+        ({}, {"score": ALL, "answer": "1", "format_error": "pool_full"}, -1.0),  # whatever the answer is worth
         ({"format_penalty": -3.0}, {"score": FOUND, "format_error": "no_answer"}, -3.0),
         ({"all_correct_bonus": 0.5, "concurrency_weight": 0.0}, {"score": ALL}, 1.5),
         ({"all_correct_bonus": 0.5, "concurrency_weight": 0.0}, {"score": FOUND}, 0.75),
@@ -219,6 +219,7 @@ def test_the_clip_stops_a_token_that_has_moved_far_enough_its_way(toy, old, adva
     second = -0.25 * advantage * (0.5 / old) * np.array([[1, -1], [-1, 1]])
     np.testing.assert_allclose(gradient, first + second * flows, rtol=1e-5)
     assert float(numbers["clipped"]) == pytest.approx(0.0 if flows else 0.5)
+    assert float(numbers["entropy"]) == pytest.approx(np.log(2))  # of the tokens that train: the mean
 
 
 def test_the_kl_penalty_pulls_towards_the_cold_start(toy):
@@ -326,13 +327,13 @@ def played(rewards):
 
 
 @functools.cache
-def update_of(top_k=0, **config):
-    """What makes a first state, and the update of an iteration."""
+def update_of(top_k=0, reference=None, **config):
+    """What makes a first state, and the update of an iteration; `reference`: its seed."""
     fields = {"group_size": 2, "prompts": 2, "optimizer_steps": 1, "worker_keep": 1.0, "microbatches": 1}
     config = SimpleNamespace(rl=RLConfig(**(CLIP | SIZES | fields | config)), rollout=RolloutConfig(top_k=top_k))
     mesh, optimizer = make_mesh(devices=jax.devices()[:1]), optax.adamw(1e-2, weight_decay=0.1)
     parts = SimpleNamespace(config=config, model=MODEL, mesh=mesh, frozen={}, demonstrations=None)
-    update = Update(parts, optimizer, None)
+    update = Update(parts, optimizer, None if reference is None else transformer.init(MODEL, jax.random.key(reference)))
     return lambda params: new_state(params, optimizer, mesh), update
 
 
@@ -409,6 +410,21 @@ def test_an_update_imitates_demonstrations_beside_the_episodes(params, monkeypat
 def test_minibatches_take_a_step_each_and_one_without_advantage_takes_none(params):
     assert int(updated(params, [0.0, 1.0, 1.0, 0.0], optimizer_steps=2)[1].step) == 2
     assert int(updated(params, [0.0, 1.0, 0.3, 0.3], optimizer_steps=2)[1].step) == 1
+
+
+def test_all_rows_of_an_update_train_whatever_microbatches_they_are_in(params):
+    # 24 tokens in rows of 8: three of the four rows, and one and a half of the two microbatches.
+    sizes, rewards = {"rows": 4, "row_length": 8}, [0.0, 1.0, 1.0, 0.0]
+    _, _, whole = updated(params, rewards, **sizes)
+    _, _, parts = updated(params, rewards, microbatches=2, **sizes)
+    assert whole["rows"] == parts["rows"] == 3
+    for name in ("loss", "entropy", "gradient_norm"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-4), name
+
+
+def test_the_kl_penalty_is_to_the_reference_and_not_to_the_policy_that_samples(params):
+    _, _, numbers = updated(params, [0.0, 1.0, 1.0, 0.0], reference=2, kl=0.1, recompute_logprobs=True)
+    assert numbers["kl"] > 1e-4 and numbers["logprob_change"] < 1e-6
 
 
 def test_old_log_probabilities_can_be_computed_again_by_the_trainer(params):

@@ -60,6 +60,13 @@ def test_the_loss_is_the_mean_over_weighted_tokens_each_given_its_own_trace(para
     assert float(numbers["entropy"]) == pytest.approx(float(np.mean(entropies)), rel=1e-5)
 
 
+def test_the_weights_of_a_batch_add_up_to_1_in_the_proportions_they_had():
+    weights = np.array([[0, 1, 1], [0, 3, 0]], np.float32)
+    np.testing.assert_allclose(sft.normalised({"loss_weights": weights})["loss_weights"], weights / 5)
+    nothing = np.zeros((1, 2), np.float32)
+    assert not sft.normalised({"loss_weights": nothing})["loss_weights"].any()
+
+
 def test_tokens_without_weight_are_read_but_not_learned(params, batch, loss_and_gradient):
     # The last token of a trace is read by none: without weight its gradient is nothing, whichever token it is.
     _, gradient = loss_and_gradient(params, batch)
