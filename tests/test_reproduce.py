@@ -37,14 +37,18 @@ if isinstance(order, str):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit((here / "asked").touch()))
     signal.alarm(20)  # ends it unasked, where nothing is passed on
     os.kill(os.getppid(), getattr(signal, order))
-    signal.pause()
+    if signal.getsignal(getattr(signal, order)) == signal.SIG_IGN:
+        order = 0
+    else:
+        signal.pause()
 if order:
     sys.exit(order)
 path = table / "results.json"
 results = json.loads(path.read_text()) if path.exists() else {"date": "of the run", "paradigms": {}}
 rows = ["after_sft", "after_rl"] if trains else ["after_rl"]
 samples = int(next((word.partition("=")[2] for word in words if word.startswith("--config.eval.samples=")), 1))
-row = {"of": workdir.name, "temperature": 0.6, "samples": samples}
+scores = {"n": 600, "critical_path": 1, "concurrency": 1, "at_least": {}}  # what a table has to hold
+row = scores | {"of": workdir.name, "temperature": 0.6, "samples": samples}
 results["paradigms"][name] = dict.fromkeys(rows, row)
 path.write_text(json.dumps(results))
 """
@@ -73,7 +77,12 @@ def driver(tmp_path, monkeypatch):
         return code, [(call[call.index("--name") + 1], Path(call[call.index("--workdir") + 1]).name) for call in calls]
 
     run.runs, run.results, run.asked = runs, results, fake / "asked"
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    # Whoever runs the tests may have set them, as nohup does.
+    handlers = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -130,6 +139,12 @@ def test_a_signal_is_passed_on_to_the_run_and_the_same_command_goes_on(driver, c
     assert error == "the studies have stopped; the same command goes on with what is left\n"
     assert driver.asked.exists(), "the run was not asked to stop"
     assert driver(*ONE_SEED) == (0, FIRST[1:])
+
+
+def test_under_nohup_the_studies_live_through_a_hangup(driver, capsys):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert driver(*ONE_SEED, async_without_concurrency="SIGHUP") == (0, FIRST)
+    assert not driver.asked.exists() and "have stopped" not in capsys.readouterr().err
 
 
 def test_a_run_without_rows_in_the_end_is_not_taken_for_finished(driver, capsys, monkeypatch):

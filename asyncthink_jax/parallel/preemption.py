@@ -1,12 +1,14 @@
-"""A run is asked to stop: by SIGTERM, as before a spot VM is taken away, or by Ctrl-C.
+"""A run is asked to stop: by SIGTERM, as before a spot VM is taken away, by Ctrl-C, or by a terminal that hangs up.
 
 A run polls at moments at which it could stop: between two steps, and now and then in a rollout. All processes poll at
 the same moments, and have to stop at the same one, although a signal reaches them at different ones, or one of them
 only. So with several processes SIGTERM is jax's: its preemption service tells all processes, and has them agree on the
 next poll that none has passed yet (`reached_preemption_sync_point`). That costs a poll nothing but a comparison, where
-an agreement of our own would be a collective at every poll. Ctrl-C is passed on as SIGTERM then.
+an agreement of our own would be a collective at every poll. The other signals are passed on as SIGTERM then. A process
+that was started with SIGHUP ignored, as by nohup, goes on ignoring it.
 """
 
+import os
 import signal
 from types import FrameType
 
@@ -26,10 +28,14 @@ class Preemption:
         self._polls = 0
         self._asked_by: int | None = None  # the first signal that this process has got
         self._reached = False
+        self._terminals: list[int] = []  # of the output streams
 
     def listen(self) -> None:
-        """From now on SIGTERM and Ctrl-C ask to stop; Ctrl-C once more raises KeyboardInterrupt."""
+        """From now on SIGTERM, Ctrl-C and a hangup ask to stop; Ctrl-C once more raises KeyboardInterrupt."""
         signal.signal(signal.SIGINT, self._asked)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+            signal.signal(signal.SIGHUP, self._asked)
         if multihost.count() == 1:  # else jax listens, and a handler of ours would take its place
             signal.signal(signal.SIGTERM, self._asked)
 
@@ -37,8 +43,11 @@ class Preemption:
         if self._asked_by is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
-            return  # SIGTERM may come twice, to the process and to its group
+            return  # a signal may come twice, to the process and to its group
         self._asked_by = number
+        for stream in self._terminals:
+            if not os.isatty(stream):  # hung up: what is written there would end the run before it has saved
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         if multihost.count() > 1:
             signal.raise_signal(signal.SIGTERM)
 
@@ -58,5 +67,5 @@ class Preemption:
 
     @property
     def exit_code(self) -> int:
-        """Of a run that has stopped: 130 after Ctrl-C as of any command, 0 after SIGTERM, which asked for just that."""
+        """Of a run that has stopped: 130 after Ctrl-C as of any command, 0 after another signal, as it was asked to."""
         return 130 if self._asked_by == signal.SIGINT else 0

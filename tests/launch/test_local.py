@@ -54,7 +54,8 @@ class Local:
         (folder / "tiny.py").touch()
 
     @contextlib.contextmanager
-    def started(self, *words: str, **environment: str) -> Iterator[subprocess.Popen]:
+    def started(self, *words: str, hangup=signal.SIG_DFL, **environment: str) -> Iterator[subprocess.Popen]:
+        """`hangup`: what SIGHUP does to it; under nohup, as whoever runs the tests may be, it is ignored."""
         process = subprocess.Popen(
             [str(ROOT / "launch" / "local.sh"), *words],
             cwd=self.folder,
@@ -63,6 +64,7 @@ class Local:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # a group of its own, as on a terminal
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
         )
         try:
             yield process
@@ -181,6 +183,28 @@ def test_a_signal_is_passed_on_once_and_every_process_awaited(local, number, cod
     assert out == f"process 0 trains\ngot {name}\nsignals {name}\n"
     assert (local.folder / "run.process1.log").read_text() == f"process 1 trains\ngot {name}\nsignals {name}\n"
     assert not err, "that was no death"
+
+
+def test_a_hangup_of_the_terminal_asks_to_stop(local):
+    with local.started("2", "tiny.py", "run", DO_0="wait 0", DO_1="wait 0") as process:
+        local.record(0), local.record(1)
+        os.kill(process.pid, signal.SIGHUP)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and not err
+    assert out == "process 0 trains\ngot SIGTERM\nsignals SIGTERM\n"
+
+
+def test_under_nohup_it_lives_through_a_hangup(local):
+    with local.started("2", "tiny.py", "run", hangup=signal.SIG_IGN, DO_0="wait 0", DO_1="wait 0") as process:
+        training = local.record(0)["pid"], local.record(1)["pid"]
+        os.killpg(process.pid, signal.SIGHUP)
+        for pid in training:  # each in a group of its own
+            os.kill(pid, signal.SIGHUP)
+        for pid in training:
+            os.kill(pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and not err
+    assert out == "process 0 trains\ngot SIGTERM\nsignals SIGTERM\n"
 
 
 @pytest.mark.parametrize(
