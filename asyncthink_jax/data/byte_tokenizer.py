@@ -13,7 +13,7 @@ class ByteTokenizer(Tokenizer):
     def __init__(self) -> None:
         super().__init__({"eos_token": "<eos>"})
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         """The bytes of its UTF-8."""
         return list(text.encode())
 

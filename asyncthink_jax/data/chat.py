@@ -23,8 +23,8 @@ _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ"
 class ChatTemplate:
     """A chat template. It is a program that comes with the weights, so it never runs in this process.
 
-    Each rendering has a process of its own (`chat_worker.py`), which takes a tenth of a second. That one has Jinja's
-    sandbox, limits of time, memory and output, and an environment with nothing in it.
+    It runs in a process of its own (`chat_worker.py`), which takes a tenth of a second. That one has Jinja's sandbox,
+    limits of time, memory and output, and an environment with nothing in it.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]):
@@ -57,17 +57,31 @@ class ChatTemplate:
 
         Raises ValueError, in one line, if the template refuses the messages, fails, or takes more than it may.
         """
-        variables |= {"messages": [dict(message) for message in messages], "tools": None, "documents": None}
-        variables |= {"add_generation_prompt": add_generation_prompt, "enable_thinking": enable_thinking}
-        request = {"source": self.source, "special_tokens": self._special_tokens, "variables": variables}
-        reply = _asked(request)
+        asked = {"add_generation_prompt": add_generation_prompt, "enable_thinking": enable_thinking}
+        (reply,) = self._replies([{"messages": [dict(message) for message in messages], **asked, **variables}])
         if "text" not in reply:
             raise ValueError(f"the chat template can't render these messages: {reply['error']}")
         return reply["text"]
 
+    def render_all(self, chats: Sequence[Sequence[Mapping[str, str]]]) -> list[str | None]:
+        """Several conversations in one process; None for those that the template refuses.
 
-def _asked(request: Mapping[str, Any]) -> dict[str, str]:
-    """The reply of the worker to a request."""
+        The model's turn is opened where the last message is not its own.
+        """
+        asked = [
+            {"messages": [dict(one) for one in chat], "add_generation_prompt": chat[-1]["role"] != "assistant"}
+            for chat in chats
+        ]
+        return [reply.get("text") for reply in self._replies([{**one, "enable_thinking": False} for one in asked])]
+
+    def _replies(self, variables: list[dict[str, Any]]) -> list[dict[str, str]]:
+        variables = [{**one, "tools": None, "documents": None} for one in variables]
+        return _asked({"source": self.source, "special_tokens": self._special_tokens, "variables": variables})
+
+
+def _asked(request: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The replies of the worker to a request."""
+    failed = lambda reason: [{"error": reason}] * len(request["variables"])  # noqa: E731
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     try:
         done = subprocess.run(
@@ -80,10 +94,10 @@ def _asked(request: Mapping[str, Any]) -> dict[str, str]:
             timeout=_PATIENCE_S,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {_PATIENCE_S} s"}
+        return failed(f"no answer within {_PATIENCE_S} s")
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return {"error": f"it takes more than {SECONDS} s of processor time"}
+        return failed(f"it takes more than {SECONDS} s of processor time")
     if done.returncode:
         words = done.stderr.decode(errors="replace").split("\n")
-        return {"error": f"the process ended with exit code {done.returncode} {words[-2] if words[1:] else ''}".strip()}
+        return failed(f"the process ended with exit code {done.returncode} {words[-2] if words[1:] else ''}".strip())
     return json.loads(done.stdout)

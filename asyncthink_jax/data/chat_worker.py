@@ -1,7 +1,8 @@
 """The process behind `chat.py`: renders one chat template, within limits, and ends.
 
 Its argument is the processor time that it may take, in seconds. Standard input is a JSON object: `source`,
-`special_tokens`, `variables`. Standard output is one: `text`, or `error`.
+`special_tokens`, and `variables`, a list of those of each rendering. Standard output is a list of objects: `text`, or
+`error`.
 Whatever a template does, it takes so much processor time and memory at most, and finds nothing of its user's in here.
 The file is run as it is, and imports nothing of the package.
 """
@@ -49,11 +50,15 @@ def environment() -> jinja2.Environment:
 def main() -> None:
     _limit(int(sys.argv[1]))
     request = json.load(sys.stdin)
-    try:
-        reply = {"text": _rendered(**request)}
-    except Exception as error:  # whatever a program of somebody else's can raise, RecursionError and MemoryError too
-        reply = {"error": (" ".join(str(error).split()) or type(error).__name__)[:_MOST_REASON]}
-    json.dump(reply, sys.stdout)
+    replies = []
+    for variables in request["variables"]:
+        try:
+            replies.append({"text": _rendered(request["source"], request["special_tokens"], variables)})
+        except (
+            Exception
+        ) as error:  # whatever a program of somebody else's can raise, RecursionError and MemoryError too
+            replies.append({"error": (" ".join(str(error).split()) or type(error).__name__)[:_MOST_REASON]})
+    json.dump(replies, sys.stdout)
 
 
 def _rendered(source: str, special_tokens: dict[str, str], variables: dict[str, Any]) -> str:

@@ -8,15 +8,17 @@ there on nothing is different. What a GGUF only names is how a text is cut into 
 from __future__ import annotations
 
 import enum
+import itertools
 from pathlib import Path
 from typing import Any
 
 import sentencepiece as spm
 from sentencepiece import sentencepiece_model_pb2
 
+from asyncthink_jax import stated
 from asyncthink_jax.data.json_tokenizer import JsonTokenizer
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from asyncthink_jax.data.tokenizer import SPECIAL, Tokenizer
+from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.untrusted.gguf import read_header
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -83,8 +85,6 @@ def _check_types(fields: dict[str, Any]) -> None:
                 raise ValueError(f"{own} is no array of {'texts' if _ARRAYS[name] is str else 'numbers'}")
             if name != "merges" and len(value) != tokens:
                 raise ValueError(f"{own} has {len(value)} entries for {tokens} tokens")
-        elif name.endswith("_token_id") and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ValueError(f"{own} is {value!r}, no number of a token")
         elif name in ("pre", "tokenizer.chat_template") and not isinstance(value, str):
             raise ValueError(f"{own} is no text")
         elif name in ("add_bos_token", "add_space_prefix", "remove_extra_whitespaces") and not isinstance(value, bool):
@@ -101,6 +101,10 @@ def _byte_pairs(fields: dict[str, Any]) -> JsonTokenizer:
         )
     cuts, normalizer, whole_words = _KINDS[pre]
     typed = list(zip(fields["tokens"], fields["token_type"], strict=True))
+    places: dict[str, int] = {}
+    for i, (token, kind) in enumerate(typed):
+        if kind != _Type.UNUSED and places.setdefault(token, i) != i:
+            raise ValueError(f"tokenizer.ggml.tokens has {token!r} twice, {places[token]} and {i}")
     # Unused tokens stand for the spare rows of the model.
     vocabulary = {token: i for i, (token, kind) in enumerate(typed) if kind != _Type.UNUSED}
     added = [
@@ -173,14 +177,21 @@ def _sentencepiece(fields: dict[str, Any]) -> SentencePieceTokenizer:
 
 def _config(fields: dict[str, Any], begins: bool) -> dict[str, Any]:
     """As `read_config`. `begins`: whether texts begin with bos where the file doesn't say."""
-    names = {"bos": "bos", "eos": "eot" if "eot_token_id" in fields else "eos", "pad": "padding", "unk": "unknown"}
-    ids = {name: fields.get(f"{names[name]}_token_id") for name in SPECIAL}
+
+    def ids(*names: str) -> list[int]:
+        keys = [f"{name}_token_id" for name in names]
+        found = [stated.token_ids(fields.get(key), f"tokenizer.ggml.{key}", len(fields["tokens"])) for key in keys]
+        return list(dict.fromkeys(itertools.chain(*found)))
+
     config: dict[str, Any] = {}
-    for name, i in ids.items():
-        if i is not None:
-            if not 0 <= i < len(fields["tokens"]):
-                raise ValueError(f"tokenizer.ggml.{names[name]}_token_id is {i} of {len(fields['tokens'])} tokens")
-            config[f"{name}_token"] = fields["tokens"][i]
+    ends = ids("eot", "eos", "eom")
+    for name, found in (("bos", ids("bos")), ("eos", ends), ("pad", ids("padding")), ("unk", ids("unknown"))):
+        if found and fields["token_type"][found[0]] == _Type.NORMAL:  # its text is spelled in the vocabulary's way
+            config[f"{name}_token_id"] = found[:1]
+        elif found:
+            config[f"{name}_token"] = fields["tokens"][found[0]]
+    if ends:
+        config["eos_token_id"] = ends
     config["add_bos_token"] = bool(fields.get("add_bos_token", begins))
     if fields.get("tokenizer.chat_template"):
         config["chat_template"] = fields["tokenizer.chat_template"]

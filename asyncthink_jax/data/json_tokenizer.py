@@ -7,6 +7,7 @@ write each byte as a printable character, SentencePiece's write a space as U+258
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,9 +17,11 @@ from typing import Any
 
 import tokenizers
 
+from asyncthink_jax.data.roles import find_roles
 from asyncthink_jax.data.tokenizer import Tokenizer, read_config
+from asyncthink_jax.protocol.grammar import is_tag
 from asyncthink_jax.untrusted.files import read_json
-from asyncthink_jax.untrusted.tokenizer_json import check_definition, panics_refused
+from asyncthink_jax.untrusted.tokenizer_json import check_definition, panics_refused, steps
 
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -27,25 +30,56 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class JsonTokenizer(Tokenizer):
     """Reads a tokenizer.json and what stands beside it.
 
-    Added tokens are special by the file's own mark: those add nothing to the text and are never made of it; the others
-    (Qwen3's `<think>`) are text that happens to be one token.
+    Added tokens are special by the file's own mark, or by their role: those add nothing to the text and are never made
+    of it; the others (Qwen3's `<think>`, a tag of the protocol) are text that happens to be one token.
     """
 
     def __init__(self, definition: dict[str, Any], config: Mapping[str, Any]):
         """`definition`: the content of tokenizer.json. `config`: as `read_config` returns it.
 
-        Raises ValueError for a kind of tokenizer that isn't supported, or one that the library can't read.
+        Raises ValueError for a kind of tokenizer that isn't supported, one that the library can't read, or one that
+        contradicts itself.
         """
         check_definition(definition)
         self._bytes_of = _spelling(definition)
+        added = {token["content"]: token for token in _added_tokens(definition, config)}
+        vocabulary = _vocabulary(definition)
+        opening = _opening(definition)
+
+        def text_of(i: int) -> str | None:
+            own = next((text for text, token in added.items() if token["id"] == i), None)
+            return self._text_of(next((piece for piece, n in vocabulary.items() if n == i), "")) if own is None else own
+
+        roles = find_roles(config, added, vocabulary.__contains__, text_of, opening)
+        # The library tells special tokens from text by their mark alone.
+        for text in roles.special & vocabulary.keys() - added.keys():
+            added[text] = _added(text, vocabulary[text], {})
+        for text, token in added.items():
+            token["special"] = text in roles.special or (bool(token.get("special")) and not is_tag(text))
+        definition = {
+            **definition,
+            "added_tokens": sorted(added.values(), key=lambda token: token["id"]),
+            "model": {**definition["model"], "dropout": None},
+        }
         self._model = _made(definition)
+        _check_ids(self._model, added, vocabulary)
         plain, self._prefix = _without_prefix(definition)
         self._plain = _made(plain) if self._prefix else self._model
         self._added = self._model.get_added_tokens_decoder()
-        if "add_bos_token" not in config and "bos_token" in config:
-            opening = self._model.encode("").ids[:1]
-            config = {**config, "add_bos_token": opening == [self._model.token_to_id(config["bos_token"])]}
-        super().__init__(config)
+        # A byte-level vocabulary writes some texts otherwise; such a token is none of the library's special ones.
+        ids = [*config.get("eos_token_id", ()), *config.get("bos_token_id", ())]
+        texts = {i: text_of(i) for i in ids if i not in self._added}
+        self._other_controls = {text: i for i, text in texts.items() if text}
+        super().__init__(config, roles)
+        if "add_bos_token" not in config:
+            self.begin = "".join(opening)
+
+    def _text_of(self, piece: str) -> str | None:
+        """The text of a piece of the vocabulary, None if it is none."""
+        try:
+            return self._bytes_of(piece).decode() or None
+        except UnicodeDecodeError:
+            raise ValueError(f"the piece {piece!r}, a part of a character, is said to begin or end texts") from None
 
     @classmethod
     def load(cls, path: str | Path) -> JsonTokenizer:
@@ -57,8 +91,10 @@ class JsonTokenizer(Tokenizer):
             return cls(definition, config)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+        except (KeyError, TypeError, AttributeError, IndexError):
+            raise ValueError(f"{path}: not laid out as a tokenizer.json is") from None
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         with panics_refused():
             return self._plain.encode(text, add_special_tokens=False).ids
 
@@ -68,13 +104,19 @@ class JsonTokenizer(Tokenizer):
             return model.encode(text, add_special_tokens=False).ids
 
     @cached_property
+    def added_texts(self) -> list[str]:
+        return [token.content for token in self._added.values() if not token.special]
+
+    @cached_property
     def controls(self) -> dict[str, int]:
-        return {token.content: i for i, token in self._added.items() if token.special}
+        return {token.content: i for i, token in self._added.items() if token.special} | self._other_controls
 
     def _split(self, text: str) -> list[str]:
         parts = super()._split(text)
         for place in range(1, len(parts), 2):
-            token = self._added[self.controls[parts[place]]]
+            token = self._added.get(self.controls[parts[place]])
+            if token is None:
+                continue
             if token.lstrip:  # the space beside such a token is a part of it
                 parts[place - 1] = parts[place - 1].rstrip()
             if token.rstrip:
@@ -88,24 +130,88 @@ class JsonTokenizer(Tokenizer):
             vocabulary[i] = self._bytes_of(piece)
         for i, token in self._added.items():
             vocabulary[i] = b"" if token.special else token.content.encode()
+        for i in self._other_controls.values():
+            vocabulary[i] = b""
         return vocabulary
 
     @cached_property
     def vocab_size(self) -> int:
         return 1 + max(self._model.get_vocab(with_added_tokens=True).values())
 
-    @cached_property
-    def _ids(self) -> dict[bytes, int]:
-        return {text: i for i, text in reversed(list(enumerate(self.vocabulary))) if text}
-
     def piece_to_id(self, piece: str) -> int:
         try:
-            return self._ids[piece.encode()]
+            return self._spellings[piece.encode()]
         except KeyError:
             raise KeyError(f"no token {piece!r} in the vocabulary") from None
 
     def _save(self, folder: Path) -> None:
         self._model.save(str(folder / "tokenizer.json"), pretty=False)
+
+
+def _added(text: str, number: int, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of `added_tokens` in a tokenizer.json."""
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return {"id": number, "content": text, **{name: bool(properties.get(name)) for name in flags}}
+
+
+def _added_tokens(definition: dict[str, Any], config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The added tokens of a tokenizer.json, and those that stand in the files beside it alone.
+
+    Raises ValueError for two that have the same text or id.
+    """
+    added = [dict(token) for token in definition.get("added_tokens") or ()]
+    by_text = {token["content"]: token for token in added}
+    if len(by_text) < len(added):
+        twice = next(token["content"] for token in added if by_text[token["content"]] is not token)
+        raise ValueError(f"the added token {twice!r} is there twice")
+    for number, token in config.get("added_tokens_decoder", {}).items():
+        properties = token if isinstance(token, dict) else {}
+        text = properties.get("content", token)
+        if text in by_text:
+            by_text[text]["special"] = by_text[text].get("special") or properties.get("special")
+            if by_text[text]["id"] != int(number):
+                raise ValueError(f"the added token {text!r} is {by_text[text]['id']}, and beside the file {number}")
+        else:
+            added.append(_added(text, int(number), properties))
+    ids = {token["id"]: token["content"] for token in added}
+    if other := next((token for token in added if ids[token["id"]] != token["content"]), None):
+        one, number = ids[other["id"]], other["id"]
+        raise ValueError(f"the added tokens {one!r} and {other['content']!r} have the same id, {number}")
+    return added
+
+
+def _vocabulary(definition: dict[str, Any]) -> dict[str, int]:
+    """The pieces of the model and their ids; in Unigram models these are places in a list."""
+    vocabulary = definition["model"].get("vocab")
+    if isinstance(vocabulary, list):
+        return {entry[0]: i for i, entry in enumerate(vocabulary)}
+    return vocabulary if isinstance(vocabulary, dict) else {}
+
+
+def _opening(definition: dict[str, Any]) -> list[str]:
+    """The special tokens that its post-processor puts before a text."""
+    for step in steps(definition, "post_processor"):
+        if step.get("type") == "TemplateProcessing":
+            parts, tokens = step.get("single") or [], step.get("special_tokens") or {}
+            before = itertools.takewhile(lambda part: "SpecialToken" in part, parts)
+            return [text for part in before for text in tokens[part["SpecialToken"]["id"]]["tokens"]]
+        if step.get("type") in ("RobertaProcessing", "BertProcessing"):
+            return [step["cls"][0]]
+    return []
+
+
+def _check_ids(model: tokenizers.Tokenizer, added: Mapping[str, dict[str, Any]], vocabulary: dict[str, int]) -> None:
+    """Raises ValueError where two tokens have one id, or the library gives a token another one than its file."""
+    if len(set(vocabulary.values())) < len(vocabulary):
+        seen: dict[int, str] = {}
+        one, other = next((seen[i], text) for text, i in vocabulary.items() if seen.setdefault(i, text) != text)
+        raise ValueError(f"{one!r} and {other!r} have the same id, {vocabulary[one]}")
+    for text, token in added.items():
+        if (number := model.token_to_id(text)) != token["id"]:
+            raise ValueError(
+                f"the added token {text!r} has the id {token['id']}, and the tokenizers library reads it as {number}: "
+                "ids must follow one another, and those of the vocabulary be kept"
+            )
 
 
 def _made(definition: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -124,7 +230,7 @@ def _made(definition: dict[str, Any]) -> tokenizers.Tokenizer:
 def _spelling(definition: dict[str, Any]) -> Callable[[str], bytes]:
     """How a piece of the vocabulary spells bytes, by the decoder. Raises ValueError for kinds not supported."""
     model = definition["model"]
-    decoders = _steps(definition.get("decoder"), "decoders")
+    decoders = steps(definition, "decoder")
     kinds = [step.get("type") for step in decoders]
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise ValueError("a vocabulary that marks the inside or the end of words is not supported")
@@ -137,13 +243,6 @@ def _spelling(definition: dict[str, Any]) -> Callable[[str], bytes]:
         f"a {model.get('type')} tokenizer with the decoder {' + '.join(map(str, kinds)) or None} is not supported; "
         "byte-level BPE and SentencePiece's kind are"
     )
-
-
-def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """The steps of a decoder, normalizer or pre-tokenizer, which is a Sequence, one step, or nothing."""
-    if part is None:
-        return []
-    return part[name] if part.get("type") == "Sequence" else [part]
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -172,11 +271,11 @@ def _without_prefix(definition: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """A tokenizer that puts no space before a text, and where this one does: "", "first" (of a prompt) or "always"."""
     plain = {**definition, **copy.deepcopy({name: definition.get(name) for name in ("normalizer", "pre_tokenizer")})}
     prefix = ""
-    steps = _steps(plain["normalizer"], "normalizers")
-    kept = [step for step in steps if step.get("type") != "Prepend"]
-    if len(kept) < len(steps):
+    found = steps(plain, "normalizer")
+    kept = [step for step in found if step.get("type") != "Prepend"]
+    if len(kept) < len(found):  # a Sequence of Sequences is the Sequence of all their steps
         prefix, plain["normalizer"] = "always", {"type": "Sequence", "normalizers": kept} if kept else None
-    for step in _steps(plain["pre_tokenizer"], "pretokenizers"):
+    for step in steps(plain, "pre_tokenizer"):
         if step.get("type") == "ByteLevel" and step.get("add_prefix_space"):
             prefix, step["add_prefix_space"] = "always", False
         # Older files say `add_prefix_space` instead of a scheme, whose default is "always".

@@ -18,6 +18,7 @@ from typing import Any
 import sentencepiece as spm
 from sentencepiece import sentencepiece_model_pb2
 
+from asyncthink_jax.data.roles import Roles, find_roles
 from asyncthink_jax.data.tokenizer import Tokenizer, read_config
 from asyncthink_jax.untrusted.files import MOST_BYTES, check_file
 from asyncthink_jax.untrusted.tokenizer_json import longest_of_charsmap
@@ -25,6 +26,7 @@ from asyncthink_jax.untrusted.tokenizer_json import longest_of_charsmap
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _UNKNOWN = "\u2047".encode()
 _LONGEST = 1000  # bytes that the normalizer may make of a character; NFKC makes up to 33
+_Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
 
 class _Cache(dict[str, tuple[int, ...]]):
@@ -53,13 +55,23 @@ class SentencePieceTokenizer(Tokenizer):
                 f"tokenizer_config.json adds tokens ({min(beyond)}, ..) to the {model.GetPieceSize()} of the "
                 "SentencePiece model; such a tokenizer is read from its tokenizer.json"
             )
+        for i, token in config.get("added_tokens_decoder", {}).items():
+            text = token["content"] if isinstance(token, dict) else token
+            if model.IdToPiece(int(i)) != text.replace(" ", _SPACE):
+                raise ValueError(f"token {i} is {text!r} beside the model, and {model.IdToPiece(int(i))!r} in it")
+        ids = {"bos": model.bos_id(), "eos": model.eos_id(), "pad": model.pad_id()}
+        config = {**{f"{name}_token": model.IdToPiece(i) for name, i in ids.items() if i >= 0}, **config}
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model.serialized_model_proto())
+        roles = _roles(proto, config)
+        model = _with_controls(model, proto, roles)
+        kinds = {piece.piece: piece.type for piece in proto.pieces}
+        self.closed = _Piece.BYTE not in kinds.values() and kinds.get("<ANSWER>") == _Piece.USER_DEFINED
+        self.added_texts = [text for text, kind in kinds.items() if kind == _Piece.USER_DEFINED]
         self.model = model
         self._plain = _without_prefix(model)
         self._tags = _Cache(lambda tag: tuple(self.encode(tag)))
         self._words = _Cache(lambda word: tuple(self.encode(" " + word)))
-        ids = {"bos": model.bos_id(), "eos": model.eos_id(), "pad": model.pad_id()}
-        names = {f"{name}_token": model.IdToPiece(i) for name, i in ids.items() if i >= 0}
-        super().__init__({**names, **config})
+        super().__init__(config, roles)
 
     @classmethod
     def load(cls, path: str | Path) -> SentencePieceTokenizer:
@@ -105,7 +117,7 @@ class SentencePieceTokenizer(Tokenizer):
         path.write_bytes(data)
         return cls(model)
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         return self._plain.EncodeAsIds(text)
 
     def _encode_own(self, text: str, first: bool) -> list[int]:
@@ -165,6 +177,33 @@ def _check_growth(data: bytes, path: Path) -> None:
     charsmap = sentencepiece_model_pb2.ModelProto.FromString(data).normalizer_spec.precompiled_charsmap
     if longest_of_charsmap(charsmap) > _LONGEST:
         raise ValueError(f"{path}: its normalizer makes {longest_of_charsmap(charsmap)} bytes of one character")
+
+
+def _roles(proto: sentencepiece_model_pb2.ModelProto, config: Mapping[str, Any]) -> Roles:
+    pieces = {piece.piece: piece.type for piece in proto.pieces}
+
+    def text_of(i: int) -> str | None:
+        if i >= len(proto.pieces):
+            return None
+        piece = proto.pieces[i]
+        if piece.type == _Piece.BYTE:
+            raise ValueError(f"token {i} ({piece.piece}) begins or ends texts, and is ordinary text as well")
+        return piece.piece
+
+    apart = [piece for piece, kind in pieces.items() if kind in (_Piece.CONTROL, _Piece.USER_DEFINED)]
+    return find_roles(config, apart, pieces.__contains__, text_of)
+
+
+def _with_controls(
+    model: spm.SentencePieceProcessor, proto: sentencepiece_model_pb2.ModelProto, roles: Roles
+) -> spm.SentencePieceProcessor:
+    """The same model, but what plays a role is a control token in it: no text is ever encoded to one."""
+    changed = [p for p in proto.pieces if p.piece in roles.special and p.type in (_Piece.NORMAL, _Piece.USER_DEFINED)]
+    if not changed:
+        return model
+    for piece in changed:
+        piece.type = _Piece.CONTROL
+    return spm.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
 
 def _without_prefix(model: spm.SentencePieceProcessor) -> spm.SentencePieceProcessor:

@@ -2,18 +2,22 @@
 
 Two kinds of text are encoded in two ways. Text of a user or of a model (`encode`) is never parsed for special tokens:
 `<|im_end|>` typed into a question is those ten characters. The parts of a prompt that are the project's or the chat
-template's own (`encode_prompt`) are parsed for them.
+template's own (`encode_prompt`) are parsed for them. What is special is what plays a role (`data/roles.py`), however it
+is marked.
 
-The end of a turn. A release may name several end-of-text tokens; `eos_id` is the one that ends a turn of a chat, where
-there is one: `eos_token` of tokenizer_config.json (`<|im_end|>` of Qwen3, `<|eot_id|>` of Llama 3 Instruct), else that
-of special_tokens_map.json, else the first `eos_token_id` of generation_config.json, whose first is not always the
-chat's; in a GGUF `tokenizer.ggml.eot_token_id`, else `tokenizer.ggml.eos_token_id`. bos and pad likewise; each is None
-where the release names none.
+The end of a turn. A release may name several end-of-text tokens, and a model is done at any of them (`stop_ids`): those
+of tokenizer_config.json, generation_config.json and config.json, in a GGUF the ends of text, turn and message, and what
+the chat template writes behind an answer. `eos_id` is the one that ends a turn of a chat, where there is one:
+`eos_token` of tokenizer_config.json (`<|im_end|>` of Qwen3, `<|eot_id|>` of Llama 3 Instruct), else that of
+special_tokens_map.json, else the first `eos_token_id` of generation_config.json, whose first is not always the chat's,
+else that of config.json; in a GGUF `tokenizer.ggml.eot_token_id`, else `tokenizer.ggml.eos_token_id`. bos and pad
+likewise; each is None where the release names none, or an id that no token has.
 """
 
 from __future__ import annotations
 
 import abc
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,13 +25,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asyncthink_jax.data.chat import ChatTemplate
+from asyncthink_jax import stated
+from asyncthink_jax.data.roles import SPECIAL, Roles
 from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
 from asyncthink_jax.protocol.prompts import Prompts, base_prompts, chat_prompts
 from asyncthink_jax.untrusted.files import read_json
 
 CONFIG = "tokenizer_config.json"
-SPECIAL = ("bos", "eos", "pad", "unk")
+_NO_ROLES = Roles(None, None, frozenset(), None)
+_ANY = 2**31 - 1  # ids up to here may be a token of some vocabulary
 
 
 class Tokenizer(abc.ABC):
@@ -35,48 +41,91 @@ class Tokenizer(abc.ABC):
 
     Attributes:
       pad_id, eos_id, bos_id: None where there is none.
+      stop_ids: all tokens that end a text, a turn or a message, `eos_id` first. They may lie beyond the vocabulary, in
+        the spare rows of a model.
+      closed: it has the words of a task, and no other text can be written in it.
+      added_texts: of the tokens that stand apart from those of ordinary text, and are not special.
       begin: the text of the special token that every text begins with ("" = none), for prompts without a chat template.
-      chat_template: how the model was taught to read a conversation, None for a base model.
+      chat_template: how the model was taught to read a conversation, None for a base model; `chat` is one so written.
     """
 
-    def __init__(self, config: Mapping[str, Any]):
+    closed = False
+    added_texts: Sequence[str] = ()
+
+    def __init__(self, config: Mapping[str, Any], roles: Roles = _NO_ROLES):
         """`config`: what `read_config` returns. The subclass must know `controls` and `piece_to_id` by now.
 
-        Raises ValueError for a special token that the vocabulary doesn't have, or a chat template with a mistake in it.
+        Raises ValueError for a special token that the vocabulary doesn't have.
         """
         self._config = dict(config)
-        self.bos_id, self.eos_id, self.pad_id = (self._named(name) for name in ("bos", "eos", "pad"))
-        source = config.get("chat_template")
-        names = {f"{name}_token": config[f"{name}_token"] for name in SPECIAL if config.get(f"{name}_token")}
-        self.chat_template = ChatTemplate(source, names) if source else None
+        named = {name: self._named(name) for name in ("bos", "eos", "pad")}
+        self.bos_id, self.pad_id = (
+            next((i for i in named[name] if i < self.vocab_size), None) for name in ("bos", "pad")
+        )
+        end_of_turn = [] if roles.end_of_turn is None else [self.controls[roles.end_of_turn]]
+        ends = [*named["eos"], *config.get("eos_token_id", ()), *end_of_turn]
+        self.eos_id = next((i for i in ends if i < self.vocab_size), None)
+        self.stop_ids = tuple(dict.fromkeys([*([] if self.eos_id is None else [self.eos_id]), *ends]))
+        self.chat_template, self.chat = roles.template, roles.chat
         self.begin = config.get("bos_token", "") if config.get("add_bos_token") else ""
 
-    def _named(self, name: str) -> int | None:
-        text, number = self._config.get(f"{name}_token"), self._config.get(f"{name}_token_id")
+    def _named(self, name: str) -> list[int]:
+        text = self._config.get(f"{name}_token")
         if text is None:
-            if number is not None and not 0 <= number < self.vocab_size:
-                raise ValueError(f"{name}_token_id is {number}, the tokenizer has {self.vocab_size} tokens")
-            return number
+            return list(self._config.get(f"{name}_token_id", ()))
         try:
-            return self.controls[text] if text in self.controls else self.piece_to_id(text)
+            return [self.controls[text] if text in self.controls else self.piece_to_id(text)]
         except KeyError:
             raise ValueError(f"{name}_token is {text!r}, which is no token of the tokenizer") from None
 
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """All tokens that end a text, a turn or a message; `eos_id` first."""
-        return () if self.eos_id is None else (self.eos_id,)
-
-    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """The tokens of some text of a user or a model; no special token comes of it, and no space is put before it."""
+        return self._without_controls(self._encode(text))
+
+    @abc.abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """As `encode`, but a token that is special by its role alone may come of it, as of any text."""
 
     @abc.abstractmethod
     def _encode_own(self, text: str, first: bool) -> list[int]:
-        """As `encode`, but with the space before it that the model was trained with, if it was.
+        """As `_encode`, but with the space before it that the model was trained with, if it was.
 
         `first`: nothing stands before the text, else a special token does.
         """
+
+    def _without_controls(self, ids: list[int]) -> list[int]:
+        """The same text in other tokens where a special one is among them: none may come of text."""
+        if self._never.isdisjoint(ids):
+            return ids
+        return [other for i in ids for other in (self._spelled_otherwise(i) if i in self._never else (i,))]
+
+    @cached_property
+    def _never(self) -> frozenset[int]:
+        """The tokens that no text is encoded to; what a vocabulary lacks may be unknown."""
+        unknown = self._config.get("unk_token")
+        return frozenset(i for text, i in self.controls.items() if text != unknown or i in self.stop_ids)
+
+    def _spelled_otherwise(self, token_id: int) -> tuple[int, ...]:
+        """The fewest other tokens that spell the text of a special one. Raises ValueError where there are none."""
+        text = next(text for text, i in self.controls.items() if i == token_id)
+        data = text.encode()
+        ways: list[tuple[int, ...] | None] = [()]
+        for end in range(1, len(data) + 1):
+            parts = [
+                (*way, self._spellings[data[start:end]])
+                for start, way in enumerate(ways)
+                if way is not None and data[start:end] in self._spellings
+            ]
+            ways.append(min(parts, key=len, default=None))
+        way = ways[-1]
+        if way is None:
+            raise ValueError(f"token {token_id} ({text!r}) begins or ends texts, and is ordinary text as well")
+        return way
+
+    @cached_property
+    def _spellings(self) -> dict[bytes, int]:
+        """The token for each text that one spells, of several the first."""
+        return {text: i for i, text in reversed(list(enumerate(self.vocabulary))) if text}
 
     @property
     @abc.abstractmethod
@@ -127,7 +176,8 @@ class Tokenizer(abc.ABC):
             if place % 2:
                 ids.append(self.controls[piece])
             elif piece:
-                ids += self._encode_own(piece, place == 0) if first or place else self.encode(piece)
+                own = self._encode_own(piece, place == 0) if first or place else self._encode(piece)
+                ids += self._without_controls(own)
         return ids
 
     def _split(self, text: str) -> list[str]:
@@ -186,25 +236,44 @@ def join_closers(tokenizer: Tokenizer, max_forks: int) -> dict[int, list[int]]:
 def read_config(folder: Path) -> dict[str, Any]:
     """What a release says of its special tokens and its chats; {} if it says nothing.
 
-    Keys, each there only if the release has it: `bos_token`, `eos_token`, `pad_token`, `unk_token` (text),
-    `eos_token_id` and so on where only the id is known, `add_bos_token`, `chat_template` and `added_tokens_decoder`.
+    Keys, each there only if the release has it: `bos_token`, `eos_token`, `pad_token`, `unk_token` and
+    `additional_special_tokens` (text); `bos_token_id`, `pad_token_id` (a list) where only the id is known;
+    `eos_token_id`, all ends of a text that are known by id; `add_bos_token`, `chat_template`; `added_tokens_decoder`,
+    what is known of the tokens that were added to the vocabulary, by id.
+
+    Raises ValueError, in one line, for a file that is broken.
     """
-    config, special, generation = (
-        _json_of(folder / name) for name in (CONFIG, "special_tokens_map.json", "generation_config.json")
-    )
+    files = (CONFIG, "special_tokens_map.json", "generation_config.json", "config.json")
+    by_file = {name: _json_of(folder / name) for name in files}
+    config, special, *_ = by_file.values()
     found: dict[str, Any] = {}
     for name in SPECIAL:
-        text = config.get(f"{name}_token") or special.get(f"{name}_token")
-        text = text.get("content") if isinstance(text, dict) else text
-        number = config.get(f"{name}_token_id", generation.get(f"{name}_token_id"))
-        number = number[0] if isinstance(number, list) and number else number
-        if isinstance(text, str):
+        text = _text_of(config.get(f"{name}_token")) or _text_of(special.get(f"{name}_token"))
+        if text:
             found[f"{name}_token"] = text
-        elif isinstance(number, int):
-            found[f"{name}_token_id"] = number
-    for key in ("add_bos_token", "added_tokens_decoder"):
-        if config.get(key) is not None:
-            found[key] = config[key]
+        key = f"{name}_token_id"
+        numbers = {
+            file: stated.token_ids(values.get(key), f"{folder / file}: {key}", _ANY)
+            for file, values in by_file.items()
+            if file != "config.json" or name == "eos"
+        }
+        # A text that ends may end by any of them; it begins in one way.
+        if name == "eos" or not text:
+            numbers = list(dict.fromkeys(itertools.chain(*numbers.values())))
+            if numbers:
+                found[key] = numbers if name == "eos" else numbers[:1]
+    more = [
+        _text_of(one)
+        for values in (config, special)
+        for key in ("additional_special_tokens", "extra_special_tokens")
+        for one in _values(values.get(key))
+    ]
+    if more := list(dict.fromkeys(text for text in more if text)):
+        found["additional_special_tokens"] = more
+    if config.get("add_bos_token") is not None:
+        found["add_bos_token"] = stated.flag(config["add_bos_token"], f"{folder / CONFIG}: add_bos_token")
+    if added := _added_tokens(folder, config):
+        found["added_tokens_decoder"] = added
     template = config.get("chat_template")
     if isinstance(template, list):  # several, with names
         template = {one.get("name"): one.get("template") for one in template}.get("default")
@@ -213,6 +282,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     if template:
         found["chat_template"] = template
     return found
+
+
+def _text_of(token: Any) -> str | None:
+    """The text of a token as a release writes it: as such, or with its properties."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _values(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
+
+
+def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens that are added to the vocabulary, by id, of tokenizer_config.json and of added_tokens.json (older)."""
+    where = f"{folder / CONFIG}: added_tokens_decoder"
+    stated_ones = config.get("added_tokens_decoder") or {}
+    if not isinstance(stated_ones, dict) or not all(_text_of(token) for token in stated_ones.values()):
+        raise ValueError(f"{where} is no map from ids to tokens")
+    added = {str(stated.whole(i, where, least=0)): token for i, token in stated_ones.items()}
+    older = "added_tokens.json"
+    for text, i in _json_of(folder / older).items():
+        added.setdefault(str(stated.whole(i, f"{folder / older}: {text!r}", least=0)), {"content": text})
+    return added
 
 
 def _json_of(path: Path) -> dict[str, Any]:

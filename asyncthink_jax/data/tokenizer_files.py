@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from asyncthink_jax.data.json_tokenizer import JsonTokenizer
+from asyncthink_jax.data.probe import check
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer
 
@@ -12,9 +13,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Of a folder that has several, tokenizer.json is taken, then tokenizer.model, then the one file *.gguf.
 
-    Raises FileNotFoundError or ValueError, in one line, for what is missing, broken or not supported.
+    Raises FileNotFoundError or ValueError, in one line, for what is missing, broken or not supported, and where a text
+    doesn't come back as it went in (`data/probe.py`).
     """
     path = Path(path)
+    tokenizer: Tokenizer
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such tokenizer file or folder")
     if path.is_dir():
@@ -28,9 +31,15 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if path.suffix == ".gguf":
         from asyncthink_jax.data.gguf_tokenizer import load_gguf  # half a second, which other runs have no use for
 
-        return load_gguf(path)
-    if path.suffix == ".json":
-        return JsonTokenizer.load(path)
-    if path.suffix == ".model":
-        return SentencePieceTokenizer.load(path)
-    raise ValueError(f"{path}: a tokenizer is a .json, .model or .gguf file, or a folder with one")
+        tokenizer = load_gguf(path)
+    elif path.suffix == ".json":
+        tokenizer = JsonTokenizer.load(path)
+    elif path.suffix == ".model":
+        tokenizer = SentencePieceTokenizer.load(path)
+    else:
+        raise ValueError(f"{path}: a tokenizer is a .json, .model or .gguf file, or a folder with one")
+    try:
+        check(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return tokenizer

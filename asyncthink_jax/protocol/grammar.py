@@ -111,6 +111,13 @@ def tag_literals(max_forks: int) -> list[str]:
 
 
 _TAG = re.compile(r"<(/?)(?:(FORK|JOIN)-([0-9]+)|(ANSWER|RETURN))>")
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text is one tag and nothing else, of whatever id."""
+    return _TAG.fullmatch(text) is not None
+
+
 _NUMBERED_START = re.compile(r"</?(?:FORK|JOIN)-[0-9]*")
 _STARTS = tuple(f"<{slash}{word}" for slash in ("", "/") for word in ("FORK-", "JOIN-", "ANSWER", "RETURN"))
 

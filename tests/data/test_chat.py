@@ -106,7 +106,7 @@ def test_a_template_that_is_no_template_is_refused_before_anything_runs():
 
 def test_a_template_that_escapes_from_the_sandbox_finds_nothing_in_the_environment(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    command = [sys.executable, "-c", "import json, os; print(json.dumps({'text': ' '.join(os.environ)}))"]
+    command = [sys.executable, "-c", "import json, os; print(json.dumps([{'text': ' '.join(os.environ)}]))"]
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda _, **options: run(command, **options))
     assert "HF_TOKEN" not in render("")

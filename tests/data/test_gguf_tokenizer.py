@@ -132,7 +132,7 @@ def test_a_sentencepiece_vocabulary_is_the_model(prefix, tmp_path):
         ({}, ["pre"], "cut as 'default'"),
         ({}, ["merges"], "has no tokenizer.ggml.merges"),
         ({"model": "llama"}, [], "has no tokenizer.ggml.scores"),
-        ({"eot_token_id": 457}, [], "tokenizer.ggml.eot_token_id is 457 of 457 tokens"),
+        ({"eot_token_id": "end"}, [], "tokenizer.ggml.eot_token_id is 'end', "),
     ],
 )
 def test_what_is_not_supported_is_one_line(changes, leave_out, says, tmp_path):
@@ -155,5 +155,4 @@ def test_a_file_that_is_no_gguf_or_is_cut_off_is_one_line(tmp_path):
 def test_a_word_that_is_a_token_needs_no_merges_in_llama_3_alone(tmp_path):
     for pre, count in (("llama-bpe", 1), ("qwen2", 4)):
         fields = {**byte_pairs(golden("llama_3")["definition"], pre), "merges": ["a b"]}
-        fields["tokens"][300] = "ab"  # the one merge's
         assert len(load_tokenizer(write(tmp_path / f"{pre}.gguf", **fields)).encode(" the")) == count

@@ -170,7 +170,9 @@ def test_what_stands_beside_a_sentencepiece_model_counts(tmp_path):
     tokenizer.save(tmp_path / "copy")
     copy = load_tokenizer(tmp_path / "copy")
     assert copy.begin == "<s>" and copy.vocabulary == tokenizer.vocabulary
-    (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": {}, "320": {}}}')
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"added_tokens_decoder": {"0": {"content": "<unk>"}, "320": {"content": "<x>"}}}'
+    )
     with pytest.raises(ValueError, match=r"tokenizer\.model: .* adds tokens \(320, ..\) to the 320"):
         load_tokenizer(tmp_path)
 
@@ -226,7 +228,10 @@ def test_a_file_that_is_no_tokenizer_is_refused_in_one_line(content, says, tmp_p
     ("config", "says"),
     [
         ({"eos_token": "<eos>"}, "eos_token is '<eos>', which is no token"),
-        ({"eos_token_id": 455}, "eos_token_id is 455, the tokenizer has 455 tokens"),
+        ({"eos_token_id": "end"}, "tokenizer_config.json: eos_token_id is 'end', expected a whole number"),
+        ({"eos_token_id": [1, True]}, "tokenizer_config.json: eos_token_id is True, expected a whole number"),
+        ({"add_bos_token": "yes"}, "tokenizer_config.json: add_bos_token is 'yes', expected true or false"),
+        ({"added_tokens_decoder": ["<x>"]}, "added_tokens_decoder is no map from ids to tokens"),
         ({"chat_template": "{% if %}"}, "chat template, line 1: "),
         ([], "tokenizer_config.json: must hold a JSON object"),
     ],
