@@ -42,6 +42,11 @@ def test_every_trace_is_in_one_segment_whole_or_left_over(lengths, rows):
     assert all(lengths[i] > room.max() for i in left)
 
 
+def test_the_longest_go_first_so_that_less_is_left_over():
+    batch, left = pack([trace(i, n) for i, n in enumerate([3, 3, 5, 5])], 8, 2)
+    assert not left and batch["segment_ids"].all()
+
+
 def test_padding_has_segment_zero_the_pad_token_and_no_weight():
     batch, _ = pack([trace(0, 3), trace(1, 4)], 10, 2, PAD)
     padding = batch["segment_ids"] == 0

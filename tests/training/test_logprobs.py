@@ -17,8 +17,8 @@ UNTIED = dataclasses.replace(MODEL, tied_embeddings=False)
 ROWS, LENGTH, TEMPERATURE = 4, 10, 0.7
 BATCH = {
     "tokens": np.random.default_rng(0).integers(0, 50, (ROWS, LENGTH), dtype=np.int32),
-    "positions": np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)),
-    "segment_ids": np.ones((ROWS, LENGTH), np.int32),
+    "positions": np.tile(np.r_[np.arange(6), np.arange(4)].astype(np.int32), (ROWS, 1)),
+    "segment_ids": np.tile(np.repeat([1, 2], [6, 4]).astype(np.int32), (ROWS, 1)),
 }
 
 

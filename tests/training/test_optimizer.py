@@ -138,11 +138,12 @@ def test_a_stage_shorter_than_its_warmup_has_a_learning_rate_all_the_same(steps)
 
 
 def test_a_large_gradient_is_clipped_by_its_global_norm(params, gradient):
-    small = jax.tree.map(lambda g: g * 1e-3, gradient)
+    # Adam divides by the size of its gradients, so that one alone says nothing: the second of two, the first small.
     scaled = lambda factor: jax.tree.map(lambda g: g * factor, gradient)  # noqa: E731
-    big, bigger = (updates(params, small, scaled(factor), grad_clip=1.0) for factor in (1e2, 1e4))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), big, bigger)
-    free, freer = (updates(params, small, scaled(factor)) for factor in (1e-3, 1e4))
-    assert any(
-        not np.allclose(a, b, rtol=1e-2) for a, b in zip(jax.tree.leaves(free), jax.tree.leaves(freer), strict=True)
+    small, norm = scaled(0.01), float(optax.tree.norm(gradient))
+    clipped, free = (updates(params, small, scaled(1e4), grad_clip=limit) for limit in (1.0, 1e9))
+    expected = updates(params, small, scaled(1 / norm))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), clipped, expected)
+    assert all(
+        not np.allclose(a, b, rtol=0.1) for a, b in zip(jax.tree.leaves(clipped), jax.tree.leaves(free), strict=True)
     )
