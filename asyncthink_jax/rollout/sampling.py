@@ -1,7 +1,8 @@
 """Sampling one token a row, with random numbers that belong to the token and not to the batch.
 
 The random number of a token is a function of (seed, episode, trace, position) alone. So an episode is the same whatever
-else is in the batch, in whatever slot it runs and however many devices there are.
+else is in the batch, in whatever slot it runs and however many devices there are. Programs of other shapes round
+otherwise: among tens of thousands of draws one may lie so close to another token that it goes the other way.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """A run: cold start, reinforcement learning, evaluation, each going on exactly where a kill has left it.
 
 Whatever a step depends on is either in the checkpoint (parameters, optimizer, the data iterators' states) or a function
-of the seed and the step's number (all random numbers). So a run that was killed and resumed ends with the same bits.
+of the seed and the step's number (all random numbers). So a run that was killed and resumed ends with the same bits
+on the same machine.
 
 One that is asked to stop ends the step it is in and saves. A rollout it gives up: that takes longer than who asks may
 wait, and the resumed run samples the same episodes again.
