@@ -35,12 +35,14 @@ _SIGNS = str.maketrans(
         "\N{GREEK SMALL LETTER PI}": r"\pi ",
         "\N{GREEK SMALL LETTER THETA}": r"\theta ",
         "\N{ELEMENT OF}": r"\in ",
+        "\N{ALMOST EQUAL TO}": r"\approx ",
     }
 )
 _ROOT = re.compile(r"√\s*(\d+|\w)?")
 _ROOT_OF = re.compile(r"(?<![\\A-Za-z])sqrt\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+))")
 _PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")
 _INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf)(?![a-zA-Z])", re.IGNORECASE)
+_SAID = re.compile(r"(?:=|\\approx(?![A-Za-z]))\s*")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
 
@@ -63,7 +65,7 @@ def final(answer: str) -> str | None:
     text = _ROOT_OF.sub(lambda match: rf"\sqrt{{{match[1] or match[2] or match[3]}}}", text).replace("√", r"\sqrt")
     text = re.sub(r"\\text\s*\{\s*([ie])\s*\}", r"\1", text)
     text = _INFINITY.sub(r"\\infty", _PI.sub(r"\\pi", text))
-    return text[1:].strip() if text.startswith("=") else text
+    return text[match.end() :] if (match := _SAID.match(text)) else text
 
 
 def equal(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
@@ -113,24 +115,33 @@ def _verdict(gold: str, answer: str) -> bool | None:
 def _equal(gold: str, answer: str, euler: bool, depth: int = 0) -> bool:
     """Whether they are equal; raises _OutOfTimeError where the grader can't say it."""
     gold, answer = _peeled(gold), _peeled(answer)
-    if gold == answer or not answer:
-        return gold == answer
+    if not answer or _plainly(gold) == _plainly(answer):
+        return bool(answer)
     if (words := _words(gold)) is not None:
         return words == _words(answer, is_gold=False)
     if (clock := _clock(gold)) is not None:
         return _same_clock(clock, _clock(answer))
+    if r"\approx" not in gold:
+        answer = answer.partition(r"\approx")[0].strip()
     gold, answer = _sides(gold, answer)
     known, other = (_quantity(text, euler) for text in (gold, answer))
     if known is not None and other is not None:
         return _same_quantity(known, other)
+    if "=" not in gold and len(sides := _chain(answer)) > 1:  # not x = .., but 1/2 = 0.5, or 2x = ..
+        in_bounds = depth < MAX_DEPTH and len(sides) <= MAX_PARTS
+        return in_bounds and all(_equal(gold, side, euler, depth + 1) for side in sides)
     if depth < MAX_DEPTH and (verdict := _same_shape(gold, answer, euler, depth)) is not None:
         return verdict
-    if "=" in answer and "=" not in gold and not _RELATION.search(answer):
-        return False  # not x = .., but 2x = ..
     (gold, one), (answer, two) = (quantities.with_unit(text, euler) for text in (gold, answer))
     if one != two and ("%" in (one, two) or None not in (one, two)):
         return False
+    if _UNDONE.search(answer) and not _UNDONE.search(gold):
+        return False
     return gold == answer or _asked(_latex(gold, euler), _latex(answer, euler))
+
+
+def _plainly(text: str) -> str:
+    return " ".join(_TEXT.sub(r" \1 ", text).split())
 
 
 def _asked(gold: str | None, answer: str | None) -> bool:
@@ -169,7 +180,7 @@ def _words(text: str, is_gold: bool = True) -> str | None:
 
 def _clock(text: str) -> tuple[list[int], str] | None:
     """The numbers of a ratio or a time of day, and a or p of the latter."""
-    text = re.sub(r"(\d)\s+to\s+(\d)", r"\1:\2", " ".join(_TEXT.sub(r" \1 ", text).split()))
+    text = re.sub(r"(\d)\s+to\s+(\d)", r"\1:\2", _plainly(text))
     match = _TIME.fullmatch(text) if text.isascii() else None
     return match and ([int(part) for part in match[1].split(":")], (match[2] or "").lower())
 
@@ -302,6 +313,7 @@ def _label(text: str) -> str | None:
 def _sides(gold: str, answer: str) -> tuple[str, str]:
     """Both without the symbol whose value they give, unless it is another one."""
     known, other = _equation(gold), _equation(answer)
+    known = known and (known[0], known[1].rpartition("=")[2])
     if known and other:
         if known[0] == other[0]:
             return known[1], other[1]
@@ -322,13 +334,25 @@ def _equation(text: str) -> tuple[str, str] | None:
     sides = [side.strip() for side in re.sub(r"\\in(?![A-Za-z])", "=", text).split("=")]
     if len(sides) == 2 and _SYMBOL.fullmatch(sides[1]) and not _SYMBOL.fullmatch(sides[0]):
         sides.reverse()
-    return (sides[0], sides[-1]) if len(sides) > 1 and _SYMBOL.fullmatch(sides[0]) else None
+    return ("".join(sides[0].split()), "=".join(sides[1:])) if len(sides) > 1 and _SYMBOL.fullmatch(sides[0]) else None
+
+
+def _chain(text: str) -> list[str]:
+    """The sides of a chain of equations that is no part of a list; else the text."""
+    if _RELATION.search(text) or _AND.search(text) or r"\begin" in text or len(list(_split(text, ","))) > 1:
+        return [text]
+    return list(_split(text, "="))
 
 
 # ------------------------------------------------------------------------------------------------ as the grader reads
 
 # What the grader's parser takes for something else: "2 3" for 5, 2' for 2, "0.3.." for 0.3, words for products.
-_MISREAD = re.compile(r"\d\s+[\d.]|\d\s*['\"]|\.\.|\\l?dots|(?<![\\A-Za-z])[A-Za-z]{3,} [A-Za-z]{2,}")
+_MISREAD = re.compile(
+    r"\d\s+[\d.]|\d\s*['\"]|\.\.|\\l?dots|(?<![\\A-Za-z{])[A-Za-z]{4,}|(?<![\\A-Za-z])[A-Za-z]{3} [A-Za-z]{2}"
+)
+# What is left to do in it makes a text a problem, not an answer: it may be copied from the question.
+_UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf)(?![A-Za-z])")
+
 _IN_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\N{DEGREE SIGN}")
 _FOR_LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(\d)[eE]([+-]?\d+)(?!\d)"), r"\1*10^{\2}"),
@@ -339,6 +363,8 @@ _FOR_LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] =
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"\*"), r"\\cdot "),
     (re.compile(r"_(\d)(?=\s)"), r"_{\1}"),
+    (re.compile(r"(?<![\\A-Za-z{])I(?![A-Za-z])"), r"\\text{II}"),  # which it reads as i
+    (re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|log|ln|exp)(?![A-Za-z])"), r"\\\1 "),
     (re.compile(r"\\log_\{?e\}?(?![A-Za-z])"), r"\\ln "),
     (re.compile(r"\^\(([^()]*)\)"), r"^{\1}"),
 ]

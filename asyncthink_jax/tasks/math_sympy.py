@@ -117,6 +117,8 @@ def _same_number(one: Any, other: Any) -> bool:
         return True
     if (one.is_Rational and other.is_Rational) or one.is_infinite or other.is_infinite:
         return False
+    if one.is_rational is not None and other.is_rational is not None and one.is_rational != other.is_rational:
+        return False
     numbers = [sympy.N(number, DIGITS + 10) for number in (one, other)]
     size = max(map(abs, numbers))
     if abs(numbers[0] - numbers[1]) > sympy.Float(10, DIGITS) ** -DIGITS * size:

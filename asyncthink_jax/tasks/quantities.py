@@ -162,8 +162,8 @@ def unit(text: str) -> str | None:
     if not 1 <= len(words) <= 6 or _NO_UNITS.search(" ".join(words)) or re.search(r"\d", text):
         return None
     power = next((str(_POWERS[word]) for word in words if word in _POWERS), "")
-    words = [_singular(word) for word in words if word not in _POWERS] or ["unit"]
-    return " ".join(words).replace(" / ", "/") + power
+    words = [_singular(word) for word in words if word not in _POWERS]
+    return " ".join(words).replace(" / ", "/") + power if words else None
 
 
 def _singular(word: str) -> str:

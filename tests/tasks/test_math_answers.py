@@ -184,3 +184,28 @@ def test_an_integer_equals_its_usual_spellings_and_no_other_integer(n):
         if str(n) in text and "/" not in text and "frac" not in text
     ]
     assert not any(equal([(final(gold), text) for text in [*others, str(n + 1), f"{n}1", f"{n}.0000001"]]))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"1/2 = 0.5 = \frac{2}{4}",  # every side has to be right
+        r"\frac{1}{2} \approx 0.51",  # what is said to be near it does not count
+        r"x = \frac{2}{4} = 0.5",
+    ],
+)
+def test_a_chain_of_equal_sides_is_an_answer(answer):
+    assert spelled(r"\frac{1}{2}", answer) is True
+    assert spelled(r"\frac{1}{3}", answer) is False
+
+
+@pytest.mark.parametrize("answer", [r"\sum_{n=1}^{100} n", r"\int_0^{100} (x+\frac{1}{2})\,dx", r"\lim_{x\to 5050} x"])
+def test_a_problem_copied_from_the_question_is_no_answer(answer):
+    assert spelled("5050", answer) is False
+    assert spelled(answer, answer) is True
+
+
+def test_the_known_answer_decides_whether_e_is_a_number():
+    assert spelled("2e-1", "-1+2e") is True and spelled("2e-1", "0.2") is False
+    assert spelled("0.2", "2e-1") is True
+    assert spelled("1e-05", "e-5") is False
