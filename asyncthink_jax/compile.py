@@ -20,6 +20,7 @@ from absl import flags
 
 from asyncthink_jax import command
 from asyncthink_jax.config import ConfigError, load
+from asyncthink_jax.files import replace_text
 from asyncthink_jax.shown import complain
 
 FLAGS = flags.FLAGS
@@ -42,6 +43,8 @@ def main(argv: list[str], overrides: list[str]) -> int:
         report = Path(FLAGS.json) if FLAGS.json else None
         if report and not report.resolve().parent.is_dir():
             raise ConfigError(f"--json {report}: its folder does not exist")
+        if report and report.is_dir():
+            raise ConfigError(f"--json {report} is a folder; name a file")
         return _compile(overrides, report)
     except (ConfigError, FileNotFoundError) as error:
         complain(f"error: {error}")
@@ -87,7 +90,7 @@ def _compile(overrides: list[str], report: Path | None) -> int:
             "fits": fits,
             "steps": {one.name: {k: v for k, v in dataclasses.asdict(one).items() if k not in told} for one in done},
         }
-        report.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        replace_text(report, json.dumps(numbers, indent=2) + "\n")
     for one in done:
         if not one.fits:
             print(f"{one.name} doesn't fit: {_gib(one.hbm_bytes)} of {_gib(chip.hbm)} GiB; try {one.remedy}")

@@ -19,9 +19,11 @@ import re
 import runpy
 import typing
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from asyncthink_jax import sections
+from asyncthink_jax.files import SUMS, FileError, read_object, read_sums, sum_of
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.sections import ConfigError, did_you_mean
@@ -229,8 +231,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     if not os.path.isfile(path):
         raise ConfigError(f"config file not found: {path}")
     if path.endswith(".json"):
-        with open(path, encoding="utf-8") as file:
-            config = from_json(file.read())
+        config = saved_config(path)
     else:
         config = experiment_file(path)
     for item in overrides:
@@ -482,9 +483,49 @@ def from_json(text: str) -> Config:
         data = parse_json(text, strict=False)
     except ValueError as error:
         raise ConfigError(f"saved config is {error}") from error
+    return _from_data(data)
+
+
+def _from_data(data: Any) -> Config:
     task = data.get("task") if isinstance(data, dict) else None
     chosen = {"task": _task_class(task.get("name"), "saved config: task.name ")} if isinstance(task, dict) else {}
     return sections.from_dict(Config, data, chosen)
+
+
+def saved_config(path: str | os.PathLike[str]) -> Config:
+    """The config in the config.json of a run. Raises ConfigError, which names the file, if it is damaged."""
+    path = Path(path)
+    try:
+        data = read_object(path, "put it back from a copy")
+        recorded = read_sums(path.parent).get(path.name)
+        if recorded not in (None, sum_of(path)):
+            raise FileError(
+                f"{path} is not what it was when the run began: put it back from a copy (or remove "
+                f"{path.with_name(SUMS)}, if it was changed on purpose)"
+            )
+        return _from_data(data)
+    except FileError as error:
+        raise ConfigError(str(error)) from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run of `train`, and not a model of others.
+
+    Raises ConfigError, which names it, for the config.json of a run that is damaged or missing.
+    """
+    path = folder / "config.json"
+    trained = (folder / "checkpoints").is_dir()
+    if trained and not path.is_file():
+        raise ConfigError(f"{folder} has the checkpoints of a run, but no config.json; put it back from a copy")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        if trained:
+            raise ConfigError(f"{path} can't be read ({error}); put it back from a copy") from error
+        return False
+    return trained or (isinstance(data, dict) and bool({"paradigm", "rollout"} & data.keys()))
 
 
 def differences(saved: Config, now: Config) -> list[str]:

@@ -14,24 +14,12 @@ from typing import Any
 from absl import flags, logging
 
 from asyncthink_jax import command
-from asyncthink_jax.config import CHECKPOINTS, ConfigError, MeshConfig, load
+from asyncthink_jax.config import CHECKPOINTS, ConfigError, MeshConfig, is_run, load
 from asyncthink_jax.shown import complain
 from asyncthink_jax.untrusted.files import check_inside, read_json
 
 FLAGS = flags.FLAGS
 DTYPES = ("bfloat16", "float32")
-# A tokenizer's, as published with models; the last one says which tokens end a text.
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 flags.DEFINE_string("from", None, "Folder of a run, folder of safetensors files, .gguf file, gs://.., or a hub id.")
 flags.DEFINE_string("to", None, "Folder that is written; new or empty.")
 flags.DEFINE_string("dtype", "bfloat16", f"One of {', '.join(DTYPES)}: of the tensors that are written.")
@@ -61,7 +49,7 @@ def main(argv: list[str]) -> int:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ConfigError(f"--to {target} is not empty; name a new folder")
         source = FLAGS["from"].value
-        if _is_run(Path(source)):
+        if is_run(Path(source)):
             _convert_run(Path(source), target)
         elif FLAGS["checkpoint"].present:
             raise ConfigError(f"--checkpoint is of a run, and --from {source} holds none")
@@ -120,16 +108,9 @@ def _convert_weights(source: str, target: Path) -> None:
     )
 
 
-def _is_run(path: Path) -> bool:
-    """Whether a folder is a run of `train`: its config.json is an experiment's, not a model's."""
-    try:
-        data = read_json(path / "config.json")
-    except (OSError, ValueError):
-        return False
-    return isinstance(data, dict) and "rollout" in data
-
-
 def _tokenizer_files(folder: Path) -> list[Path]:
+    from asyncthink_jax.data.tokenizer_files import TOKENIZER_FILES
+
     found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     try:
         for path in found:  # what one links to is copied, and may be anything that the user can read

@@ -70,6 +70,10 @@ def _check_flags() -> None:
         raise ConfigError(f"--temperature is {FLAGS.temperature}, but must be at least 0")
     if FLAGS.question is not None and not FLAGS.question.strip():
         raise ConfigError("--question is empty")
+    if FLAGS.question is None and command.is_closed("stdin"):
+        raise ConfigError("--question is missing, and standard input, where questions would stand, is closed")
+    if command.is_closed("stdout"):
+        raise ConfigError("standard output is closed, where the answers would go")
 
 
 def _sample(overrides: list[str]) -> int:
@@ -99,8 +103,8 @@ def _sample(overrides: list[str]) -> int:
 def _questions() -> Iterator[str]:
     """The lines of standard input that aren't blank, to its end or Ctrl-D; a terminal shows a prompt sign."""
     if not sys.stdin.isatty():
-        if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(errors="replace")
+        if hasattr(sys.stdin, "reconfigure"):  # whatever the terminal's encoding is: a file is in UTF-8
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")
         yield from (line.strip() for line in sys.stdin if line.strip())
         return
     import readline  # noqa: F401  (gives `input` its line editing)
@@ -127,7 +131,7 @@ def _ask(thinker: Any, question: str, number: int, console: Any) -> None:
     question = question.encode(errors="surrogateescape").decode(errors="replace")  # what the shell could not read
     thinker.prompt(question)  # a question that can't be asked is refused before anything is read or compiled
     to_json = lambda episode: episode.to_json(thinker.tokenizer.decode)  # noqa: E731
-    if FLAGS.json or not console.is_terminal:
+    if FLAGS.json or not console.is_terminal or not console.encoding.startswith("utf"):  # lanes are no ASCII
         # Watched all the same: Ctrl-C is heard where the host has control.
         episode = to_json(thinker.think(question, number, watch=lambda _: None, every=EVERY))
         print(json.dumps(episode) if FLAGS.json else "\n".join(_plain(episode)), flush=True)

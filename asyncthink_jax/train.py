@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags, logging
 
 from asyncthink_jax import command
-from asyncthink_jax.config import Config, ConfigError, differences, from_json, load, to_json
+from asyncthink_jax.config import Config, ConfigError, differences, load, saved_config, to_json
 from asyncthink_jax.files import FileError, check_writable, locked, replace_text
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
@@ -166,6 +166,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
 def _build(config: Config, workdir: Path, mesh: Any, table: Path, name: str) -> Any:
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.results import set_scores_aside
+    from asyncthink_jax.training.texts import record_set_up
 
     saved = workdir / "config.json"
     if not is_first():
@@ -185,6 +186,7 @@ def _build(config: Config, workdir: Path, mesh: Any, table: Path, name: str) -> 
         before = None
     if before is None:  # not sooner: a refused command leaves the folder as it was
         replace_text(saved, to_json(config))
+        record_set_up(workdir)
         bucket.send(workdir)  # the other processes' hosts have copies of their own
     return built
 
@@ -238,7 +240,7 @@ def _check_workdir(workdir: Path, config: Config) -> None:
 
 
 def _saved(workdir: Path) -> Config:
-    return from_json((workdir / "config.json").read_text(encoding="utf-8"))
+    return saved_config(workdir / "config.json")
 
 
 @contextlib.contextmanager

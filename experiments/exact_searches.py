@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from asyncthink_jax.config import from_json
+from asyncthink_jax.config import saved_config
 from asyncthink_jax.protocol.prompts import TINY
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.tasks.countdown_search import Problem, pairs, sub_query, worker_text
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="of evaluations, as runs/countdown_tiny/eval/async")
     for folder in parser.parse_args(argv).folders:
         try:
-            task = from_json((folder.parents[1] / "config.json").read_text(encoding="utf-8")).task
+            task = saved_config(folder.parents[1] / "config.json").task
             lines = (folder / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
         except (OSError, IndexError) as error:
             print(f"error: {folder} is not an evaluation in the folder of a run: {error}", file=sys.stderr)

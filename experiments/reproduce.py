@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 
 from asyncthink_jax.command import split_argv
-from asyncthink_jax.config import Config, ConfigError, differences, from_json, load
+from asyncthink_jax.config import Config, ConfigError, differences, load, saved_config
 from asyncthink_jax.files import replace_text
 from asyncthink_jax.sections import did_you_mean
 from asyncthink_jax.training.results import all_measured, read_results
@@ -87,7 +87,7 @@ class Step:
         if not saved.exists():
             return False
         if not self.study.scores:
-            changed = differences(from_json(saved.read_text(encoding="utf-8")), config)
+            changed = differences(saved_config(saved), config)
             if changed:
                 raise ConfigError(
                     f"{self.folder} holds a run of another config; name another --runs. " + "; ".join(changed)

@@ -193,7 +193,7 @@ def test_a_saved_config_comes_back_equal(experiment, tmp_path):
     [
         (('"tau"', '"tou"'), "no field 'rl.tou'; did you mean 'tau'"),
         (('"seed": 0', '"seed": "0"'), "seed is '0', not a whole number"),
-        (("{", "", 1), "not JSON"),
+        (("{", "", 1), "is no JSON"),
         (('"max_number"', '"max_numbr"'), "no field 'task.max_numbr'; did you mean 'max_number'"),
         (('"name": "countdown_tiny"', '"name": "countdown_tny"'), "task.name 'countdown_tny' is not one of"),
         (('"name": "countdown_tiny"', '"name": ["x"]'), "task.name ['x'] is not one of"),

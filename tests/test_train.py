@@ -68,6 +68,8 @@ def workdir(set_up, tmp_path):
     return shutil.copytree(set_up, tmp_path / "run")
 
 
+SCORES = {"n": 1, "at_least": {}, "critical_path": 1, "concurrency": 1}  # what results.json has of each row, at least
+
 # --- Bad input.
 
 compilations = []
@@ -166,7 +168,7 @@ def test_a_folder_that_cannot_be_used_is_refused(shortened, tmp_path, refused):
 
 
 def test_rows_of_another_run_are_not_taken_for_ones_own(shortened, workdir, refused, tmp_path):
-    (workdir / "results.json").write_text(json.dumps({"paradigms": {"async": {"after_rl": {"n": 1}}}}))
+    (workdir / "results.json").write_text(json.dumps({"paradigms": {"async": {"after_rl": SCORES}}}))
     line = refused("--config", shortened, "--workdir", tmp_path / "other", "--results", workdir)
     assert f"{workdir} has rows of 'async', which this run has not made: give it another --name" in line
 
@@ -182,7 +184,7 @@ def test_a_resume_with_another_config_is_refused_with_what_differs(shortened, wo
     line = refused("--config", shortened, "--workdir", workdir, "--config.seed=1", "--config.rl.tau=0.5")
     assert "seed: saved 0, now 1" in line and "rl.tau: saved 0.8, now 0.5" in line
     (workdir / "config.json").write_text("{")
-    assert "saved config is not JSON" in refused("--config", shortened, "--workdir", workdir)
+    assert "config.json is no JSON" in refused("--config", shortened, "--workdir", workdir)
 
 
 def test_a_longer_run_is_asked_for_by_extend(shortened, workdir, refused, tmp_path):
@@ -287,7 +289,7 @@ def test_another_paradigm_and_other_numbers_are_scored_into_another_runs_table(w
         checkpoints.save(1, built.new_params(), {})
     table = tmp_path / "table"
     table.mkdir()
-    (table / "results.json").write_text(json.dumps({"paradigms": {"async": {"after_rl": {}}}}))
+    (table / "results.json").write_text(json.dumps({"paradigms": {"async": {"after_rl": SCORES}}}))
     how = ["--checkpoint=cold_start", "--temperature=0", "--paradigm=parallel", "--results", table, "--name=votes"]
     (_, error), code = evaluated(workdir, *how, "--config.task.numbers=3", "--config.task.n_solutions=1")
     assert code == 0, error

@@ -5,18 +5,23 @@ TensorFlow is neither needed nor imported: array_record files are read through `
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from asyncthink_jax.files import damaged, naming, record_sums
+from asyncthink_jax.shown import complain
 from asyncthink_jax.tasks.task import FieldType, Record, Task
 
 _FEATURES: dict[FieldType, Any] = {
@@ -72,16 +77,50 @@ def prepare(data_dir: str | os.PathLike, task: Task, skip_bad: bool = False) -> 
     """The problems of every split of a task, read from `data_dir`, and first written if not there.
 
     What decides about the problems, fields and files, has its own folder under `data_dir`. A preparation that is cut
-    off leaves nothing that looks complete. Each split comes in a random but fixed order. Raises ValueError where the
-    task has too few problems, or a broken line in a file; FileNotFoundError where it has no file.
+    off leaves nothing that looks complete, and what is damaged is made again. Where nothing can be written, they are
+    made and not kept. Each split comes in a random but fixed order. Raises ValueError where the task has too few
+    problems, or a broken line in a file; FileNotFoundError where it has no file.
     """
-    builder = TaskBuilder(task=task, skip_bad=skip_bad, data_dir=epath.Path(data_dir) / folder_of(task, skip_bad))
+    folder = Path(data_dir) / folder_of(task, skip_bad)
+    stored, aside = folder / TaskBuilder.name / str(TaskBuilder.VERSION), folder / "damaged"
+    try:
+        if stored.exists():
+            if not damaged(stored):
+                # Whatever array_record and tensorflow-datasets make of damage, in a run that has no sums.
+                with contextlib.suppress(Exception):
+                    return _read_all(TaskBuilder(task=task, skip_bad=skip_bad, data_dir=epath.Path(folder)))
+            complain(f"warning: the problems in {stored} are damaged, and are made again")
+            shutil.rmtree(aside, ignore_errors=True)
+            stored.rename(aside)
+        try:
+            builder = _written(task, skip_bad, folder)
+        except BaseException:
+            if aside.exists():
+                aside.rename(stored)
+            raise
+        record_sums(stored)
+        shutil.rmtree(aside, ignore_errors=True)
+        return _read_all(builder)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        complain(f"warning: {folder} can't be written: its problems are made, and not kept")
+        return task.splits(skip_bad)
+
+
+def _written(task: Task, skip_bad: bool, folder: Path) -> TaskBuilder:
+    builder = TaskBuilder(task=task, skip_bad=skip_bad, data_dir=epath.Path(folder))
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces a download, which there isn't
+    with naming(folder), contextlib.redirect_stdout(io.StringIO()):  # it announces a download, which there isn't
         builder.download_and_prepare(
             download_dir=builder.data_path.parent / "downloads",
             download_config=tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False),
         )
+    return builder
+
+
+def _read_all(builder: TaskBuilder) -> dict[str, list[Any]]:
+    task = builder.task
     stored = {split: _read(builder.as_data_source(split), task.fields) for split in builder.info.splits}
     return {split: task.problems_of(stored.get(split, [])) for split in task.split_names}
 

@@ -7,6 +7,19 @@ from asyncthink_jax.data.probe import check
 from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer
 
+# A tokenizer's, as published with models; the last one says which tokens end a text.
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer of a release: a folder with tokenizer.json or tokenizer.model, one of these files, or a GGUF.

@@ -227,7 +227,8 @@ class Progress:
         left_s = (now - first_s) / done * left if done else None
         parts = list(_parts(numbers))
         if self._live is not None:
-            self._live.update(_live_line(stage, step, self._steps[stage], parts, left_s))
+            bar = "━" if self._console.encoding.startswith("utf") else "="
+            self._live.update(_live_line(stage, step, self._steps[stage], parts, left_s, bar))
         elif is_first or left <= 0 or now - self._last_line_s >= self._interval_s:
             self._last_line_s = now
             words = [f"{stage} {step}/{self._steps[stage]}"]
@@ -261,13 +262,13 @@ def minutes(seconds: float) -> str:
     return f"{hours}:{whole:02d}:{seconds:02d}" if hours else f"{whole}:{seconds:02d}"
 
 
-def _live_line(stage: str, step: int, steps: int, parts: list[tuple[str, str]], left_s: float | None) -> Text:
+def _live_line(stage: str, step: int, steps: int, parts: list[tuple[str, str]], left_s: float | None, bar: str) -> Text:
     width = 20
     filled = width * min(step, steps) // max(steps, 1)
     line = Text.assemble(
         (f"{stage:>4} ", "bold"),
-        ("━" * filled, "cyan"),
-        ("━" * (width - filled), "bright_black"),
+        (bar * filled, "cyan"),
+        (bar * (width - filled), "bright_black"),
         f" {step}/{steps}",
     )
     if left_s is not None:

@@ -24,6 +24,7 @@ from asyncthink_jax.config import (
     PoolConfig,
     RLConfig,
     RolloutConfig,
+    is_run,
     load,
     override,
     validate,
@@ -45,7 +46,6 @@ from asyncthink_jax.training import experiment
 from asyncthink_jax.training.checkpoint import CheckpointError
 from asyncthink_jax.training.restore import restore_params
 from asyncthink_jax.training.texts import check_prompts
-from asyncthink_jax.untrusted.files import read_json
 
 # For a released model, whose prompts alone are some 760 tokens; what a run uses stands in its config.
 UNTRAINED = RolloutConfig(
@@ -178,11 +178,7 @@ def load_model(path: str | Path, settings: Settings = Settings()) -> Thinker:
     Parameters are read when they are first needed. Raises ConfigError, in one line, if there is no such model, or if
     the settings don't fit it.
     """
-    try:
-        saved = read_json(Path(path) / "config.json")
-    except (OSError, ValueError):
-        saved = {}
-    if isinstance(saved, dict) and "paradigm" in saved:
+    if is_run(Path(path)):
         return _of_run(Path(path), settings)
     try:
         return _released(str(path), settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from asyncthink_jax.config import CHECKPOINTS, Config, ConfigError, from_json
+from asyncthink_jax.config import CHECKPOINTS, Config, ConfigError, saved_config
 from asyncthink_jax.training import bucket
 
 
@@ -29,7 +29,7 @@ class Start:
         saved = folder / "config.json"
         if not saved.is_file():
             raise ConfigError(f"start_from: {self.run} holds no run (no config.json in it)")
-        theirs = from_json(saved.read_text(encoding="utf-8")).pretrained
+        theirs = saved_config(saved).pretrained
         if theirs != config.pretrained:
             raise ConfigError(
                 f"start_from: {self.run} has pretrained={theirs!r}, this run {config.pretrained!r}; make them the same"

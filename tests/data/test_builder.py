@@ -1,6 +1,7 @@
 """The stored problems: the same as made, written once, without TensorFlow or a network."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from asyncthink_jax.data import builder
+from asyncthink_jax.files import SUMS
 from asyncthink_jax.tasks import Countdown, Task
 
 TASK = Countdown(max_number=10, validation_problems=20, test_problems=30, split_seed=3)
@@ -136,3 +138,31 @@ def test_nothing_imports_tensorflow(folder):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout == "", result.stderr
+
+
+def test_stored_problems_that_are_damaged_are_made_again(folder, tmp_path, capsys):
+    first = builder.prepare(folder, TASK)
+    copy = shutil.copytree(folder, tmp_path / "data")
+    stored = next(copy.glob("*/problems/*"))
+    names = sorted(path.name for path in stored.iterdir())
+    for place, name in enumerate(name for name in names if name != SUMS):
+        whole = (stored / name).read_bytes()
+        damage = (whole[: len(whole) // 2], b"", whole[:99] + bytes([whole[99] ^ 1]) + whole[100:], None)[place % 4]
+        if damage is None:
+            (stored / name).unlink()
+        else:
+            (stored / name).write_bytes(damage)
+        assert builder.prepare(copy, TASK) == first
+        assert capsys.readouterr().err == f"warning: the problems in {stored} are damaged, and are made again\n"
+        assert sorted(path.name for path in stored.iterdir()) == names
+    assert [path.name for path in stored.parents[1].iterdir()] == ["problems"]
+
+
+def test_damaged_problems_stay_where_they_cannot_be_made_again(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "data")
+    stored = next(copy.glob("*/problems/*"))
+    (stored / "features.json").write_text("{")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="no source"):
+        patch.setattr(Countdown, "records", lambda *_: exec("raise ValueError('no source')"))
+        builder.prepare(copy, TASK)
+    assert (stored / "features.json").read_text() == "{" and len(list(stored.iterdir())) > 2

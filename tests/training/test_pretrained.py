@@ -25,6 +25,7 @@ from asyncthink_jax.tasks import Countdown, Sudoku
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.loading import Settings, load_model
 from asyncthink_jax.training.run import Run
+from asyncthink_jax.training.texts import record_set_up
 
 pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")  # asked for by qwix
 
@@ -118,6 +119,25 @@ def test_a_run_keeps_the_prompts_it_started_with(release, workdir, tmp_path):
     (source / "tokenizer_config.json").write_text(json.dumps(changed))
     after = experiment.build(config, workdir)
     assert after.prompts == before.prompts and after.tokenizer.vocabulary == before.tokenizer.vocabulary
+
+
+def test_prompts_that_are_lost_are_made_again_only_if_known_to_be_the_same(release, workdir, tmp_path):
+    source = shutil.copytree(release, tmp_path / "source")
+    config = config_of(source)
+    before = experiment.build(config, workdir)
+    (workdir / "config.json").write_text(to_json(config))
+    record_set_up(workdir)
+    for name in ("prompts.json", "tokenizer_config.json"):
+        (workdir / name).unlink()
+    assert experiment.build(config, workdir).prompts == before.prompts
+    (workdir / "prompts.json").unlink()
+    changed = json.loads((source / "tokenizer_config.json").read_text()) | {"chat_template": "Now: " + CHAT}
+    (source / "tokenizer_config.json").write_text(json.dumps(changed))
+    for kept in ("with", "without"):  # sums, as runs of before have none
+        with pytest.raises(ConfigError, match=r"prompts\.json is missing.*; put it back from a copy"):
+            experiment.build(config, workdir)
+        if kept == "with":
+            (workdir / "SHA256SUMS").unlink()
 
 
 def test_a_run_that_is_asked_another_task_has_that_ones_prompts(release, workdir):
