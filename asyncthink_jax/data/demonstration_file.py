@@ -15,8 +15,9 @@ from typing import Any
 from etils import epath
 
 from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literal
+from asyncthink_jax.shown import harmless
 from asyncthink_jax.tasks.task import Problem, Script
-from asyncthink_jax.untrusted.files import parse_json
+from asyncthink_jax.untrusted.files import check_head, parse_json
 
 
 def read(
@@ -35,25 +36,33 @@ def read(
         ValueError: a line that is none, or that breaks the protocol; its number is in the message. No line is left.
         FileNotFoundError: there is no such file.
     """
+    name = os.fspath(path)
     try:
-        lines = epath.Path(path).read_bytes().split(b"\n")
+        data = epath.Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"data.demonstrations: there is no file {name}") from error
     except OSError as error:
-        raise FileNotFoundError(f"data.demonstrations: there is no file {os.fspath(path)}") from error
+        raise FileNotFoundError(f"data.demonstrations: {name} can't be read: {error.strerror or error}") from error
+    if data:
+        try:
+            check_head(name, data[:100])
+        except ValueError as error:
+            raise ValueError(f"data.demonstrations: {error}") from None
     scripts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             script = Script.from_json(parse_json(line), problem)
             if grammar.capacity > 1 or not script.workers:
                 scripts.append(checked(script, grammar))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             missing = "there is no field " if isinstance(error, KeyError) else ""
-            reason = " ".join(str(error).split())
-            raise ValueError(f"data.demonstrations: {os.fspath(path)}, line {number}: {missing}{reason}") from error
+            reason = harmless(" ".join(str(error).split()), 500)
+            raise ValueError(f"data.demonstrations: {name}, line {number}: {missing}{reason}") from error
     if not scripts:
         what = "demonstration" if grammar.capacity > 1 else "demonstration without workers, as one agent needs them"
-        raise ValueError(f"data.demonstrations: {os.fspath(path)} has no {what}")
+        raise ValueError(f"data.demonstrations: {name} has no {what}")
     return scripts
 
 

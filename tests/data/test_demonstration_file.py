@@ -73,6 +73,10 @@ def replaced(old, new):
         (lambda record: record | {"organizer": ["<ANSWER>", 3, "</ANSWER>"]}, "3 is no text"),
         (lambda record: record | {"workers": ["a"]}, "dictionary update"),
         (lambda record: record | {"workers": {"one": "a"}}, "invalid literal"),
+        (lambda record: record | {"work": [float("inf")]}, "Infinity is no number"),
+        (lambda record: record | {"work": [float("nan")]}, "NaN is no number"),
+        (lambda record: json.dumps(record).replace("[7, 10]", f"[{'1' * 5000}]"), "a number of 5000 digits"),
+        (replaced("FORK-1>", "FORK-1>\\u001b[2J"), r"\x1b[2J"),
         (lambda record: record | {"work": [12]}, "work [12] names a place beyond the organizer's 12"),
         (replaced("FORK-1>", "FORK-7>"), "piece 4 of the organizer, '<FORK-7>': id_out_of_range"),
         (replaced("FORK-1>", "FORK-2>"), "piece 4 of the organizer, '<FORK-2>': fork_twice"),
@@ -109,6 +113,20 @@ def test_a_pool_that_is_too_small_for_a_demonstration_refuses_it(tmp_path):
         read(tmp_path, good(), grammar=Grammar(2, 6))
 
 
+def test_a_byte_order_mark_and_line_ends_of_windows_are_nothing(tmp_path):
+    lines = "\r\n".join(["\ufeff" + json.dumps(good()), json.dumps(good()), ""])
+    (tmp_path / "shown.jsonl").write_bytes(lines.encode())
+    assert len(demonstration_file.read(tmp_path / "shown.jsonl", TASK.from_json, POOL)) == 2
+
+
+def test_what_stands_in_place_of_a_file_is_told(tmp_path):
+    (tmp_path / "shown.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"data.demonstrations: .*shown.jsonl is a git-lfs pointer"):
+        demonstration_file.read(tmp_path / "shown.jsonl", TASK.from_json, POOL)
+    with pytest.raises(FileNotFoundError, match=r"data.demonstrations: .* can't be read: Is a directory"):
+        demonstration_file.read(tmp_path, TASK.from_json, POOL)
+
+
 def test_bytes_that_are_no_text_are_told_with_their_line(tmp_path):
     path = tmp_path / "shown.jsonl"
     path.write_bytes(json.dumps(good()).encode() + b'\n{"organizer": "\xff"}\n')
@@ -116,10 +134,9 @@ def test_bytes_that_are_no_text_are_told_with_their_line(tmp_path):
         demonstration_file.read(path, TASK.from_json, POOL)
 
 
-@pytest.mark.parametrize("name", ["nowhere.jsonl", ""])
-def test_a_file_that_is_not_there_is_one_line(tmp_path, name):
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^data.demonstrations: there is no file /"):
-        demonstration_file.read(tmp_path / name, TASK.from_json, POOL)
+        demonstration_file.read(tmp_path / "nowhere.jsonl", TASK.from_json, POOL)
 
 
 def test_demonstrations_are_drawn_from_the_file_in_place_of_the_program(tmp_path, splits, tokenizer):
