@@ -361,7 +361,9 @@ def start(shortened, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one(shortened, start, tmp_path):
+def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one(
+    shortened, start, tmp_path, sweep
+):
     config, seed = load(shortened), time.time_ns() % 10**6
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     assert start(undisturbed, NO_TABLE).wait() == 0
@@ -373,7 +375,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturb
     time.sleep(rng.uniform(0.5, 3.0))  # while it sets up
     process.kill()
     process.wait()
-    moments = sorted([*rng.sample(range(1, 41), 2), *rng.sample(range(41, lines), 3)])
+    moments = sorted([*rng.sample(range(1, 41), min(sweep, 8)), *rng.sample(range(41, lines), min(1 + sweep, 8))])
     for moment in moments:
         process = start(disturbed, NO_TABLE)
         wait_for_lines(process, disturbed / "metrics.jsonl", moment)
@@ -403,8 +405,8 @@ LONG = [
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_by_sigterm_ten_times_ends_with_the_bits_of_an_undisturbed_one(
-    shortened, start, tmp_path
+def test_a_run_that_is_stopped_again_and_again_ends_with_the_bits_of_an_undisturbed_one(
+    shortened, start, tmp_path, sweep
 ):
     config, seed = load(shortened, [flag.removeprefix("--config.") for flag in LONG]), time.time_ns() % 10**6
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
@@ -430,15 +432,15 @@ def test_a_run_that_is_stopped_by_sigterm_ten_times_ends_with_the_bits_of_an_und
         assert again == ["validation"] * bool(again and saved["validates"]), f"seed {seed}: done, but not saved"
         return metrics.read_bytes().count(b"\n")
 
-    there, in_rollouts = 0, 0
-    for _ in range(5):
+    there, in_rollouts, times = 0, 0, min(2 + sweep, 5)
+    for _ in range(times):
         there = stopped(there + rng.randint(1, 10), rng.uniform(0, 0.02))
         assert there < config.sft.steps
     there = config.sft.steps
-    for _ in range(5):
+    for _ in range(times):
         before, there = there, stopped(there + 1, rng.uniform(0, 0.8 * rollout))
         in_rollouts += there == before + 1  # the next iteration, or a validation, was given up
-    assert in_rollouts >= 3, f"seed {seed}: all but {in_rollouts} rollouts had ended"
+    assert in_rollouts >= times - 2, f"seed {seed}: all but {in_rollouts} rollouts had ended"
     assert start(disturbed, NO_TABLE, *LONG).wait() == 0
 
     arrays, facts = what_is_left(config, undisturbed)
