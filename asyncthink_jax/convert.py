@@ -76,7 +76,9 @@ def _convert_run(workdir: Path, target: Path) -> None:
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     tokenizer = built.tokenizer
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ends = [i for i in tokenizer.stop_ids if i < built.model.vocab_size]
+    eos = ends if len(ends) > 1 else tokenizer.eos_id
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": eos, "pad_token_id": tokenizer.pad_id}
     save_hf(
         target,
         built.dense_model,
@@ -120,14 +122,16 @@ def _tokenizer_files(folder: Path) -> list[Path]:
     return found
 
 
-def _tokenizer_config(workdir: Path) -> dict[str, Any] | None:
-    """What a run's tokenizer_config.json has to say besides, so that transformers reads the tokenizer as we do."""
+def _tokenizer_config(workdir: Path) -> dict[str, Any]:
+    """What the tokenizer_config.json of an exported run says, so that transformers reads the tokenizer as we do."""
     saved = workdir / "tokenizer_config.json"
     config = read_json(saved) if saved.is_file() else {}
+    # Ids stand in config.json and generation_config.json, where other programs look for them.
+    config = {name: value for name, value in config.items() if not name.endswith("_token_id")}
     if (workdir / "tokenizer.json").is_file():
         return {**config, "tokenizer_class": "PreTrainedTokenizerFast"}
     if config:  # of a released SentencePiece model
-        return None
+        return config
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     plain = dict.fromkeys(("add_bos_token", "add_eos_token", "add_prefix_space", "legacy"), False)
     return {"tokenizer_class": "LlamaTokenizer", **plain, **special}

@@ -56,6 +56,19 @@ def test_a_tokenizer_that_is_a_link_out_of_the_folder_is_not_copied(tmp_path, ca
     assert "vocab.json is a link to" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_ends_of_a_text_are_written_as_they_came(tmp_path):
+    source = shutil.copytree(GOLDEN / "qwen3_tied", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    for number, (stated, written) in enumerate([([7, 2], [7, 2]), ([2], [2]), (2, 2), ("2", 2), (2**32 - 1, None)]):
+        (source / "config.json").write_text(json.dumps(config | {"eos_token_id": stated, "pad_token_id": -1}))
+        (source / "generation_config.json").unlink(missing_ok=True)
+        out = tmp_path / f"out{number}"
+        assert run("--from", source, "--to", out) == 0
+        for name in ("config.json", "generation_config.json"):
+            said = json.loads((out / name).read_text())
+            assert said.get("eos_token_id") == written and said.get("pad_token_id") is None
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run whose cold start is saved."""

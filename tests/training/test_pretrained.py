@@ -24,6 +24,7 @@ from asyncthink_jax.report.metrics import Progress
 from asyncthink_jax.tasks import Countdown, Sudoku
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.loading import Settings, load_model
+from asyncthink_jax.training.restore import cold_start_checkpoints
 from asyncthink_jax.training.run import Run
 from asyncthink_jax.training.texts import record_set_up
 
@@ -101,6 +102,29 @@ def test_a_run_starts_from_the_weights_with_the_tokenizer_and_prompts_of_the_rel
     assert prompt.count(built.tokenizer.controls["<|turn|>"]) == turns
     assert "<FORK-i>" in built.tokenizer.decode(prompt)
     assert built.prompts == Prompts.load(workdir / "prompts.json")
+
+
+def test_every_end_of_a_text_that_a_release_names_stops_its_engine_and_is_in_an_export(release, workdir, tmp_path):
+    named = shutil.copytree(release, tmp_path / "release")
+    (named / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1, 2**32 - 1]}))
+    config = config_of(named)
+    built = experiment.build(config, workdir)
+    assert built.engine.step.stop_ids == [0, 1] and built.tokenizer.eos_id == 1
+    (workdir / "config.json").write_text(to_json(config))
+    assert experiment.build(config, workdir).engine.step.stop_ids == [0, 1]  # out of the run's own folder
+    with cold_start_checkpoints(workdir) as checkpoints:
+        checkpoints.save(1, built.new_params(), {"seconds": {}})
+        checkpoints.wait()
+    with flagsaver.flagsaver():
+        arguments = ["convert", "--from", str(workdir), "--to", str(tmp_path / "out"), "--checkpoint", "cold_start"]
+        assert convert.main(convert.FLAGS(arguments)) == 0
+    assert open_weights(tmp_path / "out").special_tokens == {"eos_token_id": [1, 0]}
+    said = {
+        name: json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        for name in ("generation_config", "tokenizer_config")
+    }
+    assert said["generation_config"]["eos_token_id"] == [1, 0]
+    assert not any(name.endswith("_token_id") for name in said["tokenizer_config"])
 
 
 def test_a_release_that_is_asked_multiplies_in_full_where_it_is_in_fp32(release, monkeypatch):
