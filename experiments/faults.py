@@ -34,9 +34,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig, to_json
 from asyncthink_jax.files import replace_text
 from asyncthink_jax.model.transformer import ModelConfig
@@ -46,7 +43,7 @@ from asyncthink_jax.training.provenance import provenance
 from experiments import fault_inputs
 from experiments.damage import cuts, flips, mutated
 from experiments.fork_server import ForkServer, Outcome
-from experiments.run_end import what_is_left
+from experiments.run_end import first_difference, what_is_left
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "faults.json"
@@ -93,14 +90,15 @@ class Case:
     said: str = ""  # of a fault: the end of what the command wrote
 
 
-def judged(done: str, outcome: Outcome, same: Callable[[], bool] = lambda: True) -> Case:
-    """The case of a command that ended so; `same` says whether a command that succeeded has the right result."""
+def judged(done: str, outcome: Outcome, differs: Callable[[], str] = lambda: "") -> Case:
+    """The case of a command that ended so; `differs` says what is wrong with the result of one that succeeded."""
     said = " | ".join((outcome.err or outcome.out).splitlines()[-6:])[-600:]
     if outcome.fault:
         return Case(done, outcome.fault, said)
     if outcome.code:
         return Case(done, "refused", said)
-    return Case(done, "right") if same() else Case(done, "silent difference", said)
+    wrong = differs()
+    return Case(done, "silent difference", f"{wrong} | {said}") if wrong else Case(done, "right")
 
 
 class Sweeps:
@@ -181,22 +179,19 @@ class Sweeps:
             phases.append(phase)
         else:
             outcome = self.server.run(self.command(workdir), limit=300)
-        end = judged(f"after kills in {', '.join(phases)}", outcome, lambda: self.ends_alike(workdir))
+        end = judged(f"after kills in {', '.join(phases)}", outcome, lambda: self.differs(workdir))
         if end.came != "right":
             return [end if end.came != "refused" else dataclasses.replace(end, came="not resumed")] * max(1, kills)
         shutil.rmtree(workdir)
         return [Case(phase, "right") for phase in phases]
 
-    def ends_alike(self, workdir: Path) -> bool:
-        """Whether a run has ended with the bits of the undisturbed one."""
+    def differs(self, workdir: Path) -> str:
+        """In what a run has ended with other bits than the undisturbed one; "" if in nothing."""
         try:
-            (ours, facts), (theirs, expected) = (
-                what_is_left(SMALL, folder) for folder in (workdir, self.undisturbed())
-            )
+            ours, theirs = (what_is_left(SMALL, folder) for folder in (workdir, self.undisturbed()))
         except (AssertionError, RuntimeError, ValueError, OSError) as error:
-            print(f"{workdir}: {harmless(error)}", file=sys.stderr)
-            return False
-        return jax.tree.all(jax.tree.map(np.array_equal, ours, theirs)) and facts == expected
+            return f"{type(error).__name__}: {harmless(error)}"
+        return first_difference(ours, theirs)
 
     # ------------------------------------------------------------------------------------------------ files of a run
 
@@ -241,7 +236,7 @@ class Sweeps:
     def _resumed(self, stopped: Path, file: Path, what: str, data: bytes) -> list[Case]:
         with self._copy(stopped, file, data) as workdir:
             outcome = self.server.run(self.command(workdir), limit=300)
-            return [judged(f"train goes on, {file} {what}", outcome, lambda: self.ends_alike(workdir))]
+            return [judged(f"train goes on, {file} {what}", outcome, lambda: self.differs(workdir))]
 
     def _read_again(
         self,
@@ -254,7 +249,13 @@ class Sweeps:
     ) -> list[Case]:
         with self._copy(self.undisturbed(), file, data) as workdir:
             outcome, said = read(workdir)
-            return [judged(f"{name} of an ended run, {file} {what}", outcome, lambda: said == expected)]
+            return [
+                judged(
+                    f"{name} of an ended run, {file} {what}",
+                    outcome,
+                    lambda: "" if said == expected else "it says something else",
+                )
+            ]
 
     def _report(self, workdir: Path) -> tuple[Outcome, bytes]:
         out = workdir.parent / "report"

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from asyncthink_jax.config import Config
 from asyncthink_jax.report.metrics import read_metrics
@@ -35,3 +36,21 @@ def what_is_left(config: Config, workdir: Path) -> tuple[Any, dict[str, Any]]:
     metrics = without_times(read_metrics(workdir / "metrics.jsonl"))
     params = {which: restore_params(built, workdir, which) for which in ("cold_start", "best")}
     return {"state": latest.state, **params}, {"step": latest.step, "metadata": metadata, "metrics": metrics}
+
+
+def first_difference(ours: tuple[Any, dict[str, Any]], theirs: tuple[Any, dict[str, Any]]) -> str:
+    """What differs first between two ends of `what_is_left`, in words; "" if nothing does."""
+    (arrays, facts), (other_arrays, other_facts) = ours, theirs
+    for one, other in zip(facts["metrics"], other_facts["metrics"], strict=False):
+        for name in one | other:
+            if one.get(name) != other.get(name):
+                place = f"{one['stage']} step {one['step']}"
+                return f"{name} of {place}: {one.get(name)!r}, not {other.get(name)!r}"
+    if facts != other_facts:
+        return f"{len(facts['metrics'])} lines of metrics and {facts['metadata']}, not " + (
+            f"{len(other_facts['metrics'])} and {other_facts['metadata']}"
+        )
+    same = jax.tree.map(np.array_equal, arrays, other_arrays)
+    return next(
+        (jax.tree_util.keystr(path) for path, alike in jax.tree_util.tree_leaves_with_path(same) if not alike), ""
+    )

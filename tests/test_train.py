@@ -24,6 +24,7 @@ from asyncthink_jax.tasks import Countdown, Task
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.checkpoint import Checkpoints
 from asyncthink_jax.training.restore import cold_start_checkpoints
+from experiments.run_end import first_difference
 
 SHORTENED = '''"""The demo at a size that trains in seconds."""
 
@@ -475,9 +476,7 @@ def test_an_extended_run_ends_as_one_that_was_that_long_from_the_start(shortened
         lengths = [f"--config.sft.steps={sft}", f"--config.rl.iterations={rl}"]
         process = start(extended, *flags, *lengths, *more, NO_TABLE)
         assert process.wait() == 0, extended.with_suffix(".stderr").read_text()
-    (arrays, facts), (expected, expected_facts) = what_is_left(config, extended), what_is_left(config, long)
-    assert facts == expected_facts
-    jax.tree.map(np.testing.assert_array_equal, arrays, expected)
+    assert first_difference(what_is_left(config, extended), what_is_left(config, long)) == ""
 
 
 @pytest.mark.slow
