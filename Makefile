@@ -5,6 +5,7 @@
 # make table       the tables of the two READMEs, from the committed results of runs and benchmarks
 # make test        set up, then the tests (under 10 minutes on 2 cores)
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, random searches (SWEEP=10: ten times as large)
+# make test-lowest the fast tests with the lowest versions that setup.py allows, on Python 3.11; installs them first
 # make lint        format, lint, types and shell scripts, as the continuous integration checks them
 # make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
 # make bench-tpu   the one of them that compiles for TPUs; needs none
@@ -19,7 +20,7 @@ BIN := .venv/bin
 # fifth less (Linux with glibc 2.35 or newer; others ignore it).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=67108864
 
-.PHONY: setup train baselines reproduce-tiny studies table test test-all lint bench bench-peers bench-tpu notebooks format clean
+.PHONY: setup train baselines reproduce-tiny studies table test test-all test-lowest lint bench bench-peers bench-tpu notebooks format clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -69,6 +70,22 @@ SWEEP ?= 1
 
 test-all: setup .libtpu/installed .models/installed .models/qwen3/installed
 	$(BIN)/python -m pytest -m slow --sweep $(SWEEP) $(SIDE_BY_SIDE) 2
+
+# Whether the lower bounds in setup.py are true: what each of them names is installed, the rest as new as goes with it.
+LOWEST_PYTHON ?= python3.11
+LOWEST := .venv-lowest/bin
+
+.venv-lowest/installed: setup.py
+	$(LOWEST_PYTHON) -m venv --clear .venv-lowest
+	$(LOWEST)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/uv pip compile --quiet --resolution lowest-direct --extra test --output-file .venv-lowest/lowest.txt setup.py
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --requirement .venv-lowest/lowest.txt
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --no-deps --editable .
+	@touch $@
+
+test-lowest: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+test-lowest: .venv-lowest/installed
+	$(LOWEST)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) 4
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -134,4 +151,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-peers .libtpu .models build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-peers .libtpu .models build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,7 +23,7 @@ setup(
         "grain>=0.2.10",
         "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
         "jaxtyping>=0.2.36",
-        "jinja2>=3.1",
+        "jinja2>=3.1.6",  # older ones let a template out of their sandbox
         "matplotlib>=3.9",
         "numpy>=1.26",
         "optax>=0.2.6",
@@ -31,7 +31,7 @@ setup(
         "protobuf>=4.21",  # sentencepiece describes its models by it
         "rich>=13.7",
         "safetensors>=0.6",
-        "sentencepiece>=0.2.0",
+        "sentencepiece>=0.2.1",  # older ones crash at a model that is made for it
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.8",
         "tokenizers>=0.20",
@@ -39,7 +39,8 @@ setup(
     extras_require={
         "hf": ["huggingface_hub>=0.34"],  # models by their hub id
         "lora": ["qwix>=0.1.8"],
-        # Parquet files; answers in mathematics. Datasets of the hub by name: pip install datasets.
+        "datasets": ["datasets>=4"],  # problems of the hub by name; older ones run a dataset's own script
+        # Parquet files; answers in mathematics.
         "math": ["math-verify[antlr4_13_2]>=0.9", "pyarrow>=15"],
         "synthesize": ["openai>=3"],  # demonstrations by another model
         "test": [

@@ -93,7 +93,9 @@ class _Stream(io.TextIOWrapper):
     def __init__(self, stream: io.TextIOWrapper):
         self._named = {"<stdout>": "standard output", "<stderr>": "standard error"}.get(stream.name, stream.name)
         how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-        super().__init__(stream.detach(), stream.encoding, "backslashreplace", **how)
+        stream.flush()
+        super().__init__(stream.buffer, stream.encoding, "backslashreplace", **how)
+        self._first = stream  # which loggers may have as well: it must not be closed, as it is when nobody holds it
 
     def write(self, text: str) -> int:
         with naming(self._named):

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import ConfigError, load
@@ -34,6 +34,7 @@ flags.DEFINE_integer("prompt_length", None, "Tokens of a prompt; default what th
 
 def main(argv: list[str], overrides: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
@@ -55,7 +56,7 @@ def _compile(overrides: list[str], report: Path | None) -> int:
     config = load(FLAGS.config, overrides)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this machine has nothing to do but compile
     # Imported late, so that a wrong config is reported sooner.
-    from asyncthink_jax.parallel.chips import TopologyError, topology
+    from asyncthink_jax.parallel.chips import TopologyError, topology, wrong_compiler
     from asyncthink_jax.parallel.mesh import make_mesh
     from asyncthink_jax.training.ahead import STEPS, cache_bytes, compile_step, experiment_on, steps
 
@@ -72,10 +73,15 @@ def _compile(overrides: list[str], report: Path | None) -> int:
     if FLAGS.slices > 1:
         print("bound: as if all chips were linked; the network between slices is slower, and not in it", flush=True)
     done: list[Any] = []
-    for step in steps(experiment, FLAGS.prompt_length):
-        if not FLAGS.steps or step.name in FLAGS.steps:
-            done.append(compile_step(step, chip))
-            print(_line(done[-1], chip), flush=True)
+    try:
+        for step in steps(experiment, FLAGS.prompt_length):
+            if not FLAGS.steps or step.name in FLAGS.steps:
+                done.append(compile_step(step, chip))
+                print(_line(done[-1], chip), flush=True)
+    except Exception as error:  # a compiler of another version fails in many ways
+        if (wrong := wrong_compiler()) is None or isinstance(error, OSError):
+            raise
+        raise ConfigError(f"{wrong} ({' '.join(str(error).split())[:200]})") from error
     fits = all(one.fits for one in done)
     if report:
         told = {"name", "remedy"}  # as the key, and in the line at the end

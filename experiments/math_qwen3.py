@@ -4,7 +4,7 @@ Reproduces:  the row "AsyncThink" of the paper's table of mathematics, and the A
 Expected:    the paper's: AIME-24 38.7% at a critical path of 1,468 tokens, AMC-23 73.3% at 1,459.5 with eta / c 44.8%.
              Without the concurrency reward AMC-23 71.3% at 1,933.3, eta / c 26.1%.
 Data:        DeepScaleR (40,315 problems, of which 200 are held out for validation), AIME-24 (30) and AMC-23 (40), by
-             their names on the hub (pip install datasets). Files work as well, whatever their columns are called:
+             their names on the hub (pip install 'datasets>=4'). Files work as well, whatever their columns are called:
              --config.task.train=deepscaler.json --config.task.test=aime24.jsonl,amc23.jsonl
              Answers are graded by math-verify: pip install 'asyncthink_jax[math]'
              Scores are avg@16, over both test sets and of each of them. How many samples the paper takes is unknown.

@@ -3,8 +3,8 @@
 Reproduces:  the setting of the paper's case studies (Figures 8 to 11: graph theory and genetics), whose episodes this
              draws and writes down. The paper has no accuracy for them.
 Expected:    no number to compare with.
-Data:        TIGER-Lab/MMLU-Pro by its name on the hub (pip install datasets); its test split has 12,032 questions, of
-             which 1,200 are asked here. Files work as well: --config.task.test=mmlu_pro_test.parquet and the like for
+Data:        TIGER-Lab/MMLU-Pro by its name on the hub (pip install 'datasets>=4'); its test split has 12,032 questions,
+             1,200 of which are asked here. Files work as well: --config.task.test=mmlu_pro_test.parquet, and likewise
              task.validation. Genetics: --config.task.src=stemez-Genetics --config.task.test_problems=0; graph theory is
              among --config.task.src=theoremQA-Math.
 Hardware:    TPU v5e-64 as experiments/math_qwen3.py, of which this has the sizes; or one chip with 80 GB and

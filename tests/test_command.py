@@ -119,3 +119,9 @@ def test_a_reader_that_closes_early_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_what_a_library_logs_is_still_heard():
+    """Loggers took hold of standard error before the command did."""
+    done = run("from absl import logging; logging.warning('heard')")
+    assert done.returncode == 3 and "] heard" in done.stderr and "Logging error" not in done.stderr

@@ -6,8 +6,10 @@ use, the limit that the TPU compiler itself reports.
 
 import dataclasses
 import os
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
+import jax
 from jax.experimental import topologies
 
 GIB = 2**30
@@ -43,6 +45,19 @@ class TopologyError(ValueError):
     """A topology that can't be compiled for; the message is one line for the reader."""
 
 
+def wrong_compiler() -> str | None:
+    """Why the TPU compiler that is installed may fail: it is not the one that this jax asks for. Else None."""
+    asked = next((one for one in requires("jax") or () if one.startswith("libtpu==")), "").partition(";")[0].strip()
+    try:
+        found = version("libtpu")
+    except PackageNotFoundError:
+        return None
+    release = asked.removeprefix("libtpu==").removesuffix(".*")
+    if not asked or f"{found}.".startswith(f"{release}."):
+        return None
+    return f"libtpu {found} is installed, but jax {jax.__version__} works with {asked}: pip install '{asked}'"
+
+
 def topology(name: str, slices: int = 1) -> tuple[Chip, list[Any]]:
     """The chip of a topology such as "v5p:4x4x4" or "v5e:8x8", and its devices, to compile for.
 
@@ -69,4 +84,4 @@ def topology(name: str, slices: int = 1) -> tuple[Chip, list[Any]]:
             raise TopologyError(
                 "the TPU compiler is not installed: pip install 'asyncthink_jax[tpu]' (no TPU is needed)"
             ) from error
-        raise TopologyError(f"--topology {name!r}: {message}") from error
+        raise TopologyError(f"--topology {name!r}: {wrong_compiler() or message}") from error

@@ -1,7 +1,7 @@
 """Datasets that others made: rows out of files, or of a name on the Hugging Face hub.
 
-    problems.jsonl, .json, .csv, .tsv, .parquet   see `row_files.py`
-    owner/name[/subset][:split]                   a dataset of the hub (pip install datasets); without a split "train"
+    problems.jsonl, .json, .csv, .tsv, .parquet     see `row_files.py`
+    owner/name[/subset][:split]     a dataset of the hub (pip install 'datasets>=4'); the split "train" if none is named
 
 Files may lie in a bucket (`gs://..`). Their columns are named differently from file to file, hence `Column`, and hold
 texts in different wrappings, hence `plain`.
@@ -240,9 +240,14 @@ def _hub(source: str, choose: row_files.Choose) -> Iterator[tuple[str, Any]]:
         import datasets
     except ImportError:
         raise ValueError(
-            f"{source!r} is on the Hugging Face hub, which the package datasets reads: pip install datasets, or name "
-            f"{endings}"
+            f"{source!r} is on the Hugging Face hub, which the package datasets reads: pip install 'datasets>=4', or "
+            f"name {endings}"
         ) from None
+    if int(datasets.__version__.partition(".")[0]) < 4:
+        raise ValueError(
+            f"{source!r} is on the Hugging Face hub, and datasets {datasets.__version__} would run a script that comes "
+            "with a dataset: pip install 'datasets>=4'"
+        )
     try:
         rows = datasets.load_dataset("/".join(parts[:2]), *parts[2:], split=split or "train")
     except Exception as error:  # whatever the network, the hub and its cache raise

@@ -6,7 +6,9 @@ import gzip
 import importlib.util
 import io
 import json
+import sys
 import tracemalloc
+import types
 
 import pyarrow
 import pyarrow.parquet
@@ -381,7 +383,13 @@ def test_a_name_that_is_neither_file_nor_dataset_says_what_there_could_be(name):
 
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is not None, reason="datasets is installed")
 def test_a_dataset_of_the_hub_without_its_package_says_what_to_install():
-    with pytest.raises(ValueError, match=r"'owner/name:test' is on the Hugging Face hub.*pip install datasets"):
+    with pytest.raises(ValueError, match=r"'owner/name:test' is on the Hugging Face hub.*pip install 'datasets>=4'"):
+        read("owner/name:test")
+
+
+def test_a_package_that_runs_scripts_of_datasets_is_not_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(__version__="3.6.0"))
+    with pytest.raises(ValueError, match=r"datasets 3\.6\.0 would run a script .* pip install 'datasets>=4'"):
         read("owner/name:test")
 
 
