@@ -17,6 +17,10 @@ give_up() { # exit code 1: something outside went wrong
   exit 1
 }
 
+# Numbers go into arithmetic, where bash would run a command that stands in an array index, and reads 010 as eight.
+is_count() { [[ $1 =~ ^[1-9][0-9]{0,3}$ ]]; }
+is_whole() { [[ $1 =~ ^(0|[1-9][0-9]{0,5})$ ]]; }
+
 # The words of a command, so that any shell reads them back as they are.
 quoted() {
   local word all='' quote="'" escaped="'\\''"
@@ -147,6 +151,9 @@ look_at_queue() {
   describe "$1" queued-resources describe "$name" \
     --format='value(state.state,tpu.nodeSpec[0].multisliceParams.nodeCount)' || return 1
   read -r state count <<<"$output" || true
+  if [ -n "$count" ] && ! is_count "$count"; then
+    problem="gcloud says '${count:0:40}' where a number of slices belongs" && return 1
+  fi
   slices=${count:-$slices}
 }
 

@@ -14,7 +14,10 @@
 #     GRACE     seconds that the others have to save and end, once a process is gone (30)
 #
 # What it costs: nothing but this machine's time. How to stop it: Ctrl-C, or SIGTERM to this script; every process then
-# saves, and the same command goes on. A second Ctrl-C stops at once.
+# saves, and the same command goes on. A second Ctrl-C stops at once. A terminal that hangs up stops it too, except under
+# nohup, where a hangup is ignored from the start and bash leaves it so.
+#
+# The processes find each other on 127.0.0.1, so nobody else on the network can reach them there.
 set -euo pipefail
 set -m # a process group for each process, so that Ctrl-C reaches them once: through `pass_on`
 
@@ -51,8 +54,9 @@ read_arguments() {
   flags=(${@+"$@"})
   devices=${DEVICES:-2}
   grace=${GRACE:-30}
-  [[ $grace =~ ^[0-9]+$ ]] || fail "GRACE '$grace' is no number of seconds"
-  [[ $devices =~ ^[1-9][0-9]*$ ]] || fail "DEVICES '$devices' is no positive number"
+  # Numbers go into arithmetic, which reads 010 as eight.
+  [[ $grace =~ ^(0|[1-9][0-9]{0,5})$ ]] || fail "GRACE '$grace' is no number of seconds"
+  [[ $devices =~ ^[1-9][0-9]{0,3}$ ]] || fail "DEVICES '$devices' is no positive number"
   local parent
   parent=$(dirname "$workdir")
   [ -d "$parent" ] || mkdir "$parent" 2>/dev/null || fail "workdir '$workdir': $parent does not exist; make it"
@@ -62,7 +66,7 @@ read_arguments() {
   fi
   command -v "$PYTHON" >/dev/null || fail "PYTHON '$PYTHON' is no program; run 'make setup'"
   port=${PORT:-$(free_port)}
-  [[ $port =~ ^[1-9][0-9]*$ ]] || fail "PORT '$port' is no port number"
+  [[ $port =~ ^[1-9][0-9]{0,4}$ && $port -le 65535 ]] || fail "PORT '$port' is no port number"
   pids=() alive=() exit_code=0 stopping='' deadline=''
 }
 

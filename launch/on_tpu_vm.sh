@@ -8,11 +8,12 @@
 #     logs [-f]       the end of the log; -f follows it
 #
 # It costs nothing by itself; the VM that it runs on is billed until `tpu_vm.sh delete`.
-# Exit codes: 3 not set up, 4 training runs, 5 training does not end.
+# Exit codes: 3 not set up, 4 training runs, 5 training does not end, 6 cannot be installed.
 set -euo pipefail
 
 checkout=$HOME/asyncthink_jax
 venv=$HOME/asyncthink_venv
+uv_version=0.13.9
 train=$HOME/asyncthink_train # log, pid, and how the last training ended
 
 main() {
@@ -43,10 +44,14 @@ install() {
   # The VM images have Python 3.10, and the package needs 3.11: uv brings one.
   PATH=$HOME/.local/bin:$PATH
   if ! command -v uv >/dev/null; then
-    python3 -m pip install --quiet --user uv 2>/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+    # The variable is for images whose Python belongs to the system; pip installs for the user alone.
+    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user "uv==$uv_version" ||
+      fail 6 "could not install uv with pip; see the lines above, or: sudo apt-get install python3-pip"
   fi
   [ -x "$venv/bin/python" ] || uv venv --quiet --python 3.12 "$venv"
-  uv pip install --quiet --python "$venv/bin/python" --editable "${checkout}[tpu]"
+  # A VM that is made again has the versions of the one before.
+  uv pip install --quiet --python "$venv/bin/python" --constraint "$checkout/launch/requirements.txt" \
+    --editable "${checkout}[tpu]"
 }
 
 start() {
@@ -109,6 +114,7 @@ logs() {
 running() {
   local pid
   pid=$(cat "$train/pid" 2>/dev/null) || return 1
+  [[ $pid =~ ^[0-9]+$ ]] || return 1
   # After a reboot the number may be another process's.
   grep -q asyncthink_jax.train "/proc/$pid/cmdline" 2>/dev/null
 }

@@ -25,6 +25,8 @@
 #     --spot           TPU_SPOT=1    cheaper, may be preempted
 #     --queued         TPU_QUEUED=1  through a queued resource, which waits for capacity
 #     --slices N       TPU_SLICES    so many slices of the type (queued)
+#     --service-account EMAIL  TPU_SERVICE_ACCOUNT  that the VMs act as; default: the project's, which may do much more
+#     --scopes LIST    TPU_SCOPES    of its rights, those that the VMs have at most; default: gcloud's
 #     --bucket GS      TPU_BUCKET    gs://..; the run's workdir is NAME/ in it
 #     --config FILE    TPU_CONFIG    the experiment
 #     --watch                        train: stays, and brings a preempted VM back, which resumes from the bucket
@@ -45,7 +47,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/launch/gcloud.sh"
 
 commands='create setup train status logs ssh stop delete'
-value_flags='--name --zone --project --type --version --slices --bucket --config --worker'
+value_flags='--name --zone --project --type --version --slices --service-account --scopes --bucket --config --worker'
 switches='--spot --queued --watch --dry-run --help'
 on_vm='bash asyncthink_jax/launch/on_tpu_vm.sh' # in the home folder of the VM
 
@@ -88,6 +90,7 @@ read_flags() {
   esac
   name=${TPU_NAME:-} zone=${TPU_ZONE:-} project=${TPU_PROJECT:-} type=${TPU_TYPE:-} version=${TPU_VERSION:-}
   slices=${TPU_SLICES:-1} bucket=${TPU_BUCKET:-} config=${TPU_CONFIG:-} spot=${TPU_SPOT:-} queued=${TPU_QUEUED:-}
+  account=${TPU_SERVICE_ACCOUNT:-} scopes=${TPU_SCOPES:-}
   if [ "$spot" = 0 ]; then spot=; fi
   if [ "$queued" = 0 ]; then queued=; fi
   worker=0 watch='' follow='' dry_run='' passed=() child='' problem='' output='' found_type=''
@@ -129,6 +132,8 @@ set_flag() {
     --type) type=$2 ;;
     --version) version=$2 ;;
     --slices) slices=$2 ;;
+    --service-account) account=$2 ;;
+    --scopes) scopes=$2 ;;
     --bucket) bucket=$2 ;;
     --config) config=$2 ;;
     --worker) worker=$2 ;;
@@ -149,12 +154,16 @@ check_settings() {
     fail "name '$name': a small letter, then small letters, digits and -, 50 at most"
   [ -n "$zone" ] || fail "--zone is missing (or TPU_ZONE); where there are TPUs: https://cloud.google.com/tpu/docs/regions-zones"
   [[ $zone =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] || fail "zone '$zone' is no zone like us-west4-a"
-  [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "--slices '$slices' is no positive number"
-  [[ $worker =~ ^([0-9]+|all)$ ]] || fail "--worker '$worker' is neither a number nor 'all'"
+  is_count "$slices" || fail "--slices '$slices' is no positive number"
+  [ "$worker" = all ] || is_whole "$worker" || fail "--worker '$worker' is neither a number nor 'all'"
   local setting
   for setting in TPU_RETRIES TPU_BACKOFF TPU_POLL TPU_LIMIT; do
-    [[ ${!setting:-0} =~ ^[0-9]+$ ]] || fail "$setting '${!setting}' is no whole number"
+    is_whole "${!setting:-0}" || fail "$setting '${!setting}' is no whole number"
   done
+  [[ -z $account || $account =~ ^[a-z0-9._-]+@[a-z0-9.-]+$ ]] ||
+    fail "--service-account '$account' is no address like trainer@my-project.iam.gserviceaccount.com"
+  [[ -z $scopes || $scopes =~ ^[A-Za-z0-9:/._-]+(,[A-Za-z0-9:/._-]+)*$ ]] ||
+    fail "--scopes '$scopes' is no list like https://www.googleapis.com/auth/devstorage.read_write,.."
   [ "$slices" = 1 ] || queued=1 # only queued resources come in several slices
   if [ "$command" = create ] || [ -n "$watch" ]; then check_type; fi
   if [ "$command" = train ]; then check_run; fi
@@ -203,14 +212,18 @@ create() {
     fi
     say "$name exists already: $state"
   elif [ -n "$queued" ]; then
+    least_privilege
     local which="--node-id=$name"
     [ "$slices" = 1 ] || which="--node-count=$slices --node-prefix=$name"
     # shellcheck disable=SC2086 # one flag or two
     tpu 600 '' queued-resources create "$name" $which --accelerator-type="$type" --runtime-version="$version" \
-      ${spot:+--spot} || { problem="could not queue for $name: $problem" && return 1; }
+      ${account:+"--service-account=$account"} ${scopes:+"--scopes=$scopes"} ${spot:+--spot} ||
+      { problem="could not queue for $name: $problem" && return 1; }
   else
+    least_privilege
     say "creating $name ($type, $version${spot:+, spot}) .."
-    tpu 1800 '' tpu-vm create "$name" --accelerator-type="$type" --version="$version" ${spot:+--spot} ||
+    tpu 1800 '' tpu-vm create "$name" --accelerator-type="$type" --version="$version" \
+      ${account:+"--service-account=$account"} ${scopes:+"--scopes=$scopes"} ${spot:+--spot} ||
       { problem="could not create $name: $problem" && return 1; }
   fi
   [ -n "$dry_run" ] || wait_until_ready
@@ -225,6 +238,10 @@ wait_until_ready() {
     before=$state
     pause "${TPU_POLL:-60}"
   done
+}
+
+least_privilege() {
+  [ -n "$account" ] || say "$name acts as the project's default service account; --service-account names one of fewer rights"
 }
 
 billed() { say "$name is there, and is billed until: launch/tpu_vm.sh delete --name $name --zone $zone"; }
@@ -371,7 +388,7 @@ left_over() {
 # Keeps training going until it is done: makes a preempted slice again, and tries again after errors, a limited number of
 # times. Crashes of training count all together; other errors count from the last time that training was seen to run.
 watch() {
-  local errors=0 crashes=0 remaking='' before='' code
+  local errors=0 crashes=0 remaking='' before='' code doubled
   say "watching $name; Ctrl-C ends the watching, not the training"
   while :; do
     code=0
@@ -386,7 +403,8 @@ watch() {
       give_up "no success in $((errors + crashes)) tries: $problem; $name may still be billed (status, delete)"
     fi
     say "$problem; trying again"
-    pause $((${TPU_BACKOFF:-60} << (errors + crashes - 1)))
+    doubled=$((errors + crashes - 1))
+    pause $((${TPU_BACKOFF:-60} << (doubled < 6 ? doubled : 6)))
     if [ "$code" = 2 ]; then start || errors=$((errors + 1)); fi
   done
 }

@@ -111,8 +111,7 @@ class BucketLock:
                 return False
             if now != found:
                 raise BucketError(
-                    f"{self._bucket} is in use by {_holder(now)}; wait for it, or name another folder. If it can't be "
-                    f"alive, remove {self._bucket}/{LOCK}"
+                    f"{self._bucket} is in use by {_holder(now)}; wait for it, stop it there, or name another folder"
                 )
         return True
 

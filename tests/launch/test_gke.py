@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from asyncthink_jax import copies
+
 ROOT = Path(__file__).resolve().parents[2]
 GKE = ROOT / "launch" / "gke"
 
@@ -81,6 +83,58 @@ def test_the_xpk_line_has_flags_of_training_and_files_of_the_checkout():
     given = dict(word.split("=") for word in command[2].split())
     assert given.keys() <= flags_of_training()
     assert (ROOT / given["--config"]).is_file()
+
+
+def test_the_pods_have_no_rights_on_their_node():
+    assert pod()["securityContext"]["runAsNonRoot"] is True and pod()["securityContext"]["runAsUser"] > 0
+    assert pod()["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod()["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod().keys()
+    for container in pod()["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_the_pods_can_write_where_the_image_says_that_they_write():
+    image = (GKE / "Dockerfile").read_text()
+    assert f"\nUSER {pod()['securityContext']['runAsUser']}\n" in image
+    [settings] = re.findall(r"^ENV (.*)", image, re.MULTILINE)
+    named = dict(word.split("=") for word in settings.split())
+    writable = {mount["mountPath"] for mount in pod()["containers"][0]["volumeMounts"]}
+    assert {volume["name"] for volume in pod()["volumes"] if "emptyDir" in volume} == {
+        mount["name"] for mount in pod()["containers"][0]["volumeMounts"]
+    }
+    assert writable == {"/tmp", named["HOME"], named["TMPDIR"]}
+    assert named[copies.FOLDER].startswith(named["HOME"] + "/")
+
+
+def test_the_image_is_made_of_pinned_parts():
+    image = (GKE / "Dockerfile").read_text()
+    assert re.search(r"^FROM \S+:[\d.]+-slim-\w+@sha256:[0-9a-f]{64}$", image, re.MULTILINE)
+    assert all("--constraint launch/requirements.txt" in line for line in image.splitlines() if "pip install" in line)
+    readme = (GKE / "README.md").read_text()
+    assert "/latest/" not in readme and re.search(r"pip install 'xpk==[\d.]+'", readme)
+
+
+def test_the_pods_are_reached_by_each_other_alone():
+    [policy] = yaml.safe_load_all((GKE / "networkpolicy.yaml").read_text())
+    label = {"jobset.sigs.k8s.io/jobset-name": jobset()["metadata"]["name"]}
+    assert policy["kind"] == "NetworkPolicy" and policy["spec"]["policyTypes"] == ["Ingress"]
+    assert policy["spec"]["podSelector"] == {"matchLabels": label}
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {"matchLabels": label}}]}]
+    readme = (GKE / "README.md").read_text()
+    assert "launch/gke/networkpolicy.yaml" in readme and "--enable-dataplane-v2" in readme, "else it has no effect"
+
+
+@pytest.mark.parametrize("page", ["launch/README.md", "launch/gke/README.md"])
+def test_no_firewall_rule_lets_everybody_in(page):
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    for line in re.findall(r"gcloud compute firewall-rules create .*", text):
+        assert "--source-ranges=" in line and "0.0.0.0/0" not in line
+    assert "8482" in text, "which ports have to be closed"
 
 
 def test_the_image_installs_the_extra_for_tpus():

@@ -218,7 +218,11 @@ def test_under_nohup_it_lives_through_a_hangup(local):
         (["2", "tiny.py", "no/such/run"], {}, "workdir 'no/such/run': no/such does not exist"),
         (["2", "tiny.py"], {"DEVICES": "many"}, "DEVICES 'many' is no positive number"),
         (["2", "tiny.py"], {"PYTHON": "no-such-python"}, "PYTHON 'no-such-python' is no program"),
+        (["2", "tiny.py"], {"DEVICES": "02"}, "DEVICES '02' is no positive number"),
         (["2", "tiny.py"], {"PORT": "http"}, "PORT 'http' is no port number"),
+        (["2", "tiny.py"], {"PORT": "65536"}, "PORT '65536' is no port number"),
+        (["2", "tiny.py"], {"GRACE": "08"}, "GRACE '08' is no number of seconds"),
+        (["2", "tiny.py"], {"GRACE": "a[$(id)]"}, "GRACE 'a[$(id)]' is no number of seconds"),
         (["2", "tiny.py"], {"GRACE": "soon"}, "GRACE 'soon' is no number of seconds"),
     ],
 )

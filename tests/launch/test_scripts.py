@@ -1,5 +1,6 @@
 """What holds for every launch script: shellcheck, an old bash, a header with the costs; and the real gcloud."""
 
+import ast
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "launch").rglob("*.sh"))
@@ -38,6 +41,29 @@ def test_a_header_says_what_the_script_costs_and_how_that_ends(script):
 
 
 @each_script
+def test_no_script_runs_what_it_downloads(script):
+    assert not re.search(r"\b(curl|wget)\b.*\|\s*(sudo\s+)?(ba|da)?sh\b|\beval\b", script.read_text())
+
+
+def test_what_is_installed_on_machines_has_one_version_that_the_package_takes():
+    """launch/requirements.txt against the bounds in setup.py, those of the extra for TPUs included."""
+    pinned = dict(
+        line.split("==") for line in (ROOT / "launch" / "requirements.txt").read_text().splitlines() if line[0] != "#"
+    )
+    [setup] = [
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
+    ]
+    given = {one.arg: one.value for one in setup.keywords}
+    wanted = ast.literal_eval(given["install_requires"]) + ast.literal_eval(given["extras_require"])["tpu"]
+    for requirement in map(Requirement, wanted):
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but {version}"
+    assert pinned.keys() >= {"libtpu", "gcsfs"}
+
+
+@each_script
 def test_a_script_that_is_run_can_be_run_and_stops_at_errors(script):
     text = script.read_text()
     if text.startswith("#!"):
@@ -50,6 +76,8 @@ def test_a_script_that_is_run_can_be_run_and_stops_at_errors(script):
 def test_the_real_gcloud_knows_every_command_and_flag(tmp_path):
     """It reads the whole command line before it finds that it has no account, which is as far as it comes here."""
     settings = ["--name=demo", "--zone=us-west4-a", "--type=v6e-16", "--project=no-such-project", "--dry-run"]
+    settings += ["--service-account=a@no-such-project.iam.gserviceaccount.com"]
+    settings += ["--scopes=https://www.googleapis.com/auth/devstorage.read_write"]
     run = ["--bucket=gs://no-such-bucket", "--config=experiments/countdown_tiny.py"]
     environment = {
         "PATH": os.environ["PATH"],

@@ -99,6 +99,21 @@ def test_delete_leaves_neither_a_queued_resource_nor_a_vm_beside_it(cloud):
     assert json.loads((cloud.folder / "state.json").read_text())["vms"] == {}
 
 
+def test_the_vms_act_as_the_account_that_is_named_with_the_scopes_that_are_named(cloud):
+    account, scopes = "trainer@my-project.iam.gserviceaccount.com", "https://www.googleapis.com/auth/cloud-platform"
+    done = cloud("create", "--type", "v6e-16", "--service-account", account, "--scopes", scopes)
+    assert {f"--service-account={account}", f"--scopes={scopes}"} <= set(cloud.calls("tpu-vm", "create")[0])
+    assert "default service account" not in done.stderr
+    cloud("create", "--slices", "2", "--name", "two", TPU_TYPE="v6e-16", TPU_SERVICE_ACCOUNT=account, TPU_SCOPES=scopes)
+    assert {f"--service-account={account}", f"--scopes={scopes}"} <= set(cloud.calls("queued-resources", "create")[0])
+
+
+def test_without_an_account_it_is_said_whose_rights_the_vms_have(cloud):
+    done = cloud("create", "--type", "v6e-16")
+    assert "demo acts as the project's default service account; --service-account names one" in done.stderr
+    assert not any(word.startswith(("--service", "--scopes")) for word in cloud.calls("tpu-vm", "create")[0])
+
+
 def test_settings_may_stand_in_the_environment(cloud):
     cloud("create", TPU_TYPE="v6e-16", TPU_SPOT="1", TPU_PROJECT="other", TPU_VERSION="mine")
     words = cloud.calls("tpu-vm", "create")[0]
@@ -138,7 +153,8 @@ def test_setup_installs_the_package_with_its_tpu_extra_on_each_worker(cloud):
     installs = [line for line in (cloud.folder / "uv").read_text().splitlines() if line.startswith("pip install")]
     homes = [cloud.folder / "vms" / "demo" / worker for worker in "01"]
     assert installs == [
-        f"pip install --quiet --python {home}/asyncthink_venv/bin/python --editable {home}/asyncthink_jax[tpu]"
+        f"pip install --quiet --python {home}/asyncthink_venv/bin/python "
+        f"--constraint {home}/asyncthink_jax/launch/requirements.txt --editable {home}/asyncthink_jax[tpu]"
         for home in homes
     ]
 

@@ -76,6 +76,16 @@ def test_an_error_of_gcloud_is_passed_on_as_one_line(cloud, said, told):
     assert cloud.refused("create", "--type", "v6e-16") == f"error: could not create demo: {told}"
 
 
+@pytest.mark.parametrize("count", ["a[$(touch$IFS{file})]", "0", "-1", "1.5", "08", "99999", "x"])
+def test_what_gcloud_says_is_never_run_nor_counted_with_unless_it_is_a_number(cloud, count):
+    """In bash's arithmetic the index of an array may be a command."""
+    file = cloud.folder / "was_run"
+    cloud.rules({"match": "queued-resources describe", "out": f"ACTIVE\t{count.format(file=file)}\n", "times": 9})
+    last = cloud.refused("status", "--queued")
+    assert last.startswith("error: gcloud says '") and last.endswith("' where a number of slices belongs")
+    assert not file.exists()
+
+
 def test_an_error_on_a_worker_is_passed_on(cloud):
     cloud("create", "--type", "v5litepod-16")
     (cloud.folder / "vm_bin" / "uv").write_text("#!/bin/sh\necho 'no room on the disk' >&2; exit 1\n")
@@ -99,6 +109,10 @@ def test_an_error_on_a_worker_is_passed_on(cloud):
         (["create", "--type", "v6e-many"], "doesn't end in its size, like v6e-16"),
         (["create", "--type", "tpu7x-16"], "through GKE only"),
         (["create", "--type", "v6e-16", "--slices", "two"], "--slices 'two' is no positive number"),
+        (["status", "--slices", "08"], "--slices '08' is no positive number"),
+        (["status", "--slices", "a[$(id)]"], "--slices 'a[$(id)]' is no positive number"),
+        (["status", "--service-account", "my account"], "--service-account 'my account' is no address like trainer@"),
+        (["status", "--scopes", "a b"], "--scopes 'a b' is no list like https://www.googleapis.com/auth/"),
         (["status", "--name", "my vm"], "name 'my vm': a small letter, then"),
         (["status", "--name", "Demo"], "name 'Demo'"),
         (["status", "--name", ""], "--name needs a value"),
@@ -123,8 +137,9 @@ def test_bad_input_is_one_line_before_any_call(cloud, words, told):
 
 
 @pytest.mark.parametrize("setting", ["TPU_RETRIES", "TPU_BACKOFF", "TPU_POLL", "TPU_LIMIT"])
-def test_a_setting_that_counts_is_a_number(cloud, setting):
-    assert f"{setting} 'soon' is no whole number" in cloud.refused("status", code=2, **{setting: "soon"})
+@pytest.mark.parametrize("value", ["soon", "08", "a[$(id)]", "1" * 20])
+def test_a_setting_that_counts_is_a_number(cloud, setting, value):
+    assert f"{setting} '{value}' is no whole number" in cloud.refused("status", code=2, **{setting: value})
 
 
 @pytest.mark.parametrize("setting", ["TPU_NAME", "TPU_ZONE"])
@@ -139,6 +154,8 @@ def test_help_names_every_command_and_flag(cloud, words):
         "create",
         "delete",
         "--bucket",
+        "--service-account",
+        "--scopes",
         "--watch",
         "TPU_QUEUED",
         "cloud.google.com/tpu/pricing",

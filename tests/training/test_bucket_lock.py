@@ -87,7 +87,6 @@ def test_a_machine_is_refused_while_another_one_gives_signs_of_life(store):
     ) as raised:
         bucket.held(store.on("two")).__enter__()
     assert raised.value.exit_code == 1, "it may have ended when a restart tries again"
-    assert f"remove {RUN}/LOCK" in str(raised.value)
     lock.check()  # still its own
 
 
