@@ -22,7 +22,7 @@ from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Scrip
 
 MAX_ANSWER_CHARACTERS = 4096  # a longer answer counts as one wrong expression and is not looked at
 MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and are not looked at
-_BETWEEN = re.compile(r"[,;\n]")  # two expressions
+_BETWEEN = re.compile(r"[,;]\s*|\n\s*")  # two expressions
 _BULLET = re.compile(r"[-*+] ")
 _NUMBERING = re.compile(r"\(?(\d{1,2})[.)]:? +")
 
@@ -211,8 +211,8 @@ def answered_expressions(answer: str | None) -> list[str]:
 
     They are separated by commas, semicolons or line breaks; a list may have bullets or be numbered, if all of it is.
     """
-    texts = [text.strip() for text in _BETWEEN.split(answer_text.clean(answer or ""))]
-    texts = [text for text in texts if text]
+    text = answer_text.clean(answer or "")
+    texts = [part.strip() for part in _BETWEEN.split(text)] if text else []
     if len(texts) > 1 and all(_BULLET.match(text) for text in texts):  # a single one may be a sign
         texts = [text[2:].strip() for text in texts]
     numbers = [_NUMBERING.match(text) for text in texts]
