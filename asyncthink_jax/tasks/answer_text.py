@@ -37,7 +37,7 @@ _CODE = re.compile(r"`([^`\n]*)`")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
 _ITALIC = re.compile(r"([*_])(?![\s*_])([^*_\n]+)(?<![\s*_])\1")  # only around the whole
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
-_FORMULAS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_AROUND = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ('"', '"'), ("'", "'"))
 _PREFIX = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:final|correct|right|best) )*"
     r"(?:(?:answer|result|solution|value|sum|total)s?|it)"
@@ -72,12 +72,12 @@ _LATEX = [
 def clean(text: str, prefix: bool = False) -> str:
     """`text` without what only dresses it; equal answers in other typography become equal texts.
 
-    If there is a box, its content counts, and that of the last of several. Fences, inline code, bold, italics and signs
-    of a formula around the whole go. So do blanks at both ends, trailing punctuation and, unless `prefix` says that it
-    stays, a prefix such as "The answer is:". Compatibility characters take their plain form (NFKC); dashes and minus
-    signs become `-`, multiplication and division signs `*` and `/`, blanks plain ones, raised and lowered digits
-    `^{..}` and `_{..}`, vulgar fractions `1/2`. Control characters and those without width go. LaTeX takes its shortest
-    spelling. Line breaks stay.
+    If there is a box, its content counts, and that of the last of several. Fences, inline code, bold, italics, quotes
+    and signs of a formula around the whole go. So do blanks at both ends, trailing punctuation and, unless `prefix`
+    says that it stays, a prefix such as "The answer is:". Compatibility characters take their plain form (NFKC); dashes
+    and minus signs become `-`, multiplication and division signs `*` and `/`, blanks plain ones, raised and lowered
+    digits `^{..}` and `_{..}`, vulgar fractions `1/2`. Control characters and those without width go. LaTeX takes its
+    shortest spelling. Line breaks stay.
 
     Takes time linear in the length, which callers bound. The result has at most 32 times as many characters.
     """
@@ -107,9 +107,9 @@ def closed(text: str, start: int) -> str:
 
 
 def _bare(text: str) -> str:
-    """`text` without the signs of a formula around the whole."""
+    """`text` without the signs of a formula, or quotes, around the whole."""
     text = ending(text)
-    for opening, closing in _FORMULAS:
+    for opening, closing in _AROUND:
         inner = text[len(opening) : -len(closing)]
         if text == opening + inner + closing and opening not in inner:
             return ending(inner)

@@ -22,7 +22,10 @@ from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Scrip
 
 MAX_ANSWER_CHARACTERS = 4096  # a longer answer counts as one wrong expression and is not looked at
 MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and are not looked at
-_BETWEEN = re.compile(r"[,;]\s*|\n\s*")  # two expressions
+_BETWEEN = re.compile(r"[,;]\s*(?:and\s)?|\sand\s|\n\s*")  # two expressions
+_TIMES = re.compile(r"(?<=[\d)])( ?)[xX]( ?)(?=[\d(])")
+_VALUE = re.compile(r"(.*?)(?:=\s*(\d+)|\(\s*=\s*(\d+)\s*\))", re.ASCII)
+NOTHING = ("none", "no solution", "no solutions")  # answers that claim nothing
 _BULLET = re.compile(r"[-*+] ")
 _NUMBERING = re.compile(r"\(?(\d{1,2})[.)]:? +")
 
@@ -211,24 +214,24 @@ def answered_expressions(answer: str | None) -> list[str]:
 
     They are separated by commas, semicolons or line breaks; a list may have bullets or be numbered, if all of it is.
     """
-    text = answer_text.clean(answer or "")
-    texts = [part.strip() for part in _BETWEEN.split(text)] if text else []
+    text = _TIMES.sub(r"\1*\2", answer_text.clean(answer or ""))
+    text = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    texts = [part.strip(" \"'") for part in _BETWEEN.split(text)] if text else []
     if len(texts) > 1 and all(_BULLET.match(text) for text in texts):  # a single one may be a sign
         texts = [text[2:].strip() for text in texts]
     numbers = [_NUMBERING.match(text) for text in texts]
     if all(match and int(match[1]) == place for place, match in enumerate(numbers, 1)):
         texts = [text[match.end() :] for text, match in zip(texts, numbers, strict=True) if match]
-    return [] if [text.casefold() for text in texts] == ["none"] else texts
+    return [] if len(texts) == 1 and texts[0].casefold() in NOTHING else texts
 
 
 def _tree(text: str) -> expressions.Tree | None:
     """An expression, alone or before its own value."""
-    text, equals, said = text.partition("=")
-    tree, said = expressions.parse(text), said.strip()
-    if tree is None or not equals:
+    match = _VALUE.fullmatch(text) if len(text) <= expressions.MAX_CHARACTERS else None
+    tree = expressions.parse(match[1] if match else text)
+    if tree is None or match is None:
         return tree
-    is_number = len(said) <= expressions.MAX_CHARACTERS and said.isascii() and said.isdigit()
-    return tree if is_number and expressions.value(tree) == int(said) else None
+    return tree if expressions.value(tree) == int(match[2] or match[3]) else None
 
 
 def _solution(problem: Problem, text: str) -> str | None:

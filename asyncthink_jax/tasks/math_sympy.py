@@ -16,6 +16,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from latex2sympy2_extended.logic import And
 
 DIGITS = 50
+_LEAST = sympy.Float(10, DIGITS) ** -DIGITS
 _POINTS = ((3, 7), (-11, 5), (19, 13), (-2, 17))
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
@@ -119,9 +120,9 @@ def _same_number(one: Any, other: Any) -> bool:
         return False
     if one.is_rational is not None and other.is_rational is not None and one.is_rational != other.is_rational:
         return False
-    numbers = [sympy.N(number, DIGITS + 10) for number in (one, other)]
-    size = max(map(abs, numbers))
-    if abs(numbers[0] - numbers[1]) > sympy.Float(10, DIGITS) ** -DIGITS * size:
-        # A zero that only algebra sees as one has digits, but wrong ones.
-        return bool(size < sympy.Float("1e-40") and sympy.simplify(one - other) == 0)
-    return True
+    size = max(abs(number.evalf(DIGITS)) for number in (one, other))
+    apart = abs((one - other).evalf(DIGITS, maxn=4 * DIGITS))  # digits that cancel are made up for
+    if apart <= _LEAST * min(size, 1):
+        return True
+    # A zero that only algebra sees as one has digits, but wrong ones.
+    return bool(size < _LEAST and sympy.simplify(one - other) == 0)

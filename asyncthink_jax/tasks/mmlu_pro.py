@@ -166,11 +166,14 @@ def _problem(row: Mapping[str, Any]) -> Problem:
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _ALONE = re.compile(r"[(\[{]?([A-J])[)\]}]?", re.IGNORECASE)
-_WITH_OPTION = re.compile(r"\(?([A-J])(?:\)[.:]?|[.:]|(?=\s*\n)|(\s-))\s+(\S.*)", re.DOTALL)
+_WITH_OPTION = re.compile(
+    r"\(?([A-J])(?:\)[.:]?|[.:]|(?=\s*\n|\s+(?:because|since)\b)|(\s-|(?=\s+\()))\s+(\S.*)", re.DOTALL
+)
 # "is a" names no letter, but "(a)" does, and so does "is a" at the end.
 _NAMED = re.compile(
-    r"\b(?:(?i:answers?|options?|choices?)(?i: is| are| (?:should|must|would) be| ?[=-]|:)*|(?i:choose|pick|select))"
-    r"\s*(?:[:\[]*\(([A-Ja-j])\)|[:(\[]*([A-J])\b|([a-j])\Z)"
+    r"\b(?:(?i:answers?|ans\.?|options?|choices?)"
+    r"(?i: is| are| (?:should|must|would) be| ?[=-]|:)*|(?i:choose|pick|select))\s*"
+    r"(?:[:\[]*\(([A-Ja-j])\)|[:(\[]*([A-J])\b|([a-j])\Z)"
 )
 # Another letter beside a first one: "A or B", "C, D"; not "C, I think", "C, a tree", "A and C is wrong".
 _LETTER = r"(?:\(([A-Ja-j])\)|[(\[]*([A-J])\b)(?!\s+(?:is|isn't|was)\b)"
@@ -206,9 +209,9 @@ def letter(answer: str, options: Sequence[str] = ()) -> str | None:
     if match := _WITH_OPTION.fullmatch(text):
         first, dash, rest = match.groups()
         option = _read(options[LETTERS.index(first)]) if first in LETTERS[: len(options)] else ""
-        if _plain(rest) == _plain(option):  # whatever letters stand in it
+        if _plain(option) in (_plain(rest), _plain(rest.strip("()"))):  # whatever letters stand in it
             return first
-        if not dash:
+        if dash is None:
             named |= {first, *_beside(text, match.end(1))}
             named |= {one or other for one, other in _ANOTHER.findall(rest)}
             named |= {line.upper() for line in rest.splitlines() if line.upper() in tuple(LETTERS)}

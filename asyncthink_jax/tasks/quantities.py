@@ -27,7 +27,7 @@ _SCIENTIFIC = re.compile(rf"{_DECIMAL}[eE](?P<power>[+-]?\d+)", re.ASCII)
 # Such as 2e-1, which may be Euler's number less something: programs write two digits of an exponent with a sign.
 _AMBIGUOUS = re.compile(r"(?:[2-9]|\d\d+)e[+-]\d", re.ASCII)
 _EULER = re.compile(r"(?<![A-Za-z\\])e(?![A-Za-z])")
-_BASED = re.compile(r"([0-9A-Z]+)_\s*(?:\{\s*(\w+)\s*\}|(\d))")
+_BASED = re.compile(r"\(?([0-9A-Z]+)\)?(?:_\s*(?:\{\s*\(?(\w+)\)?\s*\}|(\d))|\s*\(?\s*(?:in )?base[ -]?(\w+)\)?)")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
@@ -55,7 +55,7 @@ def number(text: str, euler: bool = False) -> Fraction | None:
 
 def _unsigned(text: str, euler: bool) -> Fraction | None:
     if match := _BASED.fullmatch(text):
-        return _in_base(match[1], match[2] or match[3])
+        return _in_base(match[1], match[2] or match[3] or match[4])
     if match := _SCIENTIFIC.fullmatch(text):
         return None if euler and _AMBIGUOUS.fullmatch(text) else _decimal(match.groupdict())
     for form in _FORMS:
