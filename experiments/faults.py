@@ -249,13 +249,8 @@ class Sweeps:
     ) -> list[Case]:
         with self._copy(self.undisturbed(), file, data) as workdir:
             outcome, said = read(workdir)
-            return [
-                judged(
-                    f"{name} of an ended run, {file} {what}",
-                    outcome,
-                    lambda: "" if said == expected else "it says something else",
-                )
-            ]
+            differs = "" if said == expected else "it says something else"
+            return [judged(f"{name} of an ended run, {file} {what}", outcome, lambda: differs)]
 
     def _report(self, workdir: Path) -> tuple[Outcome, bytes]:
         out = workdir.parent / "report"

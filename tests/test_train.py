@@ -361,38 +361,6 @@ def start(shortened, tmp_path_factory):
     return run
 
 
-@pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_an_undisturbed_one(
-    shortened, start, tmp_path, sweep
-):
-    config, seed = load(shortened), time.time_ns() % 10**6
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert start(undisturbed, NO_TABLE).wait() == 0
-    lines = len(read_metrics(undisturbed / "metrics.jsonl"))
-    assert lines == 40 + 10 + 4
-
-    rng = random.Random(seed)
-    process = start(disturbed, NO_TABLE)
-    time.sleep(rng.uniform(0.5, 3.0))  # while it sets up
-    process.kill()
-    process.wait()
-    moments = sorted([*rng.sample(range(1, 41), min(sweep, 8)), *rng.sample(range(41, lines), min(1 + sweep, 8))])
-    for moment in moments:
-        process = start(disturbed, NO_TABLE)
-        wait_for_lines(process, disturbed / "metrics.jsonl", moment)
-        time.sleep(rng.uniform(0, 0.05))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, f"seed {seed}: had ended before the kill at {moment} of {moments}"
-    assert start(disturbed, NO_TABLE).wait() == 0, disturbed.with_suffix(".stderr").read_text()
-
-    arrays, facts = what_is_left(config, undisturbed)
-    arrays_after_kills, facts_after_kills = what_is_left(config, disturbed)
-    assert facts_after_kills == facts, f"seed {seed}, killed at {moments}"
-    jax.tree.map(np.testing.assert_array_equal, arrays_after_kills, arrays)
-    assert any("loss" in line for line in facts["metrics"] if line["stage"] == "rl")
-    assert np.any(arrays["state"].params["embed"] != arrays["cold_start"]["embed"])
-
-
 # A cold start of some more steps, and rollouts that take a while: 64 episodes, of which none ends with a format error.
 LONG = [
     "--config.sft.steps=100",
