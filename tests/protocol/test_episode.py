@@ -68,7 +68,7 @@ def alone(decoded, format_error=None):
 
 
 def test_traces_side_by_side_take_as_long_as_the_longest_and_fail_only_together():
-    both = side_by_side([alone(6), alone(10, "no_answer")], "b", {"accuracy": 1.0})
+    both = side_by_side([alone(10, "no_answer"), alone(6)], "b", {"accuracy": 1.0})
     assert (both.critical_path, both.concurrency, both.agents) == (10, 16 / (10 * 2), 2)
     assert (both.format_error, both.answer, both.score) == (None, "b", {"accuracy": 1.0})
     assert side_by_side([alone(6, "no_answer"), alone(7, "stray_tag")], None).format_error == "no_answer"
