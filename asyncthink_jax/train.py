@@ -5,9 +5,9 @@
 
 Every field of the config can be overridden as in the second line; the resolved config is saved with the run. Several
 processes that run the same command train together, see parallel/multihost.py; the workdir is a folder that they share.
-Exit codes: 0 done, or stopped by SIGTERM with all saved; 1 if a process of several is lost or can't be reached, or a
-bucket, or if a file can't be written, as on a full disk; 2 for what can be told before anything expensive starts (one
-line on stderr); 130 when interrupted.
+Exit codes: 0 done, or stopped by SIGTERM or a hangup with all saved; 1 if a process of several is lost or can't be
+reached, or a bucket, if another machine has the run in it, or if a file can't be written, as on a full disk; 2 for what
+can be told before anything expensive starts (one line on stderr); 130 when interrupted.
 """
 
 import contextlib
@@ -135,7 +135,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
         try:
             mesh = experiment.mesh_of(config)
             built = first_goes_first(lambda: _build(config, workdir, mesh, table, name))
-            refusals = (CheckpointError, FileError, OSError)
+            refusals = (CheckpointError, ConfigError, FileError, OSError)
             # Twice: what goes wrong within a run ends it before it waits for what all are saving.
             with (
                 leaving_together(InterruptedRunError, refusals=refusals),

@@ -280,7 +280,7 @@ def leaving_together(*shared: type[BaseException], refusals: tuple[type[BaseExce
 
     Args:
         shared: errors that all processes have; they are raised.
-        refusals: errors whose message is all that a reader needs; the exit code is then 2.
+        refusals: errors whose message is all that a reader needs; the exit code is theirs, or 2.
     """
     try:
         yield

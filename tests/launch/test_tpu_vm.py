@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -194,6 +196,21 @@ def test_train_runs_on_all_workers_from_the_checkout_into_the_bucket(cloud):
     assert cloud.trained() == [
         {"home": str(home), "arguments": module, "folder": f"{home}/asyncthink_jax"} for home in homes
     ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes as Linux shows them")
+def test_a_training_lives_through_a_hangup_of_the_session_that_started_it(cloud):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored from the start
+    try:
+        cloud.ready()(*TRAIN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    for file in (cloud.folder / "vms").glob("*/*/asyncthink_train/pid"):
+        training = Path("/proc", file.read_text().strip(), "status").read_text()
+        supervisor = Path("/proc", re.search(r"^PPid:\s*(\d+)", training, re.MULTILINE)[1], "status").read_text()
+        for status in (training, supervisor):
+            ignored = int(re.search(r"^SigIgn:\s*(\w+)", status, re.MULTILINE)[1], 16)
+            assert ignored >> (signal.SIGHUP - 1) & 1
 
 
 WORDS = [
