@@ -152,16 +152,18 @@ def _script(match: re.Match[str]) -> str:
     return f"{'^' if match[1] else '_'}{digits if len(digits) == 1 else f'{{{digits}}}'}"
 
 
+class _Printable(dict[int, int | None]):
+    """What becomes of a character that is not printable, worked out when it first comes: a blank, or nothing."""
+
+    def __missing__(self, code: int) -> int | None:
+        category = unicodedata.category(chr(code))
+        kept = None if category in ("Cc", "Cf") else ord(" ") if category in ("Zs", "Zl", "Zp") else code
+        self[code] = kept
+        return kept
+
+
+_PRINTABLE = _Printable({ord("\n"): ord("\n"), **dict.fromkeys(map(ord, "\t\v\f\r\u0085"), ord(" "))})
+
+
 def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    kept = (" " if character in "\t\v\f\r\u0085" else character for character in text)
-    return "".join(" " if _is_blank(one) else one for one in kept if one == "\n" or not _has_no_width(one))
-
-
-def _is_blank(character: str) -> bool:
-    return character != "\n" and unicodedata.category(character) in ("Zs", "Zl", "Zp")
-
-
-def _has_no_width(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf")
+    return text if text.isprintable() else text.translate(_PRINTABLE)
