@@ -83,26 +83,25 @@ def prepare_streams() -> None:
             _closed.add(name)
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
         elif number and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            setattr(sys, name, _Stream(stream))
-            setattr(sys, f"__{name}__", getattr(sys, name))
+            stream.reconfigure(errors="backslashreplace")
+            if name == "stdout":
+                sys.stdout = _Output(stream)
 
 
-class _Stream(io.TextIOWrapper):
-    """In place of standard output or error: it takes any text, and an error of it says which of the two it is."""
+class _Output(io.TextIOWrapper):
+    """Standard output, whose errors say that they are of it."""
 
     def __init__(self, stream: io.TextIOWrapper):
-        self._named = {"<stdout>": "standard output", "<stderr>": "standard error"}.get(stream.name, stream.name)
+        self._replaced = stream  # loggers may have it, and without a reference it would close what both write to
         how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-        stream.flush()
         super().__init__(stream.buffer, stream.encoding, "backslashreplace", **how)
-        self._first = stream  # which loggers may have as well: it must not be closed, as it is when nobody holds it
 
     def write(self, text: str) -> int:
-        with naming(self._named):
+        with naming("standard output"):
             return super().write(text)
 
     def flush(self) -> None:
-        with naming(self._named):
+        with naming("standard output"):
             super().flush()
 
 

@@ -94,6 +94,12 @@ def test_streams_that_are_closed_are_there_and_no_file_gets_their_numbers():
     )
 
 
+def test_a_logger_that_was_there_before_can_still_write():
+    done = run("from absl import logging; logging.warning('heard'); print('seen')")
+    assert (done.returncode, done.stdout) == (3, "[]\nseen\n")
+    assert done.stderr.endswith("heard\n") and done.stderr.count("\n") == 1
+
+
 def test_an_error_of_a_file_is_a_line_and_one_without_a_file_a_traceback():
     done = run("open('/no/such')")
     assert (done.returncode, done.stderr) == (1, "error: /no/such: No such file or directory\n")

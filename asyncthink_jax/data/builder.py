@@ -111,11 +111,17 @@ def prepare(data_dir: str | os.PathLike, task: Task, skip_bad: bool = False) -> 
 def _written(task: Task, skip_bad: bool, folder: Path) -> TaskBuilder:
     builder = TaskBuilder(task=task, skip_bad=skip_bad, data_dir=epath.Path(folder))
     tfds.disable_progress_bar()
-    with naming(folder), contextlib.redirect_stdout(io.StringIO()):  # it announces a download, which there isn't
-        builder.download_and_prepare(
-            download_dir=builder.data_path.parent / "downloads",
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False),
-        )
+    try:
+        with naming(folder), contextlib.redirect_stdout(io.StringIO()):  # it announces a download, which there isn't
+            builder.download_and_prepare(
+                download_dir=builder.data_path.parent / "downloads",
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False),
+            )
+    except RuntimeError as error:  # of array_record, whose errors have no number
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(folder)) from error
+        raise
     return builder
 
 

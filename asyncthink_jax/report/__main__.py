@@ -7,7 +7,7 @@
 It reads the files of the run alone: no device, no weights. Exit codes: 0 done, 2 for bad input (one line on stderr).
 """
 
-from absl import flags
+from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.report.run_files import ReportError
@@ -22,6 +22,7 @@ flags.DEFINE_integer("episodes", 4, "How many episodes of each evaluation are sh
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    logging.set_verbosity(logging.WARNING)  # matplotlib tells of its fonts
     try:
         return _report(argv[1:])
     except ReportError as error:

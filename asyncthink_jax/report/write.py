@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from asyncthink_jax.files import replace_text, replacing
+from asyncthink_jax.files import FileError, check_writable, replace_text, replacing
 from asyncthink_jax.report import figures, timeline
 from asyncthink_jax.report.choice import choose
 from asyncthink_jax.report.page import Drawn, DrawnEpisode, page
@@ -42,9 +42,10 @@ def write_report(
     results = merged_results([run, *others])
     folder = Path(workdir if out is None else out)
     try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReportError(f"{folder} can't be written: {error.strerror}") from error
+        for one in (folder, folder / "figures"):
+            check_writable(one)
+    except FileError as error:
+        raise ReportError(str(error)) from error
     draw = _Figures(folder / "figures")
     with warnings.catch_warnings():
         # A script that the font of PNG files doesn't have; the page takes the reader's fonts.
