@@ -17,7 +17,7 @@ setup(
         "absl-py>=2.1",
         "array-record>=0.5",
         "etils[epath]>=1.9",
-        "flax>=0.10.4",
+        "flax>=0.12.7",  # older ones use what jax 0.10.2 warns of
         "fsspec>=2024.12",
         "gguf>=0.17.1",
         "grain>=0.2.10",

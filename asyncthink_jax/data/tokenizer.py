@@ -29,7 +29,7 @@ from asyncthink_jax import stated
 from asyncthink_jax.data.roles import SPECIAL, Roles
 from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
 from asyncthink_jax.protocol.prompts import Prompts, base_prompts, chat_prompts
-from asyncthink_jax.untrusted.files import read_json
+from asyncthink_jax.untrusted.files import check_file, read_json
 
 CONFIG = "tokenizer_config.json"
 _NO_ROLES = Roles(None, None, frozenset(), None)
@@ -276,9 +276,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         found["added_tokens_decoder"] = added
     template = config.get("chat_template")
     if isinstance(template, list):  # several, with names
-        template = {one.get("name"): one.get("template") for one in template}.get("default")
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        check_file(path)
+        template = path.read_text(encoding="utf-8", errors="replace")
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f"{folder / CONFIG}: chat_template is no text")
     if template:
         found["chat_template"] = template
     return found

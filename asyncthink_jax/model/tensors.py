@@ -87,6 +87,9 @@ def check_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], wher
         if getattr(config, name) > largest:
             stated = f"{name.replace('_', ' ')} {getattr(config, name)}"
             raise WeightsError(f"{where}: {stated} is stated, but no tensor has more than {largest} along an axis")
+    if config.heads % config.kv_heads or config.head_dim % 2:
+        stated = f"{config.heads} heads, {config.kv_heads} of keys and values, of {config.head_dim} entries"
+        raise WeightsError(f"{where}: {stated}: the first must be a multiple of the second, and the last even")
 
 
 def file_tensors(config: ModelConfig, naming: Naming) -> list[FileTensor]:

@@ -139,6 +139,12 @@ def test_a_template_file_goes_before_that_of_the_config(tmp_path):
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}!")
     assert load_tokenizer(tmp_path).chat_template.render([{"role": "user", "content": "x"}]) == "x!"
     (tmp_path / "chat_template.jinja").unlink()
+    for broken in (5, {"default": "x"}, True):
+        write(tmp_path, expected["definition"], {**expected["config"], "chat_template": broken})
+        with pytest.raises(ValueError, match="chat_template is no text"):
+            load_tokenizer(tmp_path)
+    write(tmp_path, expected["definition"], {**expected["config"], "chat_template": [5, ["default"], {"name": [1]}]})
+    assert load_tokenizer(tmp_path).chat_template is None
     several = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
     write(tmp_path, expected["definition"], {**expected["config"], "chat_template": several})
     assert load_tokenizer(tmp_path).chat_template.render([]) == "d"

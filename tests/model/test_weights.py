@@ -250,6 +250,8 @@ def test_how_to_compute_is_not_compared(folder):
         ({"head_dim": 10**12}, "head dim 1000000000000 is stated"),
         ({"num_attention_heads": 10**15, "num_key_value_heads": 10**15}, "heads 1000000000000000 is stated"),
         ({"intermediate_size": 10**30}, "intermediate_size is too large"),
+        ({"num_key_value_heads": 3}, "4 heads, 3 of keys and values, of 8 entries: the first must be a multiple"),
+        ({"head_dim": 7}, "of 7 entries: the first must be a multiple of the second, and the last even"),
         ({"model_type": ["qwen3"]}, "model_type ['qwen3'] is not one of"),
         ({"layer_types": [["full_attention"]]}, "sliding-window"),
         ({"layer_types": 5}, "layer_types 5 is no list"),
