@@ -106,6 +106,7 @@ class OptimizerFields:
     b2: float = 0.99  # decay of the second moment
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"  # of the first moment: half the memory (adamw)
     grad_clip: float = 1.0  # largest global gradient norm; 1e9 = off
+    skip_nonfinite: int = 0  # updates that may be left out for a loss or gradient that isn't finite; one more ends it
     rows: int = 16  # packed rows of one optimizer step, B
     row_length: int = 256  # tokens in a packed row, L
     microbatches: int = 1  # gradient accumulation: parts that a step's rows are cut into
@@ -215,6 +216,7 @@ FREE_ON_RESUME = (
     *("rollout.slots", "rollout.worker_rows", "rollout.feed_width", "rollout.wide_at"),
     *("rollout.prefill", "rollout.whole_cache"),
     *("sft.microbatches", "sft.loss_chunk", "rl.microbatches", "rl.loss_chunk"),
+    *("sft.skip_nonfinite", "rl.skip_nonfinite"),
 )
 
 
@@ -305,7 +307,7 @@ def validate(config: Config) -> None:
             near = ""
             if typing.get_origin(hint) is Literal and isinstance(value, str):
                 near = did_you_mean(value, map(str, typing.get_args(hint)))
-            raise ConfigError(f"config field {path!r}: {value!r} is not {sections.type_name(hint)}{near}")
+            raise ConfigError(f"config field {path!r}: {value!r} is not {sections.type_name(hint, value)}{near}")
     task = config.task
     if _task_class(task.name, "config field 'task.name': ") is not type(task):
         raise ConfigError(f"config field 'task.name': {task.name!r} is another task than {type(task).__name__}")
@@ -366,6 +368,7 @@ RANGES: list[tuple[str, float, float]] = [
             ("b1", 0, 0.999999),  # at 1 the moments would be divided by 0
             ("b2", 0, 0.999999),
             ("grad_clip", 1e-6, _INF),
+            ("skip_nonfinite", 0, _INF),
             ("rows", 1, _INF),
             ("row_length", 2, _INF),
             ("microbatches", 1, _INF),

@@ -15,6 +15,7 @@ input (one line on stderr), 130 when interrupted or asked to stop.
 
 import contextlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def _config(argv: list[str], overrides: list[str], held: contextlib.ExitStack) -
         raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
     if FLAGS.workdir is None:
         raise ConfigError("--workdir is missing; see --help")
+    if FLAGS.temperature is not None and not 0 <= FLAGS.temperature < math.inf:
+        raise ConfigError(f"--temperature is {FLAGS.temperature}, but must be a number from 0")
     if FLAGS.checkpoint not in CHECKPOINTS:
         raise ConfigError(f"--checkpoint {FLAGS.checkpoint!r} is not one of {', '.join(CHECKPOINTS)}")
     if FLAGS.results is not None and not Path(FLAGS.results).is_dir():
@@ -81,6 +84,7 @@ def _config(argv: list[str], overrides: list[str], held: contextlib.ExitStack) -
 
 def _evaluate(config: Config, workdir: Path, overrides: list[str], held: contextlib.ExitStack) -> int:
     # Imported late, so that bad input is reported sooner.
+    from asyncthink_jax.model.tensors import WeightsError
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
@@ -125,7 +129,7 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str], held: context
     preemption = Preemption()
     preemption.listen()
     try:
-        with leaving_together(InterruptedRunError, refusals=(CheckpointError,)):
+        with leaving_together(InterruptedRunError, refusals=(CheckpointError, WeightsError)):
             params = restore_params(built, workdir, FLAGS.checkpoint)
             with Progress({"eval": total}, quiet=not is_first()) as progress:
                 scores, episodes = evaluate(
@@ -138,7 +142,7 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str], held: context
                     progress=lambda done: progress.update("eval", done, {}),
                     poll=preemption.poll,
                 )
-    except CheckpointError as error:
+    except (CheckpointError, WeightsError) as error:
         raise ConfigError(str(error)) from error
     except InterruptedRunError:
         if is_first():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,8 +83,10 @@ def did_you_mean(wrong: str, names: Iterable[str], leaf: str | None = None) -> s
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def type_name(hint: Any) -> str:
-    """A type in the words of an error line."""
+def type_name(hint: Any, value: Any = None) -> str:
+    """A type in the words of an error line; `value` is what isn't of it."""
+    if hint is float and isinstance(value, int | float):
+        return "a finite number"
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -124,9 +127,12 @@ def parse(text: str, hint: Any, path: str) -> Any:
         return text
     if hint in (int, float):
         try:
-            return hint(text)
+            value = hint(text)
         except ValueError:
             raise wrong from None
+        if not fits(value, hint):
+            raise ConfigError(f"config field {path!r}: {text[:40]!r} is not {type_name(hint, value)}")
+        return value
     raise wrong
 
 
@@ -140,10 +146,10 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         item_hints = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
         return isinstance(value, tuple) and len(value) == len(item_hints) and all(map(fits, value, item_hints))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float:  # neither NaN nor an infinity
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, hint)
 
 
@@ -162,7 +168,7 @@ def from_dict(cls: Any, data: Any, chosen: Mapping[str, Any], prefix: str = "") 
         else:
             values[key] = tuple(value) if isinstance(value, list) else value
             if not fits(values[key], known[key]):
-                raise ConfigError(f"saved config: {prefix}{key} is {value!r}, not {type_name(known[key])}")
+                raise ConfigError(f"saved config: {prefix}{key} is {value!r}, not {type_name(known[key], values[key])}")
     try:
         return cls(**values)
     except TypeError as error:

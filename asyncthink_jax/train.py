@@ -7,7 +7,8 @@ Every field of the config can be overridden as in the second line; the resolved 
 processes that run the same command train together, see parallel/multihost.py; the workdir is a folder that they share.
 Exit codes: 0 done, or stopped by SIGTERM or a hangup with all saved; 1 if a process of several is lost or can't be
 reached, or a bucket, if another machine has the run in it, or if a file can't be written, as on a full disk; 2 for what
-can be told before anything expensive starts (one line on stderr); 130 when interrupted.
+can be told before anything expensive starts (one line on stderr); 3 if a loss, gradient, parameter or
+log-probability isn't finite: the run has diverged, and would again (what is on disk is from before); 130 when interrupted.
 """
 
 import contextlib
@@ -105,9 +106,11 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     # Imported late, so that a wrong config is reported sooner.
     import jax
 
+    from asyncthink_jax.model.tensors import WeightsError
     from asyncthink_jax.report.metrics import Progress, print_results
     from asyncthink_jax.training import experiment
     from asyncthink_jax.training.checkpoint import CheckpointError
+    from asyncthink_jax.training.finite import DivergedError
     from asyncthink_jax.training.results import all_measured, read_results
     from asyncthink_jax.training.run import Run
 
@@ -135,12 +138,13 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
         try:
             mesh = experiment.mesh_of(config)
             built = first_goes_first(lambda: _build(config, workdir, mesh, table, name))
-            refusals = (CheckpointError, ConfigError, FileError, OSError)
+            shared = (InterruptedRunError, DivergedError)
+            refusals = (CheckpointError, WeightsError, ConfigError, FileError, OSError)
             # Twice: what goes wrong within a run ends it before it waits for what all are saving.
             with (
-                leaving_together(InterruptedRunError, refusals=refusals),
+                leaving_together(*shared, refusals=refusals),
                 Run(built, workdir, progress, name, table, taught_by) as run,
-                leaving_together(InterruptedRunError, refusals=refusals),
+                leaving_together(*shared, refusals=refusals),
             ):
                 run.preemption.listen()
                 run.seconds.setdefault("setup", round(time.monotonic() - started, 1))
@@ -149,7 +153,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
                     run.evaluate("after_sft", run.cold_start())  # read again: RL took its arrays over
                     if config.rl.iterations:
                         run.evaluate("after_rl", learned)
-        except CheckpointError as error:
+        except (CheckpointError, WeightsError, DivergedError) as error:
             return _refuse(error)
         except InterruptedRunError:
             if is_first():

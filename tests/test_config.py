@@ -1,6 +1,7 @@
 """The experiment config: loading, overriding, checking, saving, comparing."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -9,6 +10,7 @@ import pytest
 from asyncthink_jax import config as config_lib
 from asyncthink_jax import sections
 from asyncthink_jax.config import ConfigError, load
+from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.tasks import TASKS, Countdown
 
 MODEL = "ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384)"
@@ -111,7 +113,11 @@ def test_the_last_override_of_a_field_counts(experiment):
         ("rl.tau.x=2", "tau is a value"),
         ("rl.tau", "not of the form section.field=value"),
         ("rl.tau=2", "'rl.tau' is 2.0, must be from 0.001 to 1"),
-        ("rl.tau=nan", "must be from"),
+        ("rl.tau=nan", "'rl.tau': 'nan' is not a finite number"),
+        ("eval.temperatures=0.7,inf", "'eval.temperatures': 'inf' is not a finite number"),
+        ("rl.kl=1e999", "'rl.kl': '1e999' is not a finite number"),
+        ("rollout.slots=99999999999999999999", "'rollout.slots': '99999999999999999999' is not a whole number"),
+        ("sft.skip_nonfinite=-1", "'sft.skip_nonfinite' is -1, must be at least 0"),
         ("seed=-1", "'seed' is -1, must be from 0 to 2147483647"),
         ("sft.b2=1", "'sft.b2' is 1.0, must be from 0 to 0.999999"),
         ("rl.grad_clip=0", "'rl.grad_clip' is 0.0, must be at least 1e-06"),
@@ -174,6 +180,23 @@ def test_a_wrong_experiment_file_is_one_line(tmp_path, text, says):
     path = tmp_path / "wrong.py"
     path.write_text(text)
     assert says in error_line(path)
+
+
+FLOATS = [
+    path for path, hint in sections.leaves(config_lib.Config(name="", model=ModelConfig(*[8] * 7))) if hint is float
+]
+
+
+@pytest.mark.parametrize("text", ["inf", "-Infinity", "nan"])
+def test_no_field_takes_a_number_that_is_not_finite(experiment, text):
+    assert len(FLOATS) > 40
+    for path in FLOATS:
+        assert f"{path!r}: {text!r} is not a finite number" in error_line(experiment, [f"{path}={text}"])
+        saved = json.loads(config_lib.to_json(load(experiment)))
+        section, _, name = path.rpartition(".")
+        functools.reduce(lambda at, key: at[key], section.split("."), saved)[name] = float(text)
+        with pytest.raises(ConfigError, match=rf"^saved config: {path} is -?(inf|nan), not a finite number$"):
+            config_lib.from_json(json.dumps(saved))
 
 
 def test_a_missing_experiment_file_is_one_line(tmp_path):

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -255,6 +256,25 @@ def test_the_process_says_one_line_and_exits_with_2(shortened, tmp_path, overrid
     out, error = process.communicate()
     assert (process.returncode, out) == (2, "")
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+# --- Numbers that aren't finite.
+
+
+def test_a_run_that_diverges_ends_at_that_step_with_one_line_and_keeps_what_is_good(shortened, workdir, capsys):
+    fields = ["sft.learning_rate=1e30", "sft.adam_learning_rate=1e30", "checkpoint.every_sft_steps=1"]
+    config = load(shortened, fields)
+    (workdir / "config.json").write_text(to_json(config))
+    others, _ = split_argv(["train", "--config", str(shortened), "--workdir", str(workdir)])
+    with flagsaver.flagsaver():
+        assert train.main(train.FLAGS(others), fields) == 3
+    error = capsys.readouterr().err
+    assert re.match(r"error: sft has diverged at step 2: (loss|gradient_norm) is (nan|inf); the last good ", error)
+    assert f"is {workdir / 'checkpoints' / 'latest' / '1'}; in a new run lower sft.learning_rate (1e+30)" in error
+    assert "or go on with --config.sft.skip_nonfinite=10" in error and error.count("\n") == 1
+    assert [path.name for path in (workdir / "checkpoints" / "latest").iterdir()] == ["1"]
+    assert not list((workdir / "checkpoints" / "cold_start" / "latest").iterdir())
+    assert [line["step"] for line in read_metrics(workdir / "metrics.jsonl")] == [1]
 
 
 # --- Scoring.

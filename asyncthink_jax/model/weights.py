@@ -102,7 +102,7 @@ def load(weights: Weights, config: ModelConfig | None = None, shardings: Any = N
         dtype: of the parameters.
 
     Raises:
-        WeightsError: the files don't hold this model, see `check`.
+        WeightsError: the files don't hold this model, see `check`, or a number that isn't finite.
     """
     config = config or weights.config
     check(weights, config)
@@ -145,12 +145,19 @@ def _read_part(weights: Weights, tensor: Tensor, shape: tuple[int, ...], bounds:
 
 
 def _read(weights: Weights, tensor: Tensor, name: str, shape: tuple[int, ...], bounds: Bounds) -> np.ndarray:
-    """A part of one tensor of the file, in the parameter's layout."""
+    """A part of one tensor of the file, in the parameter's layout. Raises WeightsError if it isn't finite."""
+
+    def read(*index: slice) -> np.ndarray:
+        part = weights.read(name, index)
+        if not np.isfinite(part).all():
+            raise WeightsError(f"{weights.where(name)}: tensor {name} has numbers that are not finite (NaN, infinity)")
+        return part
+
     if tensor.inputs is None:
-        return weights.read(name, tuple(slice(*bound) for bound in bounds))
+        return read(*(slice(*bound) for bound in bounds))
     at = tensor.inputs
     columns, rows = _flat(shape[:at], bounds[:at]), _flat(shape[at:], bounds[at:])
-    matrix = weights.read(name, (rows, columns)).T
+    matrix = read(rows, columns).T
     part = matrix.reshape(*_lengths(shape[:at], bounds[:at]), *_lengths(shape[at:], bounds[at:]))
     # Of a group of axes, what was read is whole in all but the first.
     return part[tuple(slice(None) if n in (0, at) else slice(*bound) for n, bound in enumerate(bounds))]

@@ -123,7 +123,7 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
 
     def training(name: str, fields: Any, loss: Any, channels: dict[str, Any], total: int) -> Step:
         optimizer = make_optimizer(fields, max(1, total))
-        step = OptimizerStep(loss, optimizer, mesh, fields.microbatches, frozen)
+        step = OptimizerStep(loss, optimizer, mesh, fields.microbatches, frozen, fields.skip_nonfinite > 0)
         state = abstract_state(trained, optimizer, mesh)
         cost = costs.train_step(
             fields.rows, fields.row_length, fields.microbatches, jnp.dtype(fields.momentum_dtype).itemsize

@@ -26,6 +26,7 @@ import gc
 import io
 import json
 import logging
+import math
 import sys
 import time
 import warnings
@@ -106,6 +107,8 @@ class Checkpoints:
     def save_best(self, step: int, state: Any, metadata: Mapping[str, Any], *, metric: float) -> bool:
         """Saves `state` as the best if `metric` (higher is better) beats that of the best so far; says if it did."""
         best = self.best_metric()
+        if not math.isfinite(metric):
+            return False
         if best is not None and not metric > best:
             return False
         _save(self._best, step, state, metadata, metric=metric)
@@ -313,6 +316,14 @@ def _seal(record: Any) -> int:
     return zlib.crc32(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode())
 
 
+def _is_finite(array: Any) -> bool:
+    """Whether what this process has of an array is free of NaN and infinities."""
+    if not jax.dtypes.issubdtype(array.dtype, np.floating):
+        return True
+    parts = [shard.data for shard in array.addressable_shards] if isinstance(array, jax.Array) else [array]
+    return all(bool(np.isfinite(np.asarray(part)).all()) for part in parts)
+
+
 # -------------------------------------------------------------------------------------------------------- restoring
 
 # What may go wrong with a checkpoint that is whole.
@@ -369,6 +380,8 @@ def _arrays(folder: epath.Path, saved: Mapping[str, Any], wanted: Mapping[str, A
         crc32 = saved[name]["crc32"]
         if crc32 is not None and getattr(array, "is_fully_addressable", True) and _checksum(array) != crc32:
             raise DamagedCheckpointError(f"{name} is not what was saved")
+        if not _is_finite(array):
+            raise DamagedCheckpointError(f"{name} has numbers that are not finite")
     for name in wanted:
         if (impl := saved[name]["key_impl"]) is not None:
             arrays[name] = jax.random.wrap_key_data(arrays[name], impl=impl)

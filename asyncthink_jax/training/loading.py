@@ -33,6 +33,7 @@ from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.model import transformer
+from asyncthink_jax.model.tensors import WeightsError
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.model.weights import load as load_weights
 from asyncthink_jax.model.weights import open_weights
@@ -210,15 +211,20 @@ def _released(source: str, settings: Settings) -> Thinker:
     prompts = prompts_for(tokenizer, grammar)
     check_prompts({}, tokenizer, prompts, config)
     mesh = _mesh(config)
+
+    def load_params() -> Params:
+        try:
+            return load_weights(weights, model, rollout_specs(transformer.abstract_params(model), mesh), model.dtype)
+        except WeightsError as error:
+            raise ConfigError(f"--model: {error}") from error
+
     return Thinker(
         task=name,
         **_common(config, settings),
         tokenizer=tokenizer,
         prompts=prompts,
         engine=experiment.make_engine(config.rollout, model, grammar, tokenizer, prompts, mesh, whole_cache=True),
-        load_params=lambda: load_weights(
-            weights, model, rollout_specs(transformer.abstract_params(model), mesh), model.dtype
-        ),
+        load_params=load_params,
     )
 
 
@@ -233,7 +239,7 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
     def load_params() -> Params:
         try:
             return built.to_rollout_layout(restore_params(built, workdir, settings.checkpoint))
-        except CheckpointError as error:
+        except (CheckpointError, WeightsError) as error:
             raise ConfigError(str(error)) from error
 
     def check(question: str) -> None:

@@ -30,6 +30,7 @@ from asyncthink_jax.training import bucket, sft
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
 from asyncthink_jax.training.evaluation import evaluate, means, play, summary
 from asyncthink_jax.training.experiment import Experiment
+from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_episodes, remedies
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.provenance import provenance
 from asyncthink_jax.training.restore import cold_start_checkpoints, restore_params
@@ -81,6 +82,7 @@ class Run:
         self.preemption = Preemption()
         self._begun = False
         self._start: int | None = None  # checksum of the cold start
+        self._skips = Skips(0)
 
     # ------------------------------------------------------------------------------------------------ stage 1
 
@@ -104,7 +106,10 @@ class Run:
         else:
             first, state = 0, new_state(self._first_params(), optimizer, experiment.mesh)
         loss = sft.make_loss(experiment.model, config)
-        step = OptimizerStep(loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen)
+        step = OptimizerStep(
+            loss, optimizer, experiment.mesh, config.microbatches, experiment.frozen, config.skip_nonfinite > 0
+        )
+        self._skips = Skips(config.skip_nonfinite, found.metadata.get("skipped", 0) if found else 0)
         with self._timed("sft"):
             # Without a step there may be no demonstrations either.
             batch = sft.normalised(next(batches)) if first < config.steps else {}
@@ -114,6 +119,9 @@ class Run:
                 state, numbers = step(state, batch)
                 batch = sft.normalised(next(batches))  # while the devices compute
                 numbers = jax.device_get(numbers)
+                with self._ending_at("sft", number):
+                    if self._skips.skipped(numbers):
+                        numbers["skipped"] = 1
                 numbers["tokens_per_second"] = config.rows * config.row_length / (time.monotonic() - started)
                 self._report("sft", number, numbers)
                 due = number % self.config.checkpoint.every_sft_steps == 0 or number == config.steps
@@ -173,7 +181,8 @@ class Run:
         else:
             start = held.pop() if held else self.cold_start()
             first, state, validates = 0, new_state(start, optimizer, experiment.mesh), False
-        update = Update(self.experiment, optimizer, reference)
+        self._skips = Skips(config.skip_nonfinite, found.metadata.get("skipped", 0) if found else 0)
+        update = Update(self.experiment, optimizer, reference, self._skips)
         on_disk = first  # the iteration that a resume would go on from
         with self._timed("rl"):
             # Orbax can't save a step twice: this validation is made once more where the next rollout is given up.
@@ -218,7 +227,8 @@ class Run:
         del params  # the update needs its memory
         rolled_out = time.monotonic()
         rng = np.random.default_rng((self.config.seed, number))
-        state, numbers = update(state, played.episodes, rng, poll if on_disk else None)
+        with self._ending_at("rl", number):
+            state, numbers = update(state, played.episodes, rng, poll if on_disk else None)
         numbers |= means(summary(played.episodes, config.group_size, self.config.task.wanted))
         numbers["occupancy"] = played.occupancy
         numbers["rollout_seconds"] = rolled_out - started
@@ -234,9 +244,11 @@ class Run:
         config, poll = self.config, self.preemption.poll
         problems, temperature = config.eval.validation_problems, config.rl.temperature
         try:
-            scores, _ = evaluate(self.experiment, state.params, "validation", temperature, problems, poll=poll)
+            scores, episodes = evaluate(self.experiment, state.params, "validation", temperature, problems, poll=poll)
         except InterruptedRunError:
             return False
+        with self._ending_at("rl", number):
+            check_episodes(episodes)
         self._write("validation", number, means(scores))
         self.checkpoints.save_best(number, state.params, {"iteration": number}, metric=scores["reward"])
         return True
@@ -303,6 +315,24 @@ class Run:
         if self.metrics is not None:
             self.metrics.write(stage, number, numbers)
 
+    @contextmanager
+    def _ending_at(self, stage: str, number: int) -> Iterator[None]:
+        """Ends the run, and with it all processes, where a number of this step isn't finite: nothing of it is saved."""
+        try:
+            yield
+        except NonFiniteError as error:
+            self.checkpoints.wait()
+            good = self.checkpoints.restore(None) or self.cold_start_checkpoint.restore(None)
+            kept = f"the last good checkpoint is {good.folder}" if good else "there is no checkpoint yet"
+            fields = getattr(self.config, stage)
+            line = (
+                f"{stage} has diverged at step {number}: {error}; {kept}; in a new run lower {remedies(stage, fields)}"
+            )
+            if error.can_be_left_out:
+                more = self._skips.count + 10
+                line += f", or go on with --config.{stage}.skip_nonfinite={more}, which leaves such updates out"
+            raise DivergedError(line) from error
+
     def _save(self, stage: str, number: int, step: int, state: TrainState, data: Any, validates: bool = False) -> None:
         """Saves the state after step `number` of a stage; `validates`: what is to come next is its validation."""
         self._count()
@@ -310,6 +340,7 @@ class Run:
             bucket.send(self.workdir)  # before the checkpoint, which counts on it
         own = {"position": self.metrics.position, "seconds": self.seconds} if self.metrics is not None else {}
         common = {"stage": stage, "step": number, "data": data, "validates": validates, "cold_start": self._start}
+        common["skipped"] = self._skips.count
         # The same for all: which process writes it is up to orbax.
         self.checkpoints.save(step, state, common | on_first(lambda: own))
 

@@ -14,6 +14,7 @@ from asyncthink_jax.model import lora
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import param_specs, replicated, row_spec, shard
+from asyncthink_jax.training.finite import PARAMETERS, all_finite, left_out
 
 Batch = dict[str, Array]  # packed rows, each [B, L]; see data/packing.py
 Loss = Callable[[Params, Batch], tuple[Float[Array, ""], dict[str, Array]]]
@@ -62,6 +63,8 @@ class OptimizerStep:
         mesh: rows are split over its data and fsdp axes, gradients like their parameters.
         microbatches: parts that the rows of a batch are cut into.
         frozen: what of the parameters is no part of the state.
+        skips: a step whose loss or gradient isn't finite leaves the state as it was. Another program, which rounds
+            elsewhere in its last places.
     """
 
     def __init__(
@@ -71,13 +74,16 @@ class OptimizerStep:
         mesh: Mesh,
         microbatches: int,
         frozen: Params | None = None,
+        skips: bool = False,
     ):
         self.loss, self.optimizer, self.mesh, self.microbatches = loss, optimizer, mesh, microbatches
-        self.frozen = frozen or {}
+        self.frozen, self.skips = frozen or {}, skips
         self._jitted = jax.jit(self._step, donate_argnums=0)
 
     def __call__(self, state: TrainState, batch: Batch, used: int | None = None) -> tuple[TrainState, dict[str, Array]]:
         """One step, on a batch of always the same number of rows, of whose microbatches the first `used` are computed.
+
+        The numbers beside the loss's: the norm of the gradient, and whether all parameters are finite now.
 
         How many rows the episodes of an iteration fill changes, and this way that needs no new compilation.
         """
@@ -116,5 +122,11 @@ class OptimizerStep:
             )
         updates, moments = self.optimizer.update(gradient, state.optimizer, state.params)
         numbers["gradient_norm"] = optax.tree.norm(gradient)
-        state = TrainState(optax.apply_updates(state.params, updates), moments, state.step + 1)
+        after = TrainState(optax.apply_updates(state.params, updates), moments, state.step + 1)
+        if self.skips:  # known before anything is updated, so that each array is still written in place
+            out = left_out(numbers)
+            after = jax.tree.map(lambda old, new: jnp.where(out, old, new), state, after)
+        # Behind a barrier, so that the update is the program that it would be if nobody looked: to the last bit.
+        numbers[PARAMETERS] = all_finite(jax.lax.optimization_barrier(after.params))
+        state = after
         return jax.lax.with_sharding_constraint(state, param_specs(state, self.mesh)), numbers

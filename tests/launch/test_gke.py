@@ -48,7 +48,7 @@ def test_the_jobset_restarts_all_pods_but_not_for_bad_input():
     assert policy["maxRestarts"] > 10
     assert policy["rules"][0]["action"] == "FailJobSet"
     assert job()["podFailurePolicy"]["rules"][0]["onExitCodes"] == (
-        {"containerName": pod()["containers"][0]["name"], "operator": "In", "values": [2]}
+        {"containerName": pod()["containers"][0]["name"], "operator": "In", "values": [2, 3]}
     )
 
 

@@ -187,6 +187,17 @@ def test_tensors_that_do_not_fit_are_refused(folder, change, says):
     assert says in refusal(folder)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_tensor_with_a_number_that_is_not_finite_is_refused(folder, bad):
+    def spoil(tensors):
+        tensors[UP] = tensors[UP].copy()
+        tensors[UP][3, 5] = bad
+
+    edit_tensors(folder, spoil)
+    with pytest.raises(WeightsError, match=rf"model.safetensors: tensor {UP} has numbers that are not finite"):
+        load(open_weights(folder))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [

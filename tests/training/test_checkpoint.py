@@ -275,6 +275,16 @@ def test_what_may_be_passing_is_no_damage(two_steps, tmp_path, monkeypatch, fail
     assert (folder / "latest" / "2").exists()
 
 
+def test_what_is_not_finite_is_not_restored_and_never_the_best(tmp_path, capfd):
+    state = {"params": np.ones(3, np.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert not checkpoints.save_best(1, state, {}, metric=float("nan")) and checkpoints.best_metric() is None
+        checkpoints.save(1, state, {})
+        checkpoints.save(2, {"params": np.array([1, np.nan, 2], np.float32)}, {})
+        assert checkpoints.restore(state).step == 1
+    assert "latest/2: params has numbers that are not finite; it is kept as" in capfd.readouterr().err
+
+
 def test_a_record_of_a_version_that_sealed_none_is_read(two_steps, tmp_path):
     source, states = two_steps
     folder = shutil.copytree(source, tmp_path / "run")

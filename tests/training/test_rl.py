@@ -18,6 +18,7 @@ from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.protocol.episode import Episode, Trace
 from asyncthink_jax.training import rl, sft
+from asyncthink_jax.training.finite import NonFiniteError
 from asyncthink_jax.training.sft import normalised
 from asyncthink_jax.training.state import new_state
 from asyncthink_jax.training.update import Update
@@ -374,6 +375,27 @@ def updated(params, rewards, **config):
     before = jax.tree.map(np.array, state)
     after, numbers = update(state, played(rewards), np.random.default_rng(0))
     return before, jax.tree.map(np.asarray, after), numbers
+
+
+@pytest.mark.parametrize(
+    ("rewards", "change", "says"),
+    [
+        ([0.0, 1.0, np.nan, 1.0], {}, "a reward is nan"),
+        ([0.0, 1.0, 0.0, 1.0], {"logprobs": np.full(3, -np.inf, np.float32)}, "the sampler's log-probability of a tok"),
+    ],
+)
+def test_a_reward_or_a_log_probability_that_is_not_finite_is_no_update(params, rewards, change, says):
+    first_state, update = update_of()
+    episodes = played(rewards)
+    episodes[1].traces[0] = dataclasses.replace(episodes[1].traces[0], **change)
+    with pytest.raises(NonFiniteError, match=says):
+        update(first_state(jax.tree.map(jnp.copy, params)), episodes, np.random.default_rng(0))
+
+
+def test_old_log_probabilities_of_broken_parameters_are_no_update(params):
+    broken = jax.tree.map(lambda x: x * jnp.nan, params)
+    with pytest.raises(NonFiniteError, match="the trainer's old log-probability of a token is nan"):
+        updated(broken, [0.1, 0.1, 0.0, 1.0], recompute_logprobs=True)
 
 
 def test_groups_of_equal_rewards_move_nothing_not_even_the_optimizer(params):
