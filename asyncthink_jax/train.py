@@ -7,8 +7,8 @@ Every field of the config can be overridden as in the second line; the resolved 
 processes that run the same command train together, see parallel/multihost.py; the workdir is a folder that they share.
 Exit codes: 0 done, or stopped by SIGTERM or a hangup with all saved; 1 if a process of several is lost or can't be
 reached, or a bucket, if another machine has the run in it, or if a file can't be written, as on a full disk; 2 for what
-can be told before anything expensive starts (one line on stderr); 3 if a loss, gradient, parameter or
-log-probability isn't finite: the run has diverged, and would again (what is on disk is from before); 130 when interrupted.
+can be told before anything expensive starts (one line on stderr); 3 if a loss, gradient, parameter or log-probability
+isn't finite: the run has diverged, and would again (what is on disk is from before); 130 when interrupted.
 """
 
 import contextlib
