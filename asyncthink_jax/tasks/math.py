@@ -117,7 +117,8 @@ class Math(Task[Problem]):
 
     def score(self, problem: Problem, answer: str | None) -> Score:
         text = None if answer is None else math_answers.final(answer)
-        is_right = text is not None and bool(math_answers.equal([(problem.answer, text)])[0])
+        gold = math_answers.final(problem.answer) or problem.answer  # what is stored may be older than our spelling
+        is_right = text is not None and bool(math_answers.equal([(gold, text)])[0])
         return one_part(is_right, answer is not None)
 
     def merge(self, answers: Sequence[str | None]) -> str | None:

@@ -162,3 +162,8 @@ def test_traces_vote():
 def test_a_problem_survives_its_file():
     problem = Problem("What is $3^3$?", "27", "amc23")
     assert Math().from_json(json.loads(json.dumps(problem.to_json()))) == problem
+
+
+@pytest.mark.parametrize("stored", [r"\dfrac12", r"$\frac{1}{2}$", "½"])
+def test_an_answer_that_was_stored_as_it_is_in_its_file_is_read_as_well(stored):
+    assert Math().score(Problem("?", stored, "s"), "0.5")["accuracy"] == 1.0
