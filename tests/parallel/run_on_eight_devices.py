@@ -111,7 +111,7 @@ def test_there_is_something_to_compare(alone):
     assert any(len(episode["traces"]) > 2 for episode in alone.episodes)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)], ids=str)
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
 def test_losses_and_episodes_are_those_of_one_device(trained, alone, sizes):
     got = trained(sizes, jax.devices(), like=alone)
     same = [mine == its for mine, its in zip(got.episodes, alone.episodes, strict=True)]
