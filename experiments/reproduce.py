@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from asyncthink_jax.command import split_argv
+from asyncthink_jax.command import ending, prepare_streams, split_argv
 from asyncthink_jax.config import Config, ConfigError, differences, load, saved_config
-from asyncthink_jax.files import replace_text
+from asyncthink_jax.files import read_object, replace_text
 from asyncthink_jax.sections import did_you_mean
 from asyncthink_jax.training.results import all_measured, read_results
 from experiments.scores import PREFIX, RESULTS
@@ -266,7 +266,11 @@ def keep(steps: Iterable[Step], folder: Path) -> list[Path]:
     written = []
     for seed, made in by_seed.items():
         path, run = folder / f"{PREFIX}{seed}.json", read_results(made[0].table)
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {**run, "paradigms": {}}
+        kept = (
+            read_object(path, f"take the committed one: git checkout {path}")
+            if path.exists()
+            else {**run, "paradigms": {}}
+        )
         found = {step.study.name: run["paradigms"][step.study.name] for step in made}
         old = kept["paradigms"]
         rows = old | {name: old.get(name, {}) | stages for name, stages in found.items()}
@@ -278,4 +282,6 @@ def keep(steps: Iterable[Step], folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    prepare_streams()
+    with ending():
+        sys.exit(main(sys.argv[1:]))

@@ -1,12 +1,13 @@
 """The committed scores of runs, and how they are written: means over seeds, with their spread."""
 
-import json
 import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from asyncthink_jax.files import read_object
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PREFIX = "countdown_tiny_seed"  # of the files in it, before the seed
@@ -16,11 +17,14 @@ Column = tuple[str, str, float, int]  # heading, score, factor, decimals
 
 
 def load() -> dict[int, Results]:
-    """The committed results, by seed: each the results.json of a run of the demo, with the rows of its studies."""
+    """The committed results, by seed: each the results.json of a run of the demo, with the rows of its studies.
+
+    Raises FileError for a damaged file.
+    """
     found = {}
     for path in sorted(RESULTS.glob(f"{PREFIX}*.json")):
         if seed := re.fullmatch(rf"{PREFIX}(\d+)", path.stem):
-            found[int(seed[1])] = json.loads(path.read_text(encoding="utf-8"))
+            found[int(seed[1])] = read_object(path, f"take the committed one: git checkout {path}")
     return found
 
 

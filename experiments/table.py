@@ -12,6 +12,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from asyncthink_jax.command import ending, prepare_streams
+from asyncthink_jax.files import replace_text
 from asyncthink_jax.report.metrics import markdown_table, minutes
 from asyncthink_jax.training.ahead import sent_bytes
 from experiments import paper, smallest_slices
@@ -215,7 +217,7 @@ def write() -> list[Path]:
     """Puts the tables into the documents; returns those."""
     for path, name, block in blocks():
         before, rest = path.read_text(encoding="utf-8").split(marker(name, "begin"))
-        path.write_text(before + block + rest.split(marker(name, "end"))[1], encoding="utf-8")
+        replace_text(path, before + block + rest.split(marker(name, "end"))[1])
     return [README, EXPERIMENTS]
 
 
@@ -226,4 +228,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    prepare_streams()
+    with ending():
+        main()
