@@ -203,7 +203,9 @@ def _draw(workdir: Path, compare: Sequence[Path] = ()) -> None:
     try:
         write_report(workdir, compare=compare)
     except Exception as error:
-        told = str(error) if isinstance(error, ReportError | OSError) else f"{type(error).__name__}: {error}"
+        told = str(error) if isinstance(error, ReportError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.filename:
+            told = f"{error.filename}: {error.strerror}"
         complain(f"warning: no report of {workdir} was written: {told}")
 
 
