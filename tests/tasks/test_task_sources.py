@@ -340,6 +340,20 @@ def test_a_text_that_comes_again_and_again_is_not_read_beyond_the_size_of_its_fi
     tracemalloc.stop()
 
 
+def test_a_text_that_comes_again_and_again_is_held_once(tmp_path):
+    once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000), ["a" * 100_000])
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(table(text=once), path, store_schema=False)  # as others than pyarrow write it
+    usual = pyarrow.default_memory_pool()
+    pool = pyarrow.proxy_memory_pool(usual)
+    pyarrow.set_memory_pool(pool)
+    try:
+        assert len(read(path)) == 1000
+        assert pool.max_memory() < 20 << 20
+    finally:
+        pyarrow.set_memory_pool(usual)
+
+
 def test_a_row_group_is_weighed_before_it_is_read_in_the_columns_that_are_needed(tmp_path, monkeypatch):
     path = written(tmp_path / "rows.parquet", table(text=["a" * 200_000, "b" * 200_000], other=["c", "d"]))
     monkeypatch.setattr(row_files, "MOST_OF_A_GROUP", 100_000)
