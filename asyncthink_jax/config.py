@@ -149,7 +149,7 @@ class RLConfig(OptimizerFields):
     # answers): rewards teach to organize, and wear down what the cold start had taught to do.
     imitated_demonstrations: int = 0
     imitation_weight: float = 1.0  # loss weight of their tokens
-    format_penalty: float = -1.0  # R_FE, the whole reward of a malformed episode; -wrong_penalty where that is less
+    format_penalty: float = -1.0  # R_FE, the whole reward of a malformed episode; at most -wrong_penalty
     concurrency_weight: float = 1.0  # lambda
     concurrency_times_accuracy: bool = False  # R_A + lambda R_A R_eta: leaving work out costs concurrency too
     tau: float = 0.8  # concurrency ratio beyond which more earns nothing

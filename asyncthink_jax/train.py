@@ -97,6 +97,11 @@ def _config(argv: list[str], overrides: list[str]) -> Config:
     if FLAGS.start_from is not None:
         overrides = [*overrides, f"start_from={FLAGS.start_from}"]
     config = load(FLAGS.config, overrides)
+    if config.rl.iterations and config.rl.format_penalty > -config.rl.wrong_penalty:  # older runs can still be scored
+        raise ConfigError(
+            f"rl.format_penalty is {config.rl.format_penalty:g}, but an answer that is all wrong earns "
+            f"-rl.wrong_penalty, {-config.rl.wrong_penalty:g}: no format error may earn more than that"
+        )
     if FLAGS.cold_start and config.start_from:
         raise ConfigError("--cold_start takes a cold start instead of training one, so nothing begins at start_from")
     return config

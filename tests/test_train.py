@@ -107,6 +107,7 @@ def refused(capsys):
         ("rl.learning_rat=1", "did you mean 'rl.learning_rate'"),
         ("seed=many", "'seed': 'many' is not a whole number"),
         ("rl.tau=0", "'rl.tau' is 0.0, must be from 0.001 to 1"),
+        ("rl.wrong_penalty=2", "no format error may earn more than that"),
         ("paradigm=asynch", "'asynch' is not one of async, sequential, parallel; did you mean 'async'"),
         ("mesh.data=64", "mesh data=64 x fsdp=1 x tensor=1 doesn't fit "),
         ("model.vocab_size=77", "model.vocab_size is 77, the tokenizer "),

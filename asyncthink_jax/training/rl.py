@@ -28,11 +28,11 @@ def reward(config: RLConfig, episode: Episode) -> float:
     """R_FE for a malformed episode, else R_A + lambda * min(eta / c, tau) / tau (paper, section 4).
 
     Three options that the paper has not, all off by default: R_eta in proportion to R_A, a bonus where everything asked
-    for was found, and a penalty for the share of the answered expressions that is wrong. R_FE is never more than that
-    penalty leaves of an episode that is wrong altogether: else a format error would be the way out of a wrong answer.
+    for was found, and a penalty for the share of the answered expressions that is wrong. `train` takes no R_FE above
+    what that penalty leaves of an answer that is all wrong: a format error would be the better way out.
     """
     if episode.format_error is not None:
-        return min(config.format_penalty, -config.wrong_penalty)
+        return config.format_penalty
     score = episode.score or {}
     concurrency = min(episode.concurrency, config.tau) / config.tau
     if config.concurrency_times_accuracy:

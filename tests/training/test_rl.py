@@ -83,7 +83,9 @@ def test_the_reward_of_an_episode(config, facts, expected):
     assert rl.reward(RLConfig(**(fixed | config)), episode(**facts)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("config", [RLConfig(), RLConfig(wrong_penalty=0.5), get_config().rl], ids=["", "some", "demo"])
+@pytest.mark.parametrize(
+    "config", [RLConfig(), RLConfig(wrong_penalty=1.0), get_config().rl], ids=["", "equal", "demo"]
+)
 def test_a_malformed_episode_is_never_better_than_a_well_formed_one(config):
     malformed = rl.reward(config, episode(format_error="no_answer", score=ALL, concurrency=1.0))
     for wrong, answered, concurrency in itertools.product(range(5), range(5), (0.0, 0.3, 1.0)):
