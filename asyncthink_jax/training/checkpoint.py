@@ -12,10 +12,8 @@ what is restored is checked by name, shape and type before a byte of it is read,
 (the parameters alone) can be restored. A checksum of each array tells a damaged file from a good one, and the record
 that holds them, with all that is no array, has one of its own. Beyond MAX_CHECKSUM_BYTES, and with several processes,
 arrays have none: there a file that is cut, missing or can't be decoded is noticed, a flipped bit of a number is not.
+With several processes the first reads the record for all, and arrays that one of them can't read are damaged for all.
 Orbax is used in this file only.
-
-With several processes all of them read the same step: the first reads the record for all, and arrays that one of them
-can't read are damaged for all.
 """
 
 from __future__ import annotations
@@ -107,9 +105,7 @@ class Checkpoints:
     def save_best(self, step: int, state: Any, metadata: Mapping[str, Any], *, metric: float) -> bool:
         """Saves `state` as the best if `metric` (higher is better) beats that of the best so far; says if it did."""
         best = self.best_metric()
-        if not math.isfinite(metric):
-            return False
-        if best is not None and not metric > best:
+        if not math.isfinite(metric) or (best is not None and not metric > best):
             return False
         _save(self._best, step, state, metadata, metric=metric)
         return True
@@ -258,7 +254,7 @@ def _save(
         leaves = _flat(state)
         arrays = {name: _plain(leaf) for name, leaf in leaves.items()}
         with_checksum = jax.process_count() == 1 and sum(a.nbytes for a in arrays.values()) <= MAX_CHECKSUM_BYTES
-        record: dict[str, Any] = {
+        record = {
             "user": dict(metadata),
             "metric": metric,
             "leaves": {
