@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MOST_BYTES = 1 << 26  # of a JSON file that is read at once; the largest tokenizer.json has half of that
+_MOST_BRACKETS = 1 << 21  # in such a file: half a million merges are a list each
 _DEPTH = 100  # brackets within brackets
 _DIGITS = 300  # of a whole number: any shorter one is a float too
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -60,8 +61,11 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     size = path.stat().st_size
     if size > most:
         raise ValueError(f"{path} has {size} bytes, expected at most {most}")
+    content = path.read_bytes()
+    if content.count(b"[") + content.count(b"{") > _MOST_BRACKETS:  # an empty list of 3 bytes takes 64 of memory
+        raise ValueError(f"{path} has more than {_MOST_BRACKETS} lists and objects")
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -76,6 +76,9 @@ def test_a_file_is_named_and_its_size_bounded(tmp_path):
     assert read_json(path) == [1]
     with pytest.raises(ValueError, match="has 3 bytes, expected at most 2"):
         read_json(path, most=2)
+    path.write_bytes(b"[" + b"[]," * (1 << 21) + b"[]]")
+    with pytest.raises(ValueError, match="more than 2097152 lists and objects"):
+        read_json(path)
     path.unlink()
     os.mkfifo(path)  # to open it would wait for a writer
     with pytest.raises(ValueError, match="is no file"):
