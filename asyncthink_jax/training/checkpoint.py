@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import io
 import json
@@ -27,6 +28,7 @@ import logging
 import math
 import sys
 import time
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +44,12 @@ from asyncthink_jax.shown import complain
 
 # Checksums cost about 1 s/GB of blocking time and need all of an array in one process; beyond this they are left out.
 MAX_CHECKSUM_BYTES = 2**30
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk: the errors of orbax have words alone
+
+# What orbax can't do is raised where it is waited for; its threads log a traceback of it besides.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class CheckpointError(RuntimeError):
@@ -277,10 +285,20 @@ def _save(
 def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
+        return
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"cannot save a checkpoint in {manager.directory}: {_reason(error)}") from error
+        full = next((words for number in _FULL if (words := os.strerror(number)) in str(error)), None)
+        told = f"cannot save a checkpoint in {manager.directory}: {full or _reason(error)}"
+        traceback.clear_frames(error.__traceback__)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    for _ in range(3):  # the writes that orbax has abandoned end a moment later, and would tell of it at the end
+        time.sleep(0.1)
+        gc.collect()
+    sys.unraisablehook = hook
+    raise CheckpointError(told, exit_code=1 if full else 2)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
