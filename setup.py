@@ -26,7 +26,7 @@ setup(
         "jinja2>=3.1.6",  # older ones let a template out of their sandbox
         "matplotlib>=3.9",
         "numpy>=1.26",
-        "optax>=0.2.6",
+        "optax>=0.2.8",  # 0.2.6 has another Muon, 0.2.7 can't be imported with jax 0.10.2
         "orbax-checkpoint>=0.11.20",
         "protobuf>=4.21",  # sentencepiece describes its models by it
         "rich>=13.7",
