@@ -36,6 +36,9 @@ def run(main: Callable[..., int], overridable: bool = True) -> None:
         with ending():
             _check_bytes(overrides or [])
             code = main(argv) if overrides is None else main(argv, overrides)
+        if code == 1:  # what has failed in the middle of things may have left threads and writes that would tell of it
+            sys.stderr.flush()
+            os._exit(code)
         sys.exit(code)
 
     with ending():  # --help is printed by absl

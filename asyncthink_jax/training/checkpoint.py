@@ -26,6 +26,7 @@ import io
 import json
 import logging
 import math
+import os
 import sys
 import time
 import traceback
