@@ -11,6 +11,7 @@ from asyncthink_jax import config as config_lib
 from asyncthink_jax import sections
 from asyncthink_jax.config import ConfigError, load
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.rules import RANGES
 from asyncthink_jax.tasks import TASKS, Countdown
 
 MODEL = "ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384)"
@@ -245,7 +246,7 @@ def test_a_resume_may_change_what_is_only_watched_and_what_only_memory_depends_o
 @pytest.mark.parametrize("name", TASKS)
 def test_every_number_has_a_range(experiment, name):
     config = load(experiment, [f"task.name={name}"])
-    checked = {path for path, _, _ in config_lib.RANGES} | {f"task.{name}" for name in config.task.ranges}
+    checked = {path for path, _, _ in RANGES} | {f"task.{name}" for name in config.task.ranges}
     free = {"task.split_seed", "model.rope_theta", "model.norm_eps"}
     numbers = {path for path, hint in sections.leaves(config) if hint in (int, float)}
     assert checked <= numbers
