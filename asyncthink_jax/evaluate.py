@@ -24,7 +24,7 @@ from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, Config, ConfigError, load
-from asyncthink_jax.files import FileError, check_writable, locked, name_of, replace_text
+from asyncthink_jax.files import FileError, check_writable, locked, name_of, replace_text, sealed
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
@@ -109,7 +109,7 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str], held: context
 
     def write(scores: dict[str, Any], episodes: list[Any]) -> None:
         write_episodes(folder, episodes, built.tokenizer)
-        replace_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+        replace_text(folder / "scores.json", json.dumps(sealed(scores), indent=2) + "\n")
 
     def add_row(table: Path, scores: dict[str, Any]) -> None:
         # A temperature that is not the config's own has a name of its own.

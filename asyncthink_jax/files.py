@@ -11,7 +11,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -98,6 +99,32 @@ def name_of(text: str) -> str:
     return f"{plain.encode()[:150].decode(errors='ignore')}-{digest}"
 
 
+# -------------------------------------------------------------------------------------------------------- checksums
+
+CRC = "crc32"  # the field of a JSON object that has the checksum of its other fields
+
+
+def checksum(value: Mapping[str, Any]) -> int:
+    """CRC-32 of a JSON object, in whatever order and layout it is written."""
+    return zlib.crc32(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its checksum, so that damage is known where it is read. Half a character becomes "?"."""
+    plain = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    return {**plain, CRC: checksum(plain)}
+
+
+def unsealed(value: dict[str, Any]) -> dict[str, Any]:
+    """The object without its checksum, if it has one. Raises ValueError where that is of something else."""
+    if CRC not in value:
+        return value
+    plain = {name: one for name, one in value.items() if name != CRC}
+    if checksum(plain) != value[CRC]:
+        raise ValueError(f"is not what was written (remove its {CRC}, if it was changed on purpose)")
+    return plain
+
+
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
@@ -114,7 +141,10 @@ def read_object(path: Any, remedy: str) -> dict[str, Any]:
         raise FileError(f"{path} {what}; {remedy}") from error
     if not isinstance(value, dict):
         raise FileError(f"{path} holds no JSON object; {remedy}")
-    return value
+    try:
+        return unsealed(value)
+    except ValueError as error:
+        raise FileError(f"{path} {error}; {remedy}") from error
 
 
 def record_sums(folder: Path, names: Iterable[str] = ()) -> None:

@@ -1,5 +1,6 @@
 """Files that a full disk or a kill leaves whole, and damage that is known for what it is."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -17,6 +18,8 @@ from asyncthink_jax.files import (
     record_sums,
     replace_text,
     replacing,
+    sealed,
+    unsealed,
 )
 
 
@@ -134,3 +137,15 @@ def test_sums_tell_which_file_is_not_what_it_was(tmp_path):
 def test_sums_name_no_file_of_another_folder(tmp_path):
     (tmp_path / "SHA256SUMS").write_text("0  ../a\n0  /etc/passwd\nodd\n\n0  b\n")
     assert damaged(tmp_path) == ["b"]
+
+
+def test_an_object_with_another_value_than_was_written_is_known():
+    value = {"loss": 0.1, "n": 3, "rows": {"a": [1, None, "é"]}}
+    kept = sealed(value)
+    assert unsealed(json.loads(json.dumps(kept))) == value
+    assert unsealed(dict(reversed(kept.items()))) == value, "the order is none of the value"
+    assert unsealed(value) == value, "files of before have no checksum"
+    for wrong in (kept | {"n": 4}, kept | {"crc32": 1}, kept | {"more": 1}, {**kept, "rows": {"a": [1, None, "e"]}}):
+        with pytest.raises(ValueError, match="is not what was written"):
+            unsealed(wrong)
+    assert unsealed(sealed({"text": "half \ud800"})) == {"text": "half ?"}

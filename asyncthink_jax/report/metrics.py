@@ -35,7 +35,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from asyncthink_jax.files import FileError, append, naming
+from asyncthink_jax.files import FileError, append, naming, sealed, unsealed
 from asyncthink_jax.shown import complain, harmless
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -68,7 +68,7 @@ class MetricsWriter:
         Raises OSError, with the file's name, where it can't be written: then nothing of it is.
         """
         plain = {name: _plain(value) for name, value in numbers.items()}
-        append(self._file, json.dumps({"stage": stage, "step": step, **plain}).encode() + b"\n")
+        append(self._file, json.dumps(sealed({"stage": stage, "step": step, **plain})).encode() + b"\n")
         with naming(self._folder / "tensorboard"):
             events = self._events(stage, step)
             for name, value in plain.items():
@@ -161,6 +161,10 @@ def read_lines(path: str | os.PathLike[str], fields: Set[str], grows: bool = Fal
             if grows and number == len(lines):
                 break
             raise FileError(f"{os.fspath(path)} line {number} is no JSON: {error}; {_MEND}") from error
+        try:
+            one = unsealed(one) if isinstance(one, dict) else one
+        except ValueError as error:
+            raise FileError(f"{os.fspath(path)} line {number} {error}; {_MEND}") from error
         missing = sorted(fields - one.keys()) if isinstance(one, dict) else sorted(fields)
         if missing:
             raise FileError(f"{os.fspath(path)} line {number} has no {' and no '.join(missing)}; {_MEND}")

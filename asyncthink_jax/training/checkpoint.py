@@ -23,7 +23,6 @@ import dataclasses
 import errno
 import gc
 import io
-import json
 import logging
 import math
 import os
@@ -40,6 +39,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from asyncthink_jax.files import checksum
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.shown import complain
 
@@ -276,7 +276,7 @@ def _save(
                 for name, leaf in leaves.items()
             },
         }
-        sealed = {"record": record, "crc32": _seal(record)}
+        sealed = {"record": record, "crc32": checksum(record)}
         arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(sealed))
         # Unforced, orbax skips a step that is lower than the latest, and says nothing.
         manager.save(step, args=arguments, force=True)
@@ -326,11 +326,6 @@ def _checksum(array: Any) -> int:
     return zlib.crc32(host.view(np.uint8).reshape(-1).data if host.ndim else host.tobytes())
 
 
-def _seal(record: Any) -> int:
-    """The checksum of a record, as JSON brings it back."""
-    return zlib.crc32(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode())
-
-
 def _is_finite(array: Any) -> bool:
     """Whether what this process has of an array is free of NaN and infinities."""
     if not jax.dtypes.issubdtype(array.dtype, np.floating):
@@ -357,7 +352,7 @@ def _restore(folder: epath.Path, wanted: Any, partial: bool) -> Restored:
         state=None,
         metadata=record["user"],
         metric=record["metric"],
-        checksum=None if None in sums.values() else _seal(sums),
+        checksum=None if None in sums.values() else checksum(sums),
         folder=str(folder),
     )
     tree = wanted(record["user"]) if callable(wanted) else wanted
@@ -378,7 +373,7 @@ def _record(folder: epath.Path) -> dict[str, Any]:
     saved = ocp.JsonCheckpointHandler().restore(folder / "record")
     if "record" not in saved and {"user", "metric", "leaves"} == saved.keys():  # of a version that sealed none
         return dict(saved)
-    if saved.keys() != {"record", "crc32"} or _seal(saved["record"]) != saved["crc32"]:
+    if saved.keys() != {"record", "crc32"} or checksum(saved["record"]) != saved["crc32"]:
         raise DamagedCheckpointError("its record is not what was saved")
     return dict(saved["record"])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncthink_jax.config import Config, EvalConfig
 from asyncthink_jax.data.tokenizer import Tokenizer
-from asyncthink_jax.files import FileError, locked, read_object, replace_text, replacing
+from asyncthink_jax.files import FileError, locked, read_object, replace_text, replacing, sealed
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.report.metrics import check_results
 
@@ -62,7 +62,7 @@ def changing_results(workdir: Path) -> Iterator[dict[str, Any]]:
     with locked(lock, wait=True):
         results = read_results(workdir)
         yield results
-        replace_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+        replace_text(workdir / "results.json", json.dumps(sealed(results), indent=2) + "\n")
 
 
 def set_scores_aside(workdir: Path, name: str, saved: Config, now: Config) -> None:
@@ -83,4 +83,4 @@ def write_episodes(folder: Path, episodes: Sequence[Episode], tokenizer: Tokeniz
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "episodes.jsonl") as draft, draft.open("w", encoding="utf-8", errors="replace") as file:
         for episode in episodes:
-            file.write(json.dumps(episode.to_json(tokenizer.decode), ensure_ascii=False) + "\n")
+            file.write(json.dumps(sealed(episode.to_json(tokenizer.decode)), ensure_ascii=False) + "\n")

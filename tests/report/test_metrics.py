@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from tensorboardX.proto import event_pb2
 
+from asyncthink_jax.files import FileError, unsealed
 from asyncthink_jax.report import metrics
 from asyncthink_jax.report.metrics import MetricsWriter, Progress, read_metrics
 
@@ -25,7 +26,7 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
     with MetricsWriter(tmp_path) as writer:
         writer.write("rl", 1, {"reward": float("nan"), "loss": jnp.inf})
     line = (tmp_path / "metrics.jsonl").read_text()
-    assert json.loads(line) == {"stage": "rl", "step": 1, "reward": None, "loss": None}
+    assert unsealed(json.loads(line)) == {"stage": "rl", "step": 1, "reward": None, "loss": None}
     assert "NaN" not in line
 
 
@@ -250,3 +251,14 @@ def test_the_markdown_table_is_well_formed():
     assert len(lines) == 12
     assert len({line.count("|") for line in lines}) == 1
     assert lines[1].startswith("| --- | --- | ---: |")
+
+
+def test_a_digit_that_is_another_one_is_known(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.write("sft", step, {"loss": 0.25})
+    path = tmp_path / "metrics.jsonl"
+    assert [line["loss"] for line in read_metrics(path)] == [0.25] * 3
+    path.write_text(path.read_text().replace("0.25", "0.35", 1))
+    with pytest.raises(FileError, match=r"metrics.jsonl line 1 is not what was written"):
+        read_metrics(path)
