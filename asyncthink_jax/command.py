@@ -36,7 +36,8 @@ def run(main: Callable[..., int], overridable: bool = True) -> None:
         with ending():
             _check_bytes(overrides or [])
             code = main(argv) if overrides is None else main(argv, overrides)
-        if code == 1:  # what has failed in the middle of things may have left threads and writes that would tell of it
+        # What has failed in the middle of things may have left threads and writes that would tell of it at the end.
+        if code == 1 and not _others():
             sys.stderr.flush()
             os._exit(code)
         sys.exit(code)
@@ -69,6 +70,12 @@ def ending() -> Iterator[None]:
         where = "" if error.filename is None else f"{error.filename}: "
         complain(f"error: {where}{error.strerror or error}")
         _exit(1)
+
+
+def _others() -> bool:
+    """Whether this is one of several processes: the first must not be gone before the others have heard why."""
+    joined = sys.modules.get("asyncthink_jax.parallel.multihost")  # which imports jax, and few commands need that
+    return joined is not None and joined.count() > 1
 
 
 def prepare_streams() -> None:

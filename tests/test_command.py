@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from jax._src import distributed
 
+from asyncthink_jax import command
 from asyncthink_jax.command import split_argv
+from asyncthink_jax.parallel import multihost
 
 
 def test_the_command_line_is_split_into_flags_and_overrides():
@@ -51,6 +54,14 @@ def run(body, *arguments, shell="", **environment):
 def test_a_command_ends_with_its_own_exit_code():
     done = run("pass", "--", "--config.seed=1")
     assert (done.returncode, done.stdout, done.stderr) == (3, "['--config.seed=1']\n", "")
+
+
+def test_what_has_failed_leaves_at_once_unless_others_have_to_hear_of_it(monkeypatch):
+    leaves = "import atexit; atexit.register(print, 'at the end'); return 1"
+    assert (run(leaves).returncode, run(leaves).stdout) == (1, "[]\n")
+    assert multihost.count() == 1 and not command._others()
+    monkeypatch.setattr(distributed.global_state, "num_processes", 2)
+    assert command._others()
 
 
 def test_ctrl_c_ends_a_command_in_a_line():
