@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from asyncthink_jax.config import CHECKPOINTS, Config, ConfigError, saved_config
+from asyncthink_jax.files import locked
 from asyncthink_jax.training import bucket
 
 
@@ -25,7 +26,10 @@ class Start:
     def folder(self, config: Config) -> Path:
         """The local folder of the run. Raises ConfigError where no run is, or one of another pretrained model."""
         folder = bucket.local(self.run)
-        bucket.fetch(folder)
+        if bucket.place(folder) is not None:
+            with locked(folder, wait=False) as alone:
+                if alone:  # else the run trains here: then this copy is newer, and must stay
+                    bucket.fetch(folder)
         saved = folder / "config.json"
         if not saved.is_file():
             raise ConfigError(f"start_from: {self.run} holds no run (no config.json in it)")

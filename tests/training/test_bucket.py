@@ -11,9 +11,12 @@ from runs import what_is_left
 from test_train import SHORTENED
 
 from asyncthink_jax import train
-from asyncthink_jax.config import ConfigError, load
+from asyncthink_jax.config import ConfigError, load, to_json
+from asyncthink_jax.files import locked
 from asyncthink_jax.parallel.preemption import Preemption
 from asyncthink_jax.training import bucket
+from asyncthink_jax.training.start import Start
+from experiments import countdown_tiny
 
 RUN = "gs://b/runs/one"
 
@@ -40,6 +43,18 @@ def test_a_local_folder_stays_where_it_is(tmp_path):
     bucket.fetch(tmp_path)
     bucket.send(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_run_that_begins_with_one_that_trains_here_leaves_its_copy_alone(cloud):
+    copy, config = bucket.local(RUN), countdown_tiny.get_config()
+    (copy / "config.json").write_text(to_json(config))
+    bucket.send(copy)
+    (copy / "metrics.jsonl").write_text("not sent yet")
+    with locked(copy, wait=False):
+        assert Start(RUN, "best").folder(config) == copy
+        assert (copy / "metrics.jsonl").exists()
+    Start(RUN, "best").folder(config)
+    assert not (copy / "metrics.jsonl").exists(), "a copy that nobody uses becomes what the bucket holds"
 
 
 def test_what_is_sent_from_one_machine_is_fetched_on_another(cloud, tmp_path, monkeypatch):
