@@ -370,7 +370,7 @@ def is_run(folder: Path) -> bool:
     Raises ConfigError, which names it, for the config.json of a run that is damaged or missing.
     """
     path = folder / "config.json"
-    trained = (folder / "checkpoints").is_dir()
+    trained = (folder / "checkpoints" / "latest").is_dir()  # other trainers have a folder `checkpoints` too
     if trained and not path.is_file():
         raise ConfigError(f"{folder} has the checkpoints of a run, but no config.json; put it back from a copy")
     try:
@@ -379,7 +379,8 @@ def is_run(folder: Path) -> bool:
         if trained:
             raise ConfigError(f"{path} can't be read ({error}); put it back from a copy") from error
         return False
-    return trained or (isinstance(data, dict) and bool({"paradigm", "rollout"} & data.keys()))
+    named = data.keys() if isinstance(data, dict) else set()
+    return bool({"paradigm", "rollout"} & named) or (trained and "model_type" not in named)
 
 
 def differences(saved: Config, now: Config) -> list[str]:

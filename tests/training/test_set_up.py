@@ -84,10 +84,19 @@ def test_a_changed_config_is_named(workdir):
 
 def test_a_run_with_a_damaged_config_is_not_taken_for_a_model(workdir):
     assert is_run(workdir) and not is_run(workdir.parent) and not is_run(workdir / "prompts.json")
-    (workdir / "checkpoints").mkdir()
+    (workdir / "checkpoints" / "latest").mkdir(parents=True)
     (workdir / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config\.json can't be read .*; put it back from a copy"):
         is_run(workdir)
     (workdir / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"has the checkpoints of a run, but no config\.json"):
         is_run(workdir)
+
+
+def test_a_model_with_checkpoints_of_another_trainer_is_no_run(tmp_path):
+    (tmp_path / "checkpoints" / "step-100").mkdir(parents=True)
+    assert not is_run(tmp_path)  # of a GGUF file, say
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    assert not is_run(tmp_path)
+    (tmp_path / "checkpoints" / "latest").mkdir()
+    assert not is_run(tmp_path)
