@@ -59,7 +59,8 @@ _LATEX = [
         (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
         (r"\\div(?![A-Za-z])", "/"),
         (r"\\colon(?![A-Za-z])", ":"),
-        (r"\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\s*\\degree(?![A-Za-z])", "\N{DEGREE SIGN}"),
+        # Blanks from their first on: begun at each of a long row of them, the search would take its square of steps.
+        (r"(?<!\s)\s*(?:\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))", "\N{DEGREE SIGN}"),
         (r"\\%", "%"),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),

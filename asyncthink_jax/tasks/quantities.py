@@ -45,7 +45,7 @@ def number(text: str, euler: bool = False) -> Fraction | None:
         euler: whether what could be e-notation or Euler's number (2e-1) is the latter.
     """
     text = _TEXT.sub(r"\1", text).strip()
-    if text.startswith("(") and text.endswith(")"):
+    if text.startswith("(") and text.endswith(")") and "," not in text:  # (1,234) is a pair
         text = text[1:-1].strip()
     sign = -1 if text.startswith("-") else 1
     text = text[1:].lstrip() if text[:1] in ("+", "-") else text

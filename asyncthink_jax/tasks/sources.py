@@ -21,7 +21,8 @@ from asyncthink_jax.tasks.row_files import Row
 T = TypeVar("T")
 REPORTED = 10  # broken lines of a source that are reported one by one
 MOST_CHARACTERS = 1_000_000  # of a text
-MOST_READ = 1 << 29  # characters of all rows of a file, or eight times its bytes: Parquet keeps repeated ones once
+# Characters of all rows of a file, or fifty times its bytes: Parquet keeps repeated ones once, gzip long ones short.
+MOST_READ = 1 << 29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def read(
         return [name for name in names if name]
 
     is_file = bool(row_files.kind(source))
-    most = max(MOST_READ, 8 * epath.Path(source).stat().length) if is_file and epath.Path(source).exists() else None
+    most = max(MOST_READ, 50 * epath.Path(source).stat().length) if is_file and epath.Path(source).exists() else None
     found: list[T] = []
     broken = read_so_far = 0
     for where, row in row_files.rows(source, choose) if is_file else _hub(source, choose):

@@ -340,6 +340,12 @@ def test_a_text_that_comes_again_and_again_is_not_read_beyond_the_size_of_its_fi
     tracemalloc.stop()
 
 
+def test_rows_may_be_many_and_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_READ", 1 << 10)
+    (tmp_path / "rows.jsonl").write_text('{"text": "1 + 1"}\n' * 1000)
+    assert len(read(tmp_path / "rows.jsonl")) == 1000
+
+
 def test_a_text_that_comes_again_and_again_is_held_once(tmp_path):
     once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000), ["a" * 100_000])
     path = tmp_path / "rows.parquet"
