@@ -66,6 +66,7 @@ class BucketLock:
         }
         self._beats = 0
         self._ended = threading.Event()
+        self._writing = threading.Lock()  # else a beat in the middle could make anew what `release` has removed
 
     def take(self) -> None:
         """Raises BucketError if another machine has it."""
@@ -90,9 +91,10 @@ class BucketLock:
         """Lets others in. A bucket that can't be reached now keeps the lock, which others then find dead."""
         self._ended.set()
         try:
-            found = self._read()
-            if self._is_own(found):
-                self._remove(found)
+            with self._writing:
+                found = self._read()
+                if self._is_own(found):
+                    self._remove(found)
         except Exception:  # each kind of bucket has its own
             complain(f"{self._bucket}/{LOCK} could not be removed; the next machine waits {SILENCE_S:.0f} s for it")
 
@@ -143,11 +145,12 @@ class BucketLock:
 
     def _beat(self) -> bool:
         """Gives a sign of life; False if the lock is not this run's, which `check` tells."""
-        if not self._is_own(self._read()):
-            return False
-        self._beats += 1
-        self._filesystem.pipe_file(self._path, self._content())
-        return True
+        with self._writing:
+            if self._ended.is_set() or not self._is_own(self._read()):
+                return False
+            self._beats += 1
+            self._filesystem.pipe_file(self._path, self._content())
+            return True
 
     def _content(self) -> bytes:
         return json.dumps(self._own | {"beats": self._beats}).encode()

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, a kill leaves the one before, what is wrong is told in one line."""
 
+import errno
 import json
 import os
 import pathlib
@@ -260,7 +261,14 @@ def test_what_is_damaged_again_finds_the_name_taken(two_steps, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "failure", [MemoryError("no memory left"), ValueError("UNAVAILABLE: the bucket"), PermissionError("not yours")]
+    "failure",
+    [
+        MemoryError("no memory left"),
+        ValueError("UNAVAILABLE: the bucket"),
+        PermissionError("not yours"),
+        OSError(errno.ESTALE, os.strerror(errno.ESTALE)),
+        ValueError("NOT_FOUND: Error reading: Input/output error"),
+    ],
 )
 def test_what_may_be_passing_is_no_damage(two_steps, tmp_path, monkeypatch, failure):
     source, states = two_steps
