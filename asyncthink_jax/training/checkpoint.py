@@ -106,8 +106,9 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
         """Starts to save `state` (arrays) and `metadata` (JSON) as `step`.
 
-        `state` may be donated and its NumPy arrays written to as soon as this returns. An earlier save that still runs
-        is waited for; if it failed, this raises CheckpointError. A step that is on disk already is left as it is.
+        `state` may be donated, its NumPy arrays and `metadata` written to as soon as this returns. An earlier save that
+        still runs is waited for; if it failed, this raises CheckpointError. A step that is on disk already is left as
+        it is.
         """
         _save(self._latest, step, state, metadata)
 
@@ -264,7 +265,7 @@ def _save(
         arrays = {name: _plain(leaf) for name, leaf in leaves.items()}
         with_checksum = jax.process_count() == 1 and sum(a.nbytes for a in arrays.values()) <= MAX_CHECKSUM_BYTES
         record = {
-            "user": dict(metadata),
+            "user": json.loads(json.dumps(dict(metadata))),  # a copy, since orbax's thread writes it later
             "metric": metric,
             "leaves": {
                 name: {

@@ -98,17 +98,20 @@ def test_the_latest_step_is_restored_and_old_ones_are_removed(tmp_path):
     assert sorted(path.name for path in (tmp_path / "latest").iterdir()) == ["10", "3"]
 
 
-def test_a_saved_state_may_be_donated_and_written_to_at_once(tmp_path):
+def test_a_saved_state_and_its_metadata_may_be_donated_and_written_to_at_once(tmp_path):
     negate = jax.jit(lambda tree: jax.tree.map(jnp.negative, tree), donate_argnums=0)
+    seconds = {"rl": 0.0}
     state = {"params": [jax.random.normal(jax.random.key(i), (500, 500)) for i in range(4)], "count": np.zeros(5)}
     with Checkpoints(tmp_path) as checkpoints:
         for step in range(5):
             expected = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
-            checkpoints.save(step, state, {})
+            checkpoints.save(step, state, {"seconds": seconds})
+            seconds["rl"] += 1
             state["params"] = jax.block_until_ready(negate(state["params"]))
             state["count"] += 1
-            restored = checkpoints.restore(abstract(state)).state
-            jax.tree.map(np.testing.assert_array_equal, restored, expected)
+            restored = checkpoints.restore(abstract(state))
+            assert restored.step == step and restored.metadata == {"seconds": {"rl": float(step)}}
+            jax.tree.map(np.testing.assert_array_equal, restored.state, expected)
 
 
 def test_a_step_that_is_saved_already_is_left_as_it_is(tmp_path):
