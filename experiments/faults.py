@@ -204,7 +204,8 @@ class Sweeps:
                 tasks.append(functools.partial(self._resumed, stopped, file, what, data))
         commands = {"report": self._report, "evaluate": self._evaluate, "train": self._table}
         for name, read in commands.items():
-            said = read(ended)
+            with self._copy(ended, Path("config.json"), (ended / "config.json").read_bytes()) as copy:
+                said = read(copy)
             assert said[0].code == 0, said[0].err
             for file in _files(ended):
                 for what, data in _damages(ended / file, self.seed):
@@ -256,7 +257,7 @@ class Sweeps:
         out = workdir.parent / "report"
         outcome = self.server.run(["-m", "asyncthink_jax.report", "--workdir", str(workdir), "--out", str(out)])
         page = out / "report.html"
-        return outcome, page.read_bytes() if page.exists() else b""
+        return outcome, page.read_bytes().replace(os.fsencode(workdir), b"RUN") if page.exists() else b""
 
     def _evaluate(self, workdir: Path) -> tuple[Outcome, bytes]:
         words = ["-m", "asyncthink_jax.evaluate", "--workdir", str(workdir), "--split", "validation", "--problems", "2"]
@@ -266,7 +267,7 @@ class Sweeps:
 
     def _table(self, workdir: Path) -> tuple[Outcome, bytes]:
         outcome = self.server.run(self.command(workdir)[:-1])
-        return outcome, outcome.out.encode()
+        return outcome, outcome.out.replace(str(workdir), "RUN").encode()
 
     # ------------------------------------------------------------------------------------------------------- inputs
 

@@ -23,6 +23,7 @@ import dataclasses
 import errno
 import gc
 import io
+import json
 import logging
 import math
 import os
@@ -277,6 +278,7 @@ def _save(
                 for name, leaf in leaves.items()
             },
         }
+        record = json.loads(json.dumps(record))  # a copy: it is written while the run goes on and changes its own
         sealed = {"record": record, "crc32": checksum(record)}
         arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(sealed))
         # Unforced, orbax skips a step that is lower than the latest, and says nothing.
