@@ -278,7 +278,6 @@ def _save(
                 for name, leaf in leaves.items()
             },
         }
-        record = json.loads(json.dumps(record))  # a copy: it is written while the run goes on and changes its own
         sealed = {"record": record, "crc32": checksum(record)}
         arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(sealed))
         # Unforced, orbax skips a step that is lower than the latest, and says nothing.

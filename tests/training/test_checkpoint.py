@@ -309,29 +309,6 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     assert "cannot use checkpoint folder" in error_line(lambda: Checkpoints(tmp_path / "file" / "checkpoints"))
 
 
-def test_what_is_saved_may_be_changed_as_soon_as_save_returns(tmp_path):
-    seconds = {"sft": 1.0, "more": ["x"] * 100_000}
-    with Checkpoints(tmp_path) as checkpoints:
-        for step in range(1, 6):
-            checkpoints.save(step, {"x": np.ones(3)}, {"seconds": seconds})
-            seconds["sft"] += 1  # while a thread writes the record
-            checkpoints.wait()
-            assert checkpoints.latest_metadata()["seconds"]["sft"] == step
-
-
-SAVE_FOR_EVER = """
-import itertools, sys
-import jax.numpy as jnp, numpy as np
-from asyncthink_jax.training.checkpoint import Checkpoints
-with Checkpoints(sys.argv[1], keep=1) as checkpoints:
-    for step in itertools.count(int(sys.argv[2])):
-        state = {f"p{i}": jnp.full((400, 400), step + i / 100) for i in range(10)} | {"n": np.array(step)}
-        checkpoints.save(step, state, {"step": step})
-        if step > int(sys.argv[2]):
-            print(step, flush=True)
-"""
-
-
 @pytest.mark.parametrize("saves", [0, 1, 3])
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path, saves):
     def half_saved():
