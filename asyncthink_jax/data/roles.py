@@ -69,9 +69,10 @@ def find_roles(
     ends |= {text for text in map(text_of, numbers) if text is not None} | set(opening)
     if tags := sorted(filter(is_tag, ends)):
         raise ValueError(f"{tags[0]!r} begins or ends its texts, and is a tag of the protocol: no agent could write it")
-    more = config.get("additional_special_tokens", ())
-    if lacking := [text for text in more if text not in tokens and not is_token(text)]:
-        raise ValueError(f"additional_special_tokens has {lacking[0]!r}, which is no token of the tokenizer")
+    more = [text for text in config.get("additional_special_tokens", ()) if text in tokens or is_token(text)]
+    for text in config.get("additional_special_tokens", ()):  # of an image, say, which no prompt of ours has
+        if text not in more and any(text in chat for chat in chats if chat):
+            raise ValueError(f"the chat template writes {text!r}, a special token that the tokenizer doesn't have")
     # Padding and the unknown may be ordinary text (Qwen's first models pad with "!").
     padding = {text for name, text in names.items() if name in ("pad_token", "unk_token") and text in tokens}
     special = ends | marks | padding | set(more)

@@ -77,6 +77,16 @@ def test_a_role_is_found_wherever_it_is_stated(config, files, tmp_path):
     cannot_be_typed(folder_of(tmp_path, unmark, config, **files), "<|endoftext|>")
 
 
+def test_a_special_token_that_is_none_matters_where_the_template_writes_it(tmp_path):
+    lacking = {"extra_special_tokens": {"image_token": "<image>"}}
+    assert folder_of(tmp_path / "unused", named=lacking).encode("<image>")
+    template = {"chat_template": "{% for m in messages %}<image>{{ m.content }}{% endfor %}"}
+    with pytest.raises(
+        ValueError, match="the chat template writes '<image>', a special token that the tokenizer doesn't"
+    ):
+        folder_of(tmp_path / "written", named=lacking | template)
+
+
 def test_tokens_that_stand_beside_the_file_alone_are_tokens(tmp_path):
     template = "{% for m in messages %}<|turn|>{{ m.content }}<|over|>{% endfor %}<|turn|>"
     beside = {"455": {"content": "<|turn|>", "special": True}, "456": {"content": "<|over|>", "special": True}}
