@@ -67,8 +67,15 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
     try:
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_S)
     except RuntimeError as error:
-        where = arguments.get("coordinator_address", "the coordinator of the slice")
-        raise ProcessError(f"can't join the other processes at {where}: {_line(error)}", exit_code=1) from error
+        raise ProcessError(_unjoined(error, arguments), exit_code=1) from error
+
+
+def _unjoined(error: Exception, arguments: Mapping[str, Any]) -> str:
+    where = arguments.get("coordinator_address", "the coordinator of the slice")
+    line = f"can't join the other processes at {where}: {_line(error)}"
+    if "coordinator_bind_address" in arguments and "start RPC server" in line:  # not an address of this machine
+        line += f"; JAX_COORDINATOR_BIND_ADDRESS, now {arguments['coordinator_bind_address']}, is where it listens"
+    return line
 
 
 def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:

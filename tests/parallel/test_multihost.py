@@ -39,6 +39,12 @@ def test_the_variables_of_jax_say_who_is_who():
     assert behind_another_address["coordinator_bind_address"] == "0.0.0.0:1234"
 
 
+def test_where_it_cannot_listen_the_variable_for_that_is_named():
+    line = multihost._unjoined(RuntimeError("UNKNOWN: Failed to start RPC server"), cluster(GIVEN))
+    assert line.endswith("; JAX_COORDINATOR_BIND_ADDRESS, now 10.0.0.1:1234, is where it listens")
+    assert "BIND" not in multihost._unjoined(RuntimeError("DEADLINE_EXCEEDED"), cluster(GIVEN))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
