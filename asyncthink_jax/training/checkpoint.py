@@ -332,8 +332,15 @@ def _is_finite(array: Any) -> bool:
     """Whether what this process has of an array is free of NaN and infinities."""
     if not jax.dtypes.issubdtype(array.dtype, np.floating):
         return True
-    parts = [shard.data for shard in array.addressable_shards] if isinstance(array, jax.Array) else [array]
-    return all(bool(np.isfinite(np.asarray(part)).all()) for part in parts)
+    if not isinstance(array, jax.Array):
+        return bool(np.isfinite(array).all())
+    parts = {str(shard.index): shard.data for shard in array.addressable_shards}.values()  # replicas are one
+    if all(device.platform == "cpu" for device in array.devices()):
+        return all(bool(np.isfinite(np.asarray(part)).all()) for part in parts)
+    return all(bool(_has_finite(part)) for part in parts)  # a copy on the host would stay there with its array
+
+
+_has_finite = jax.jit(lambda part: jax.numpy.isfinite(part).all())
 
 
 # -------------------------------------------------------------------------------------------------------- restoring

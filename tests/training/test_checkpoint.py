@@ -16,6 +16,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from asyncthink_jax.training import checkpoint
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
 
 
@@ -293,6 +294,15 @@ def test_what_is_not_finite_is_not_restored_and_never_the_best(tmp_path, capfd):
         checkpoints.save(2, {"params": np.array([1, np.nan, 2], np.float32)}, {})
         assert checkpoints.restore(state).step == 1
     assert "latest/2: params has numbers that are not finite; it is kept as" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_numbers_are_looked_at_where_they_are(dtype):
+    for values, is_finite in (([1, 2], True), ([1, np.nan], False), ([-np.inf, 1], False)):
+        part = jnp.array(values, dtype)
+        assert checkpoint._is_finite(part) == checkpoint._is_finite(np.asarray(part)) == is_finite
+        assert bool(checkpoint._has_finite(part)) == is_finite, "as on a device that is not the host's"
+    assert checkpoint._is_finite(jnp.arange(3))
 
 
 def test_a_record_of_a_version_that_sealed_none_is_read(two_steps, tmp_path):
