@@ -26,6 +26,11 @@ def harmless(text: object, most: int = MOST) -> str:
     return line if len(line) <= most else f"{line[: most - tail - 3]} … {line[-tail:]}"
 
 
+def reason(error: BaseException, most: int = 200) -> str:
+    """What an error says, as `harmless` has it; its type where it says nothing."""
+    return harmless(error, most) or type(error).__name__
+
+
 def harmless_lines(text: str) -> str:
     """As `harmless`, of any length; lines stay lines."""
     return "\n".join(harmless(line, max(MOST, len(line))) for line in text.splitlines())

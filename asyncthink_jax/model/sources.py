@@ -11,6 +11,7 @@ from etils import epath
 from asyncthink_jax import copies
 from asyncthink_jax.files import locked
 from asyncthink_jax.model.tensors import WeightsError
+from asyncthink_jax.shown import reason
 
 # What a model needs; never pickle files. Of a hub id GGUF files are fetched by name alone: some have twenty of a model.
 PATTERNS = ("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt")
@@ -71,9 +72,9 @@ def _copied(source: str) -> Path:
     except WeightsError:
         raise
     except ImportError as error:
-        raise WeightsError(f"{source} can't be read: {_one_line(error)}; pip install gcsfs") from error
+        raise WeightsError(f"{source} can't be read: {reason(error)}; pip install gcsfs") from error
     except Exception as error:  # each kind of bucket has its own
-        raise WeightsError(f"{source} can't be copied: {_one_line(error)}") from error
+        raise WeightsError(f"{source} can't be copied: {reason(error)}") from error
 
 
 def _copy(remote: Any, target: Path) -> None:
@@ -102,7 +103,7 @@ def _downloaded(source: str, patterns: Sequence[str]) -> Path:
             source, allow_patterns=list(patterns), ignore_patterns=["*/*"], cache_dir=_hub_cache()
         )
     except Exception as error:  # it has many: no such repository, no rights, no network, not in the cache
-        raise WeightsError(f"{nothing}, and the hub didn't give it: {_one_line(error)}") from error
+        raise WeightsError(f"{nothing}, and the hub didn't give it: {reason(error)}") from error
     return Path(snapshot)
 
 
@@ -110,8 +111,3 @@ def _hub_cache() -> Path | None:
     """Where huggingface_hub is to keep files; None, which is what it says itself, wherever that can be written."""
     is_set = any(os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"))
     return None if is_set or copies.of_user() is not None else copies.folder() / "huggingface"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}.."

@@ -20,6 +20,7 @@ from asyncthink_jax import copies
 from asyncthink_jax.config import ConfigError
 from asyncthink_jax.files import locked, replace_text
 from asyncthink_jax.parallel import multihost
+from asyncthink_jax.shown import reason
 from asyncthink_jax.training.bucket_lock import LOCK, MACHINE, BucketError, BucketLock
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def local(workdir: str) -> Path:
         raise ConfigError(str(error)) from error
     except OSError as error:
         remedy = f"set {copies.FOLDER} to a folder that can be written"
-        raise ConfigError(f"no place for a copy of {workdir}: {_line(error)}; {remedy}") from error
+        raise ConfigError(f"no place for a copy of {workdir}: {reason(error)}; {remedy}") from error
     return copy
 
 
@@ -147,10 +148,10 @@ def _patiently(bucket: str, function: Callable[[], T]) -> T:
         except ConfigError:
             raise
         except ImportError as error:
-            raise ConfigError(f"{bucket} can't be used: {_line(error)}; pip install 'asyncthink_jax[tpu]'") from error
+            raise ConfigError(f"{bucket} can't be used: {reason(error)}; pip install 'asyncthink_jax[tpu]'") from error
         except Exception as error:  # each kind of bucket has its own
             failure = error
-    raise BucketError(f"{bucket} can't be used: {_line(failure)}") from failure
+    raise BucketError(f"{bucket} can't be used: {reason(failure)}") from failure
 
 
 def _fetch(remote: Any, target: Path, skip: tuple[str, ...] = ()) -> None:
@@ -177,7 +178,3 @@ def _states(workdir: Path) -> list[str]:
         for path, name in names
         if name.parts[0] != CHECKPOINTS and not name.name.startswith(".")
     ]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
