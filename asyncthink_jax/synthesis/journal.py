@@ -73,6 +73,9 @@ class Journal:
                 raise ConfigError(f"{path}, line {number}: not an answer of an endpoint; move the file away")
             complain(f"warning: {path}, line {number}: an answer that is cut short, whose question is asked again")
         self._unended = self._read(rest)  # the record is whole, and only the line break is missing
+        begins = rest.rstrip(b"\0")[: len(_START)]  # after a loss of power, a file may end in zeros
+        if not self._unended and not _START.startswith(begins):  # what is cut short goes: see `open`
+            raise ConfigError(f"{path}, line {len(lines) + 1}: not an answer of an endpoint; move the file away")
 
     def _read(self, line: bytes) -> bool:
         """Takes the answer of a line; False if there is none."""

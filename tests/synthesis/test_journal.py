@@ -46,11 +46,16 @@ def test_reading_alone_changes_nothing(path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"text": "x"}', '{"question": "a", "more": 1}'])
+@pytest.mark.parametrize("line", ["{", "[]", '{"text": "x"}', '{"question": "a", "more": 1}', "my notes"])
 def test_a_file_that_is_no_journal_is_refused_by_line(path, line):
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(ConfigError, match=r"answers\.jsonl, line 3: not an answer of an endpoint"):
-        Journal(path)
+    whole = path.read_bytes()
+    cut = line == "{" or line.startswith('{"question": ')  # as a record that was cut short, where nothing follows
+    for end in ("\n",) if cut else ("\n", ""):
+        path.write_bytes(whole + f"{line}{end}".encode())
+        with pytest.raises(ConfigError, match=r"answers\.jsonl, line 3: not an answer of an endpoint"):
+            Journal(path)
+    path.write_bytes(whole + b'{"ques\0\0')
+    Journal(path)
 
 
 def test_a_journal_that_cannot_be_written_is_refused(tmp_path):
