@@ -6,6 +6,7 @@ An OSError of a write names no file; what is raised here always does, so that a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)  # of a network's file systems
 SUMS = "SHA256SUMS"  # of the other files of its folder, in the format of the program sha256sum
 
 
@@ -185,20 +187,27 @@ def sum_of(path: Path) -> str | None:
 def locked(path: Path, wait: bool) -> Iterator[bool]:
     """Whether this process has the file or folder for itself, until the end of the block or of the process.
 
-    With `wait` it always has, in the end; without, not if another process has it now.
+    With `wait` it always has, in the end; without, not if another process has it now. Where the file system knows no
+    such locks, it has.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield True
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDWR)  # over NFS nothing else can be locked
+    except OSError:  # a folder, or one that this user only reads
+        descriptor = os.open(path, os.O_RDONLY)
+    alone = True
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            alone = False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield alone
     finally:
         os.close(descriptor)

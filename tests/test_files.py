@@ -1,5 +1,7 @@
 """Files that a full disk or a kill leaves whole, and damage that is known for what it is."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -13,6 +15,7 @@ from asyncthink_jax.files import (
     append,
     check_writable,
     damaged,
+    locked,
     name_of,
     read_object,
     record_sums,
@@ -149,3 +152,34 @@ def test_an_object_with_another_value_than_was_written_is_known():
         with pytest.raises(ValueError, match="is not what was written"):
             unsealed(wrong)
     assert unsealed(sealed({"text": "half \ud800"})) == {"text": "half ?"}
+
+
+# --- Locks.
+
+
+def test_a_file_is_locked_for_one_at_a_time_and_a_folder_too(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path):
+        with locked(path, wait=False) as first, locked(path, wait=False) as second:
+            assert first and not second
+        with locked(path, wait=False) as again:
+            assert again
+
+
+def test_over_a_network_a_file_is_opened_as_its_locks_need_and_a_folder_without_locks_is_ones_own(
+    tmp_path, monkeypatch
+):
+    """NFS locks what can be written alone; others know no locks."""
+
+    def flock(descriptor, _):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flocked.append(descriptor)
+
+    flocked = []
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / "file").touch()
+    with locked(tmp_path / "file", wait=True) as alone:
+        assert alone and flocked
+    with locked(tmp_path, wait=False) as alone:
+        assert alone and len(flocked) == 1
