@@ -12,7 +12,6 @@ isn't finite: the run has diverged, and would again (what is on disk is from bef
 """
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,7 +83,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         complain(f"error: {error.filename}: {error.strerror}; the same command goes on from the last checkpoint")
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        complain("interrupted; the same command goes on from the last checkpoint")
         return 130
 
 

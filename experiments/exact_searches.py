@@ -21,6 +21,7 @@ from typing import Any
 
 from asyncthink_jax.config import saved_config
 from asyncthink_jax.protocol.prompts import TINY
+from asyncthink_jax.shown import complain
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.tasks.countdown_search import Problem, pairs, sub_query, worker_text
 
@@ -63,10 +64,10 @@ def main(argv: list[str]) -> int:
             task = saved_config(folder.parents[1] / "config.json").task
             lines = (folder / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
         except (OSError, IndexError) as error:
-            print(f"error: {folder} is not an evaluation in the folder of a run: {error}", file=sys.stderr)
+            complain(f"error: {folder} is not an evaluation in the folder of a run: {error}")
             return 2
         if not isinstance(task, Countdown):
-            print(f"error: {folder} is not of Countdown", file=sys.stderr)
+            complain(f"error: {folder} is not of Countdown")
             return 2
         for role, (count, share) in shares(map(json.loads, lines), task).items():
             error = math.sqrt(share * (1 - share) / count)

@@ -30,6 +30,7 @@ from asyncthink_jax.command import ending, prepare_streams, split_argv
 from asyncthink_jax.config import Config, ConfigError, differences, load, saved_config
 from asyncthink_jax.files import read_object, replace_text
 from asyncthink_jax.sections import did_you_mean
+from asyncthink_jax.shown import complain
 from asyncthink_jax.training.results import all_measured, read_results
 from experiments.scores import PREFIX, RESULTS
 from experiments.studies import BY_NAME, PARTS, Study, demo_folder, hours, runs_of
@@ -163,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
         steps = _steps(flags, tuple(overrides))
         left = [step for step in steps if not step.is_done()]
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     if flags.dry_run:
         print(_plan(steps, left))
@@ -171,10 +172,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         _run(steps, left)
     except FailedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
     except StoppedError as stopped:
-        print("the studies have stopped; the same command goes on with what is left", file=sys.stderr)
+        complain("the studies have stopped; the same command goes on with what is left")
         return 130 if stopped.number == signal.SIGINT else 0
     # Only now: while runs go on, no file may change that belongs to the commit which they name.
     if not flags.nokeep and not overrides:
