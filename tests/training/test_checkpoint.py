@@ -319,6 +319,19 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     assert "cannot use checkpoint folder" in error_line(lambda: Checkpoints(tmp_path / "file" / "checkpoints"))
 
 
+SAVE_FOR_EVER = """
+import itertools, sys
+import jax.numpy as jnp, numpy as np
+from asyncthink_jax.training.checkpoint import Checkpoints
+with Checkpoints(sys.argv[1], keep=1) as checkpoints:
+    for step in itertools.count(int(sys.argv[2])):
+        state = {f"p{i}": jnp.full((400, 400), step + i / 100) for i in range(10)} | {"n": np.array(step)}
+        checkpoints.save(step, state, {"step": step})
+        if step > int(sys.argv[2]):
+            print(step, flush=True)
+"""
+
+
 @pytest.mark.parametrize("saves", [0, 1, 3])
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path, saves):
     def half_saved():
