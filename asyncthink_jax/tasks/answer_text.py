@@ -41,7 +41,7 @@ _AROUND = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ('"', '"'),
 _PREFIX = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:final|correct|right|best) )*"
     r"(?:(?:answer|result|solution|value|sum|total)s?|it)"
-    r"(?: (?:is|are|must be|should be|would be)\b|(?= ?[:=]))(?: ?[:=])*\s*",
+    r"(?:(?: (?:is|are|must be|should be|would be)|'s)\b|(?= ?[:=]))(?: ?[:=])*\s*",
     re.IGNORECASE,
 )
 

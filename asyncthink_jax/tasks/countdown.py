@@ -22,10 +22,12 @@ from asyncthink_jax.tasks.task import INF, FieldType, Kind, Record, Score, Scrip
 
 MAX_ANSWER_CHARACTERS = 4096  # a longer answer counts as one wrong expression and is not looked at
 MAX_ANSWER_EXPRESSIONS = 64  # of one answer; those beyond count as wrong and are not looked at
-_BETWEEN = re.compile(r"[,;]\s*(?:and\s)?|\sand\s|\n\s*")  # two expressions
+_BETWEEN = re.compile(r"[,;]\s*(?:(?:and|or)\s)?|\s(?:and|or)\s|\n\s*")  # two expressions
 _TIMES = re.compile(r"(?<=[\d)])( ?)[xX]( ?)(?=[\d(])")
+_FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _VALUE = re.compile(r"(.*?)(?:=\s*(\d+)|\(\s*=\s*(\d+)\s*\))", re.ASCII)
-NOTHING = ("none", "no solution", "no solutions")  # answers that claim nothing
+# Answers that claim nothing.
+NOTHING = ("none", "no solution", "no solutions", "no solution exists", "nothing", "impossible", "n/a")
 _BULLET = re.compile(r"[-*+] ")
 _NUMBERING = re.compile(r"\(?(\d{1,2})[.)]:? +")
 
@@ -214,9 +216,10 @@ def answered_expressions(answer: str | None) -> list[str]:
 
     They are separated by commas, semicolons or line breaks; a list may have bullets or be numbered, if all of it is.
     """
-    text = _TIMES.sub(r"\1*\2", answer_text.clean(answer or ""))
+    text = _FRACTION.sub(r"((\1) / (\2))", answer_text.clean(answer or ""))
+    text = _TIMES.sub(r"\1*\2", text)
     text = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    texts = [part.strip(" \"'") for part in _BETWEEN.split(text)] if text else []
+    texts = [answer_text.clean(part, prefix=True) for part in _BETWEEN.split(text)] if text else []
     if len(texts) > 1 and all(_BULLET.match(text) for text in texts):  # a single one may be a sign
         texts = [text[2:].strip() for text in texts]
     numbers = [_NUMBERING.match(text) for text in texts]

@@ -353,9 +353,20 @@ _MISREAD = re.compile(
 # What is left to do in it makes a text a problem, not an answer: it may be copied from the question.
 _UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf)(?![A-Za-z])")
 
+# 1 1/2 within an expression; alone it is a number, see `quantities.py`.
+_MIXED = re.compile(r"(?<![\d.,/^_] )(?<![\d.,/^_])(\d+) (\d+) ?/ ?(\d+)(?![\d.])")
+
+
+def _sum_of_mixed(match: re.Match[str]) -> str:
+    whole, above, below = match.groups()
+    is_mixed = quantities.number(match[0]) is not None
+    return rf"\left({whole}+\frac{{{above}}}{{{below}}}\right)" if is_mixed else match[0]
+
+
 _IN_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\N{DEGREE SIGN}")
 _FOR_LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"(\d)[eE]([+-]?\d+)(?!\d)"), r"\1*10^{\2}"),
+    (_MIXED, _sum_of_mixed),
     (_IN_DEGREES, r"{\\left(\\frac{\1\\pi}{180}\\right)}"),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),

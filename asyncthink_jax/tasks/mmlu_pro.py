@@ -173,7 +173,12 @@ _WITH_OPTION = re.compile(
 _NAMED = re.compile(
     r"\b(?:(?i:answers?|ans\.?|options?|choices?)"
     r"(?i: is| are| (?:should|must|would) be| ?[=-]|:)*|(?i:choose|pick|select))\s*"
-    r"(?:[:\[]*\(([A-Ja-j])\)|[:(\[]*([A-J])\b|([a-j])\Z)"
+    r"(?:[:\[]*\(([A-Ja-j])\)|[:(\[]*([A-J])\b(?!(?<=I) (?:think|believe|guess|would|am|do|don|can)\b)|([a-j])\Z)"
+)
+# A sentence that says of one option that it is right.
+_CALLED_RIGHT = re.compile(
+    r"(?<![^\n.!]) *[(\[]*([A-J])[)\]]* is (?:the )?(?:(?:only|most) )?"
+    r"(?:(?:correct|right|best)(?: (?:answer|option|choice))?|answer) *(?=[.!\n]|\Z)"
 )
 # Another letter beside a first one: "A or B", "C, D"; not "C, I think", "C, a tree", "A and C is wrong".
 _LETTER = r"(?:\(([A-Ja-j])\)|[(\[]*([A-J])\b)(?!\s+(?:is|isn't|was)\b)"
@@ -196,7 +201,7 @@ def letter(answer: str, options: Sequence[str] = ()) -> str | None:
         return None
     text = _read(answer)
     alone = answer_text.without_prefix(text)
-    if match := _ALONE.fullmatch(alone):
+    if match := _ALONE.fullmatch(alone.rstrip("!")):
         return match[1].upper()
     texts = {_plain(text), _plain(alone)}
     same = [name for name, option in zip(LETTERS, options, strict=False) if _plain(_read(option)) in texts]
@@ -206,6 +211,7 @@ def letter(answer: str, options: Sequence[str] = ()) -> str | None:
     for match in _NAMED.finditer(text):
         group = next(group for group in (1, 2, 3) if match[group])
         named |= {match[group].upper(), *_beside(text, match.end(group))}
+    named |= set(_CALLED_RIGHT.findall(text))
     if match := _WITH_OPTION.fullmatch(text):
         first, dash, rest = match.groups()
         option = _read(options[LETTERS.index(first)]) if first in LETTERS[: len(options)] else ""

@@ -20,14 +20,17 @@ _FORMS = [
         r"(?P<ten>10)\s*(?:\^|\*\*)\s*\{?\s*(?P<power>[+-]?\s*\d+)\s*\}?",
         rf"(?P<whole>\d*)\.(?P<after>\d*){_REPEATED}",
         r"(?:(?P<whole>\d+)\s*)?\\frac\s*\{\s*(?P<above>[+-]?\d+)\s*\}\s*\{\s*(?P<below>[+-]?\d+)\s*\}",
-        r"(?:(?P<whole>\d+)\s+)?(?P<above>\d+)\s*/\s*(?P<below>\d+)",
+        r"(?:(?P<whole>\d+)\s+(?:and\s+)?)?(?P<above>\d+)\s*/\s*(?P<below>\d+)",
     )
 ]
 _SCIENTIFIC = re.compile(rf"{_DECIMAL}[eE](?P<power>[+-]?\d+)", re.ASCII)
 # Such as 2e-1, which may be Euler's number less something: programs write two digits of an exponent with a sign.
 _AMBIGUOUS = re.compile(r"(?:[2-9]|\d\d+)e[+-]\d", re.ASCII)
 _EULER = re.compile(r"(?<![A-Za-z\\])e(?![A-Za-z])")
-_BASED = re.compile(r"\(?([0-9A-Z]+)\)?(?:_\s*(?:\{\s*\(?(\w+)\)?\s*\}|(\d))|\s*\(?\s*(?:in )?base[ -]?(\w+)\)?)")
+_BASED = re.compile(
+    r"\(?([0-9A-Z]+(?:\.[0-9A-Z]+)?|[0-9a-f]+(?=\)?_\s*\{?\s*\(?16))\)?"
+    r"(?:_\s*(?:\{\s*\(?(\w+)\)?\s*\}|(\d))|\s*\(?\s*(?:in )?base[ -]?(\w+)\)?)"
+)
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
@@ -89,13 +92,14 @@ def _fraction(groups: dict[str, str | None]) -> Fraction | None:
 
 def _in_base(digits: str, said: str) -> Fraction | None:
     base = _BASES.get(said.lower(), int(said) if said.isascii() and said.isdigit() and len(said) < 3 else 0)
+    whole, _, after = digits.partition(".")
     if (
         not 2 <= base <= 36
         or (digits.isalpha() and (base < 11 or len(digits) == 1))
-        or any(int(digit, 36) >= base for digit in digits)
+        or any(int(digit, 36) >= base for digit in whole + after)
     ):
         return None  # A_1 is a symbol
-    return Fraction(int(digits, base))
+    return Fraction(int(whole + after, base), base ** len(after))
 
 
 # -------------------------------------------------------------------------------------------------------------- units

@@ -106,6 +106,11 @@ def spelled(gold, answer):
         ("(1,2)", r"\left(1, 2\right)"),
         ("1,2", "2, 1"),
         (r"\text{even}", "even"),
+        ("1A_{16}", "1a_{16}"),
+        ("12.5_8", "10.625"),
+        ("13/4", "3 and 1/4"),
+        ("x > 3/2", "x > 1 1/2"),
+        (r"\pi - 3/2", r"\pi - 1 1/2"),
     ],
 )
 def test_other_spellings_are_equal(gold, answer):
@@ -137,6 +142,11 @@ def test_other_spellings_are_equal(gold, answer):
         ("(1,234)", "1234"),
         ("1234", "(1,234)"),
         ("27", "\ud800"),
+        ("12.5_8", "12.5_9"),
+        ("12.5_8", "12.5"),
+        ("x > 11/2", "x > 1 1/2"),
+        ("x + 7/2", "x + 2 3/2"),
+        ("3 and 1/4", "4 1/4"),
     ],
 )
 def test_other_answers_are_not(gold, answer):
