@@ -220,7 +220,8 @@ def answered_expressions(answer: str | None) -> list[str]:
     text = _TIMES.sub(r"\1*\2", text)
     text = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     texts = [answer_text.clean(part, prefix=True) for part in _BETWEEN.split(text)] if text else []
-    if len(texts) > 1 and all(_BULLET.match(text) for text in texts):  # a single one may be a sign
+    is_list = len(texts) > 1 or text.startswith("*")  # a single - or + may be a sign
+    if is_list and all(_BULLET.match(text) for text in texts):
         texts = [text[2:].strip() for text in texts]
     numbers = [_NUMBERING.match(text) for text in texts]
     if all(match and int(match[1]) == place for place, match in enumerate(numbers, 1)):

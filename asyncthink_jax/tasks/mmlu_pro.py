@@ -205,6 +205,9 @@ def letter(answer: str, options: Sequence[str] = ()) -> str | None:
         return match[1].upper()
     texts = {_plain(text), _plain(alone)}
     same = [name for name, option in zip(LETTERS, options, strict=False) if _plain(_read(option)) in texts]
+    for name, option in zip(LETTERS, options, strict=False):  # "C a path"
+        if alone.startswith(f"{name} ") and _plain(alone[2:]) == _plain(_read(option)):
+            same = [name]
     if len(same) == 1:
         return same[0]
     named = set()

@@ -390,6 +390,8 @@ def test_demonstrations_depend_on_the_generator_alone():
         ("- 5 + 6 - 8\n- 8 - 5", 2, 2, 0),
         ("\N{BULLET} 5 + 6 - 8\n\N{BULLET} 8 - 5", 2, 2, 0),
         ("- 8 - 5", 0, 1, 1),  # a sign, not a bullet
+        ("* 8 - 5", 1, 1, 0),
+        ("\N{BULLET} 8 - 5", 1, 1, 0),
         ("- 5 + 8\n8 - 5", 1, 2, 1),
         ("1. 5 + 6 - 8\n2. 8 - 5", 2, 2, 0),
         ("(1) 5 + 6 - 8\n(2) 8 - 5", 2, 2, 0),
