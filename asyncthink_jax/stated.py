@@ -38,12 +38,11 @@ def flag(value: Any, what: str) -> bool:
 def token_ids(value: Any, what: str, vocabulary: int) -> list[int]:
     """The token ids that are meant by a number, a list of them, or nothing.
 
-    Ids that no token of the vocabulary has (-1, 2^32 - 1, one beyond its end) are how programs write "unset".
+    Ids that no token of the vocabulary has (-1, 2^32 - 1, 2^64 - 1, one beyond its end) are how programs write "unset".
     """
-    if value is None:
-        return []
     values = value if isinstance(value, list) else [value]
-    return [token for token in (whole(one, what) for one in values if one is not None) if 0 <= token < vocabulary]
+    known = [one for one in values if one is not None and not (type(one) is int and not 0 <= one < vocabulary)]
+    return [token for token in (whole(one, what) for one in known) if 0 <= token < vocabulary]
 
 
 def _number(value: Any) -> int | float | None:

@@ -42,6 +42,7 @@ class JsonTokenizer(Tokenizer):
         """
         check_definition(definition)
         self._bytes_of = _spelling(definition)
+        self.sought = _sought(definition)
         added = {token["content"]: token for token in _added_tokens(definition, config)}
         vocabulary = _vocabulary(definition)
         opening = _opening(definition)
@@ -186,6 +187,13 @@ def _vocabulary(definition: dict[str, Any]) -> dict[str, int]:
     if isinstance(vocabulary, list):
         return {entry[0]: i for i, entry in enumerate(vocabulary)}
     return vocabulary if isinstance(vocabulary, dict) else {}
+
+
+def _sought(definition: dict[str, Any]) -> list[str]:
+    """The texts that a normalizer or a pre-tokenizer looks for."""
+    found = [step.get("pattern") for part in ("normalizer", "pre_tokenizer") for step in steps(definition, part)]
+    texts = [pattern.get("String") for pattern in found if isinstance(pattern, dict)]
+    return [text for text in texts if isinstance(text, str) and text != _SPACE]
 
 
 def _opening(definition: dict[str, Any]) -> list[str]:

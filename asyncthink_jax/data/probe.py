@@ -28,7 +28,7 @@ def check(tokenizer: Tokenizer) -> None:
         return
     for text in [*_TEXTS, *(form.format(tag) for tag in _TAGS for form in ("{}", "one {} two", "one{}two"))]:
         _same(tokenizer, text)
-    _each(tokenizer, [token for token in tokenizer.added_texts if token.isprintable()])
+    _each(tokenizer, [token for token in (*tokenizer.added_texts, *tokenizer.sought) if token.isprintable()])
     for text, number in tokenizer.controls.items():
         for within in (text, f"one {text} two", f"one{text}two"):
             if number in tokenizer.encode(within):

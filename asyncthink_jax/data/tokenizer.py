@@ -45,12 +45,14 @@ class Tokenizer(abc.ABC):
         the spare rows of a model.
       closed: it has the words of a task, and no other text can be written in it.
       added_texts: of the tokens that stand apart from those of ordinary text, and are not special.
+      sought: texts that it may put others in the place of.
       begin: the text of the special token that every text begins with ("" = none), for prompts without a chat template.
       chat_template: how the model was taught to read a conversation, None for a base model; `chat` is one so written.
     """
 
     closed = False
     added_texts: Sequence[str] = ()
+    sought: Sequence[str] = ()
 
     def __init__(self, config: Mapping[str, Any], roles: Roles = _NO_ROLES):
         """`config`: what `read_config` returns. The subclass must know `controls` and `piece_to_id` by now.

@@ -40,7 +40,7 @@ class GgufFile:
             raise WeightsError(str(error)) from error
         metadata = _Metadata(header.metadata, path)
         self.config = self._config(metadata)
-        self.context: int | None = metadata.get("context_length", int, None)
+        self.context: int | None = metadata.get("context_length", int, None) or None
         self.special_tokens: dict[str, Any] = {}
         # Text, turn and message have ends of their own.
         for key, names in (("bos", ["bos"]), ("eos", ["eos", "eot", "eom"]), ("pad", ["padding"])):
@@ -183,7 +183,8 @@ class _Metadata:
                 return stated.whole(value, what, least=1 if default is ... else 0)
             if kind is float:
                 value = float(str(np.float32(value))) if isinstance(value, float) else value
-                return value if value == 0 and default is not ... else stated.positive(value, what)
+                is_unset = value == 0 and "rope.scal" in key
+                return value if is_unset else stated.positive(value, what)
         except ValueError as error:
             raise WeightsError(str(error)) from None
         if type(value) is not kind:

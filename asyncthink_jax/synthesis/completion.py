@@ -34,8 +34,10 @@ def parsed(body: bytes) -> Any:
 
 
 def _json(text: bytes | str) -> Any:
+    """What is in a body, also out of a list of one, in which some put their errors."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        return found[0] if isinstance(found, list) and len(found) == 1 else found
     except RecursionError:
         raise ValueError("brackets in brackets, too deep to be read") from None
 

@@ -76,7 +76,7 @@ def sections(text: str) -> dict[str, str]:
 
     A section whose heading stands in a fence ends with it. Raises Dropped if a heading stands there twice.
     """
-    parts = _HEADING.split(without_reasoning(text))
+    parts = _HEADING.split(without_reasoning(text.replace("\r\n", "\n").removeprefix("\ufeff")))
     found: dict[str, str] = {}
     _, is_fenced = _to_fence(parts[0], False)
     for name, body in zip(parts[1::2], parts[2::2], strict=True):

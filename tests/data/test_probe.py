@@ -70,6 +70,10 @@ def regex(pattern, content):
     return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 
 
+def sought(text, **what):
+    return {"pattern": {"String": text}, **what}
+
+
 def without_bytes(definition):
     model = definition["model"]
     model["byte_fallback"] = False
@@ -90,6 +94,8 @@ def without_bytes(definition):
         ),
         ("byte_level", normalizer(regex("^(?=.)", " ")), "the tokenizers library fails at it"),
         ("byte_level", normalizer({"type": "Prepend", "prepend": "Q: "}), "'the query' is read as 'Q: the query' in a"),
+        ("byte_level", normalizer(sought("zebra", type="Replace", content="horse")), "'onehorsetwo'"),
+        ("byte_level", before(sought("zebra", type="Split", behavior="Removed", invert=False)), "is read as 'onetwo'"),
         ("byte_level", before({"type": "WhitespaceSplit"}), "'the query' is read as 'thequery'"),
         ("byte_level", before({"type": "CharDelimiterSplit", "delimiter": "\n"}), "'lines\\nof\\n\\ntext"),
         ("prepend", without_bytes, "is read as"),

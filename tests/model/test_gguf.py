@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize, quantize
 
+from asyncthink_jax import stated
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.tensors import TENSORS, WeightsError, file_tensors
 from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
@@ -149,6 +150,7 @@ def moved(name, shape):
         (lambda k, t: k.update({"tokenizer.ggml.eos_token_id": "end"}), "eos_token_id is 'end', expected a whole"),
         (lambda k, t: k.update({"llama.rope.dimension_count": 32}), "rope.dimension_count is 32, only 64 is supported"),
         (lambda k, t: k.update({"llama.expert_count": 8}), "expert_count is 8, only 0 is supported"),
+        (lambda k, t: k.update({"llama.rope.freq_base": 0.0}), "rope.freq_base is 0.0, expected a number above 0"),
         (lambda k, t: k.update({"llama.rope.scaling.type": "yarn"}), "rope scaling 'yarn' is not supported"),
         (lambda k, t: k.update({"llama.rope.scaling.factor": 4.0}), "rope scaling 'linear' is not supported"),
         (lambda k, t: k.update({"llama.rope.scale_linear": 2.0}), "rope scaling 'linear' is not supported"),
@@ -190,6 +192,11 @@ def test_numbers_are_read_however_they_are_written_and_ids_of_no_token_are_unset
     weights = open_weights(tmp_path / "model.gguf")
     assert weights.config == LLAMA and weights.context == 128
     assert weights.special_tokens == {"bos_token_id": 1, "eos_token_id": [2, 7]}
+    assert stated.token_ids([2**64 - 1, -1, 2, None], "ids", 48) == [2]
+    unset |= {"llama.context_length": 0, "llama.rope.scaling.factor": 0.0}
+    write(tmp_path / "model.gguf", LLAMA, "F32", edit=lambda k, t: k.update(numbers | unset))
+    weights = open_weights(tmp_path / "model.gguf")
+    assert weights.context is None and weights.special_tokens == {"eos_token_id": 2}
 
 
 def test_a_file_with_an_output_matrix_is_untied(tmp_path):

@@ -130,6 +130,7 @@ def test_what_is_no_completion_is_refused(data):
             "body.max_tokens: Not permitted",
         ),
         (b'{"message": {"detail": [{"msg": "a"}, {"msg": "b"}]}}', "a; b"),
+        (b'[{"error": {"message": "no such field", "code": 400, "status": "INVALID_ARGUMENT"}}]', "no such field"),
         (b'{"errors": ["a", "b"]}', '["a", "b"]'),
         (b'{"status": "down"}', '{"status": "down"}'),
         (b"plain words", "plain words"),

@@ -92,6 +92,11 @@ def test_headings_may_be_dressed_up_and_the_whole_may_stand_in_a_fence():
     assert sections("see [organizer] below") == {}
 
 
+def test_lines_may_end_as_on_windows_and_the_text_may_begin_with_a_mark_of_byte_order():
+    text = "\ufeff[thinking]\nIt falls apart.\n\n[fragments]\n1. one\n2. two"
+    assert sections(text.replace("\n", "\r\n")) == {"thinking": "It falls apart.", "fragments": "1. one\n2. two"}
+
+
 def test_fragments_are_the_items_of_a_list():
     text = "[thinking]\n1. no\n\n[fragments]\n1. What is 3 + 4?\n  2) What is\n     2 + 7?\n\n- And this?"
     assert read_fragments(text) == ["What is 3 + 4?", "What is 2 + 7?", "And this?"]
