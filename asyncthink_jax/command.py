@@ -43,7 +43,18 @@ def run(main: Callable[..., int], overridable: bool = True) -> None:
         sys.exit(code)
 
     with ending():  # --help is printed by absl
-        app.run(heard, argv=others)
+        app.run(heard, argv=others, flags_parser=_parsed)
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """The arguments that are no flags. A wrong flag ends the process with 2, --help with 0; absl ends both with 1."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        complain(f"error: {error} (see --help)")
+        sys.exit(2)
+    except SystemExit:
+        sys.exit(0)
 
 
 @contextlib.contextmanager

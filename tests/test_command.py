@@ -64,6 +64,20 @@ def test_what_has_failed_leaves_at_once_unless_others_have_to_hear_of_it(monkeyp
     assert command._others()
 
 
+@pytest.mark.parametrize(
+    ("argument", "says"), [("--seeed=1", "'seeed'"), ("--verbosity=loud", "--verbosity=loud"), ("--log_dir", "log_dir")]
+)
+def test_a_wrong_flag_is_bad_input_in_one_line(argument, says):
+    done = run("pass", argument)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: ") and says in done.stderr
+
+
+def test_help_is_no_failure():
+    done = run("pass", "--help")
+    assert (done.returncode, done.stderr) == (0, "") and "--helpfull" in done.stdout
+
+
 def test_ctrl_c_ends_a_command_in_a_line():
     done = run("signal.raise_signal(signal.SIGINT)")
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
