@@ -1,9 +1,9 @@
 """Scores a checkpoint of a run: any paradigm, split, number of problems, samples and temperature.
 
     python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny
-    python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny --split validation --checkpoint cold_start \
+    python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny --split validation --checkpoint cold_start \\
         --problems 100 --samples 4 --temperature 1.0
-    python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny_sequential --paradigm parallel \
+    python -m asyncthink_jax.evaluate --workdir runs/countdown_tiny_sequential --paradigm parallel \\
         --results runs/countdown_tiny
 
 Prints mean and standard error, and writes `eval/<name>/episodes.jsonl` and `scores.json` into the run's folder, where

@@ -1,7 +1,7 @@
 """Writes the report of a run, finished or still going: a page that opens anywhere, and its figures as PNG files.
 
     python -m asyncthink_jax.report --workdir runs/countdown_tiny
-    python -m asyncthink_jax.report --workdir runs/countdown_tiny --compare runs/countdown_tiny_sequential \
+    python -m asyncthink_jax.report --workdir runs/countdown_tiny --compare runs/countdown_tiny_sequential \\
         --out report --episodes 8
 
 It reads the files of the run alone: no device, no weights. Exit codes: 0 done, 2 for bad input (one line on stderr).
