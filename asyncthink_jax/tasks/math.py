@@ -4,6 +4,7 @@ They are read from files or from the hub (`sources.py`); answers are compared by
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -150,10 +151,24 @@ def _gold(value: Any) -> str:
         value = str(int(value)) if value == int(value) else str(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    text = math_answers.final(sources.text(value, "answer"))
+    text = math_answers.final(_alone(sources.text(value, "answer")))
     if not text:
         raise ValueError(f"the answer has to be at most {math_answers.MAX_CHARACTERS} characters, and not empty")
     return text
+
+
+_PRINTED = re.compile(r"""\[\s*(['"])(.+)\1\s*\]""", re.DOTALL)
+
+
+def _alone(text: str) -> str:
+    """A text out of a list that a program has printed. Raises ValueError for a list of several."""
+    if (match := _PRINTED.fullmatch(text)) is None:
+        return text
+    quote, inner = match.groups()
+    if quote in inner:
+        raise ValueError("the answer is a list of several, must be one")
+    single = inner.replace(r"\\", "\\")
+    return single if "\\" not in inner.replace(r"\\", "") else inner
 
 
 def _key(problem: Problem) -> str:

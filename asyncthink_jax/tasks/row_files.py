@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+import numpy as np
 from etils import epath
 
 from asyncthink_jax.untrusted.files import check_head, parse_json
@@ -230,9 +231,16 @@ def _group(batches: Iterator[Any]) -> Iterator[Any]:
         cells = dict(zip(batch.schema.names, batch.columns, strict=True))
         for place in range(batch.num_rows):
             try:
-                yield {name: column[place].as_py() for name, column in cells.items()}
+                yield {name: _plain(column[place]) for name, column in cells.items()}
             except ValueError as error:
                 yield ValueError(f"it can't be read: {error}")
+
+
+def _plain(cell: Any) -> Any:
+    """The value of a cell; of a float with few bits the shortest number that it can be told by: 0.1."""
+    value = cell.as_py()
+    narrow = {"float": np.float32, "halffloat": np.float16}.get(str(cell.type))
+    return float(str(narrow(value))) if narrow and value is not None else value
 
 
 def _chosen(parquet: Any, choose: Choose, source: str) -> tuple[list[str], dict[str, int]]:

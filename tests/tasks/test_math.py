@@ -62,6 +62,7 @@ def files(tmp_path):
         ({"problem": "Sum?", "answer": ["5"]}, {}),
         ({"question": ["Sum?"], "final_answer": ["5"], "is_multiple": False}, {}),
         ({"problem": "Sum?", "answer": 5.0}, {}),
+        ({"problem": "Sum?", "answer": '["5"]'}, {}),
         ({"prompt": [{"role": "user", "content": "Sum?"}], "reward_model": {"ground_truth": "5", "style": "rule"}}, {}),
         ({"x": {"q": "Sum?", "a": "5", "more": {"b": "6"}}}, {"question": "x.q", "answer": "x.a"}),
         ({"x.q": "Sum?", "x": {"a": [{"b": 5}]}}, {"question": "x.q", "answer": "x.a.b"}),
@@ -70,6 +71,19 @@ def files(tmp_path):
 def test_question_and_answer_are_found_in_lists_chats_and_nested_columns(tmp_path, ending, row, columns):
     path = written(tmp_path / f"rows.{ending}", [row])
     assert Math(train=path, test=(path,), **columns)._read(path, False) == [Problem("Sum?", "5", "rows")]
+
+
+@pytest.mark.parametrize("printed", [r"['\\frac{1}{2}']", r'["\\frac{1}{2}"]', r'[ "\frac{1}{2}" ]'])
+def test_a_list_that_was_printed_is_its_one_text(tmp_path, printed):
+    path = written(tmp_path / "rows.jsonl", [{"problem": "Half?", "answer": printed}])
+    assert Math(train=path, test=(path,))._read(path, False)[0].answer == r"\frac{1}{2}"
+
+
+def test_floats_with_few_bits_are_the_numbers_that_were_meant(tmp_path):
+    path = str(tmp_path / "rows.parquet")
+    column = pyarrow.array([0.1, 1e-7, None], pyarrow.float32())
+    pyarrow.parquet.write_table(pyarrow.table({"problem": ["a", "b", "c"], "answer": column}), path)
+    assert [problem.answer for problem in Math(train=path, test=(path,))._read(path, True)] == ["0.1", "1e-07"]
 
 
 def test_a_decimal_is_a_number(tmp_path):
@@ -127,7 +141,9 @@ def test_other_columns_can_be_named(files, tmp_path):
         Math(train=train, test=(test,), question="qq").records()
 
 
-@pytest.mark.parametrize("answer", [None, "", "  ", "$$", float("nan"), True, ["1", "2"], [], {"a": 1}, "9" * 2000])
+@pytest.mark.parametrize(
+    "answer", [None, "", "  ", "$$", float("nan"), True, ["1", "2"], "['1', '2']", [], {"a": 1}, "9" * 2000]
+)
 def test_a_row_without_a_usable_answer_is_broken(files, tmp_path, answer):
     test = written(tmp_path / "broken.jsonl", [*AMC, AMC[0] | {"answer": answer}])
     with pytest.raises(ValueError, match=r"broken\.jsonl:2: the answer"):
