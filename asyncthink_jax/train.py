@@ -161,7 +161,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
             return _refuse(error)
         except InterruptedRunError:
             if is_first():
-                complain("stopped as it was asked to; the same command goes on from here")
+                complain("stopped on request; the same command goes on from here")
             return run.preemption.exit_code
     if FLAGS.evaluate and is_first():
         _draw(workdir, [table] if table != workdir else [])
@@ -244,8 +244,9 @@ def _check_workdir(workdir: Path, config: Config) -> None:
     saved = _saved(workdir)
     changed = differences(lengthened(saved, config) if FLAGS.extend else saved, config)
     if changed:
-        longer = not FLAGS.extend and all(line.startswith(("sft.steps:", "rl.iterations:")) for line in changed)
-        hint = "; --extend makes the run longer" if longer else ""
+        longer = config.sft.steps >= saved.sft.steps and config.rl.iterations >= saved.rl.iterations
+        longer = longer and all(line.startswith(("sft.steps:", "rl.iterations:")) for line in changed)
+        hint = "; --extend makes the run longer" if longer and not FLAGS.extend else ""
         raise ConfigError(f"{where} holds a run of another config; use a new folder. " + "; ".join(changed) + hint)
 
 

@@ -197,8 +197,9 @@ def test_a_longer_run_is_asked_for_by_extend(shortened, workdir, refused, tmp_pa
     line = refused(*longer, "--workdir", workdir, "--extend", "--config.seed=1")
     assert "seed: saved 0, now 1" in line and "rl.iterations" not in line
     assert "holds no run to continue" in refused(*longer, "--workdir", tmp_path / "new", "--extend")
-    shorter = ["--config", shortened, "--config.rl.iterations=6", "--extend"]
-    assert "a run only becomes longer" in refused(*shorter, "--workdir", workdir)
+    shorter = ["--config", shortened, "--config.rl.iterations=6", "--workdir", workdir]
+    assert "a run only becomes longer" in refused(*shorter, "--extend")
+    assert "--extend" not in refused(*shorter)
     assert load(workdir / "config.json") == load(shortened), "the run is as it was"
 
 

@@ -124,16 +124,15 @@ def reader(config: Config, grammar: Grammar, named: str | None) -> tuple[Tokeniz
       ConfigError: there is none, or it can't be read.
     """
     source = named or config.pretrained
+    if "://" in source:
+        raise ConfigError(f"{source} is a bucket, with all weights in it: name a copy of its tokenizer by --tokenizer")
     try:
         if not source:
             with tempfile.TemporaryDirectory() as folder:
                 texts, symbols = config.task.tokenizer_texts(), tag_literals(config.pool.max_forks)
                 return SentencePieceTokenizer.train(texts, symbols, Path(folder) / "tokenizer.model"), TINY
-        if "://" in source:
-            raise ConfigError(
-                f"{source} is a bucket, with all weights in it: name a copy of its tokenizer by --tokenizer"
-            )
         tokenizer = load_tokenizer(local_path(source, TOKENIZER_PATTERNS))
         return tokenizer, prompts_for(tokenizer, grammar, config.task.instructions)
     except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from error
+        hint = "" if named or not source else "; a copy of its tokenizer, a file or folder, is named by --tokenizer"
+        raise ConfigError(f"{error}{hint}") from error
