@@ -26,7 +26,7 @@ from asyncthink_jax.shown import complain
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
 flags.DEFINE_string("topology", None, "Chip and shape of a slice, such as v5e:8x8, v6e:4x4 or v5p:4x4x4.")
-flags.DEFINE_integer("slices", 1, "So many slices; mesh.data is split over them.")
+flags.DEFINE_integer("slices", 1, "Number of slices; mesh.data is split over them.")
 flags.DEFINE_string("json", None, "File that the numbers are written to.")
 flags.DEFINE_list("steps", None, "Only these steps; default all.")
 flags.DEFINE_integer("prompt_length", None, "Tokens of a prompt; default what the context leaves beside the budget.")

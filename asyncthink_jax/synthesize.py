@@ -28,7 +28,7 @@ FLAGS = flags.FLAGS
 # Several commands name an experiment, and a process of tests imports them all.
 flags.DEFINE_string("config", None, "Experiment file, or the config.json of a run.", allow_override=True)
 flags.DEFINE_string("out", None, "File of the demonstrations, .jsonl; two more of its name are written beside it.")
-flags.DEFINE_integer("training_problems", 1000, "So many problems of the training split; 0 = all.")
+flags.DEFINE_integer("training_problems", 1000, "Ask about the first N problems of the training split; 0 = all.")
 flags.DEFINE_string("llm", "gpt-4o", "Model that writes, by the endpoint's name of it.")
 flags.DEFINE_string("prompts", None, "Folder with other instructions and examples than the package's.")
 flags.DEFINE_string("tokenizer", None, "Of the model that will be trained; default what the config names.")

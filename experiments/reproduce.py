@@ -148,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m experiments.reproduce", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--only", default="tiny", help=f"studies, or parts ({', '.join(PARTS)}), commas between")
-    parser.add_argument("--seeds", type=int, default=3, help="at most so many seeds of each study")
+    parser.add_argument("--seeds", type=int, default=3, help="at most this number of seeds of each study")
     parser.add_argument("--seed", type=int, help="this seed alone")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs' folders")
     parser.add_argument(
