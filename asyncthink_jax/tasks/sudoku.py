@@ -34,8 +34,8 @@ LEAST_CLUES = {4: 4, 9: 24}  # 4x4: there are none with fewer; 9x9: taking clues
 MAX_ANSWER_CHARACTERS = 1024  # a longer answer is not looked at; 9x9 with a line around every cell has 741
 DRAWS = 1000  # that give nothing new, in a row, after which it is given up
 
-_BORDER = re.compile(r"[-+=| \t]*[-+=][-+=| \t]*")  # a line drawn between rows
-_BETWEEN = str.maketrans("", "", " \t/|,;[]()")  # what may stand between cells
+_BORDER = re.compile(r"[-+=:| \t]*[-+=][-+=:| \t]*")  # a line drawn between rows
+_BETWEEN = str.maketrans("", "", " \t/|,;[]()\"'")  # what may stand between cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +68,9 @@ def written(cells: Sequence[int], size: int, words: Words) -> str:
 def parse(answer: str | None, size: int) -> Grid | None:
     """The full grid that an answer is, or None for anything else. Never raises.
 
-    Its digits row by row, with spaces, line breaks, any of `/ | , ; [ ] ( )` or nothing between them, and with lines
-    drawn between rows, in any dress (`answer_text.py`). A grid with an empty cell is none, and so is one with a word
-    beside it.
+    Its digits row by row, with spaces, line breaks, any of `/ | , ; [ ] ( )`, quotes or nothing between them, and with
+    lines drawn between rows, in any dress (`answer_text.py`). A grid with an empty cell is none, and so is one with a
+    word beside it.
     """
     if answer is None or len(answer) > MAX_ANSWER_CHARACTERS:
         return None
