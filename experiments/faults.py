@@ -24,6 +24,7 @@ import functools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -256,8 +257,8 @@ class Sweeps:
     def _report(self, workdir: Path) -> tuple[Outcome, bytes]:
         out = workdir.parent / "report"
         outcome = self.server.run(["-m", "asyncthink_jax.report", "--workdir", str(workdir), "--out", str(out)])
-        page = out / "report.html"
-        return outcome, page.read_bytes().replace(os.fsencode(workdir), b"RUN") if page.exists() else b""
+        page = (out / "report.html").read_bytes() if outcome.code == 0 else b""
+        return outcome, re.sub(rb"Written [^.]*\.", b"", page.replace(os.fsencode(workdir), b"RUN"))
 
     def _evaluate(self, workdir: Path) -> tuple[Outcome, bytes]:
         words = ["-m", "asyncthink_jax.evaluate", "--workdir", str(workdir), "--split", "validation", "--problems", "2"]
