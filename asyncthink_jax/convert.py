@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
             _convert_weights(source, target)
     except (ConfigError, WeightsError) as error:
         complain(f"error: {error}")
-        return 2
+        return getattr(error, "exit_code", 2)
     print(f"wrote {target}")
     return 0
 
@@ -74,7 +74,7 @@ def _convert_run(workdir: Path, target: Path) -> None:
     try:
         params = restore_params(built, workdir, FLAGS.checkpoint)
     except CheckpointError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(error), error.exit_code) from error
     tokenizer = built.tokenizer
     ends = [i for i in tokenizer.stop_ids if i < built.model.vocab_size]
     eos = ends if len(ends) > 1 else tokenizer.eos_id

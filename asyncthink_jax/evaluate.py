@@ -143,7 +143,7 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str], held: context
                     poll=preemption.poll,
                 )
     except (CheckpointError, WeightsError) as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(error), getattr(error, "exit_code", 2)) from error
     except InterruptedRunError:
         if is_first():
             complain("interrupted; nothing has been written")

@@ -49,7 +49,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         return _sample(overrides)
     except ConfigError as error:
         complain(f"error: {error}")
-        return 2
+        return getattr(error, "exit_code", 2)
 
 
 def _check_flags() -> None:

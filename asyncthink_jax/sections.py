@@ -16,7 +16,17 @@ from typing import Any, Literal
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message is one line for the reader."""
+    """A config that cannot be used; the message is one line for the reader.
+
+    `exit_code`: 2 for what would go wrong again, 1 for what may have been passing.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, exit_code: int | None = None):
+        super().__init__(message)
+        if exit_code is not None:
+            self.exit_code = exit_code
 
 
 def hints(cls: Any) -> dict[str, Any]:

@@ -8,7 +8,8 @@
                and `report` and `evaluate` say the same, or the command must refuse in one line
     inputs     model folders, GGUF files, tokenizers and data that others made, mutated: used, or refused in one line
 
-A command may do two things: what is right, or end with one line that starts with `error:`. A traceback, a hang, more
+A command may do what is right, end with one line that starts with `error:`, or go on without what is lost and say so in a
+line that starts with `warning:`. A traceback, a hang, more
 than 2 GiB of memory, a signal or another result without a word is a fault. The counts go into
 `experiments/results/faults.json`, the faults are printed; the exit code is 1 if there are any. Two commands run at a
 time. A small part of each sweep is in `make test-all`.
@@ -49,6 +50,7 @@ from experiments.run_end import first_difference, what_is_left
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "faults.json"
 WHOLE = {"kills": 200, "run_files": 0, "inputs": 2000}  # cases; 0 = all there are
+FINE = ("right", "refused", "told")  # the last: another result, and a warning of what was lost
 AT_A_TIME = 2  # commands
 PLACES = 20  # at which each file of a run is cut, and as many at which it is flipped
 
@@ -84,7 +86,7 @@ command.run(train.main)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One case of a sweep: what was done, and what came of it: "right", "refused", or the name of a fault."""
+    """One case of a sweep: what was done, and what came of it: one of FINE, or the name of a fault."""
 
     done: str
     came: str
@@ -99,6 +101,8 @@ def judged(done: str, outcome: Outcome, differs: Callable[[], str] = lambda: "")
     if outcome.code:
         return Case(done, "refused", said)
     wrong = differs()
+    if wrong and any(line.startswith("warning: ") for line in outcome.err.splitlines()):
+        return Case(done, "told")  # what was lost, and what is taken in its place
     return Case(done, "silent difference", f"{wrong} | {said}") if wrong else Case(done, "right")
 
 
@@ -402,7 +406,7 @@ def _swept(name: str, cases: Iterator[Case], whole: bool, seed: int) -> int:
     started, counts, faults = time.monotonic(), collections.Counter[str](), 0
     for case in cases:
         counts[case.came] += 1
-        if case.came not in ("right", "refused"):
+        if case.came not in FINE:
             faults += 1
             print(f"{name}: {case.came}: {case.done}\n    {harmless(case.said)}", flush=True)
         if sum(counts.values()) % 100 == 0:

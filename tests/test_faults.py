@@ -6,7 +6,7 @@ import random
 import pytest
 
 from experiments.damage import cuts, flips, mutated
-from experiments.faults import Case, Sweeps, judged
+from experiments.faults import FINE, Case, Sweeps, judged
 from experiments.fork_server import MEMORY, Outcome
 
 LINE = "error: model.gguf is no GGUF file\n"
@@ -38,6 +38,11 @@ def test_another_result_without_a_word_is_a_fault():
     assert case == Case("a flip", "silent difference", "loss of sft step 1: 2, not 1 | ")
 
 
+def test_a_loss_that_is_told_is_none():
+    outcome = Outcome(0, "", "warning: damaged checkpoint best/3 is kept as damaged/best_3\n", 0, 1)
+    assert judged("", outcome, lambda: "no best").came == "told" in FINE
+
+
 def test_a_file_is_cut_at_places_all_over_it_and_flipped_in_one_bit():
     data = bytes(range(100))
     assert [len(cut) for _, cut in cuts(data, 20)] == list(range(0, 100, 5))
@@ -64,5 +69,5 @@ def sweeps(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("kills", 8), ("run_files", 20), ("inputs", 40)])
 def test_a_sweep_finds_no_fault(sweeps, sweep, name, count):
-    faults = [case for case in getattr(sweeps, name)(count * sweep) if case.came not in ("right", "refused")]
+    faults = [case for case in getattr(sweeps, name)(count * sweep) if case.came not in FINE]
     assert not faults

@@ -240,7 +240,7 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
         try:
             return built.to_rollout_layout(restore_params(built, workdir, settings.checkpoint))
         except (CheckpointError, WeightsError) as error:
-            raise ConfigError(str(error)) from error
+            raise ConfigError(str(error), getattr(error, "exit_code", 2)) from error
 
     def check(question: str) -> None:
         for word in question.split():

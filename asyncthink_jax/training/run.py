@@ -132,7 +132,8 @@ class Run:
                     raise InterruptedRunError
         self.checkpoints.wait()
         position = on_first(lambda: self.metrics.position if self.metrics is not None else 0)
-        self.cold_start_checkpoint.save(config.steps, state.params, {"seconds": self.seconds, "position": position})
+        about = {"seconds": self.seconds, "position": position, "own": True}
+        self.cold_start_checkpoint.save(config.steps, state.params, about)
         self.cold_start_checkpoint.wait()
         return state.params
 
@@ -145,8 +146,7 @@ class Run:
 
     def _is_extended(self, finished: Restored) -> bool:
         """Whether this run's own cold start has more steps by now than it had when it ended."""
-        is_own = finished.metadata.get("position", 0) > 0
-        return is_own and finished.step < self.config.sft.steps
+        return finished.metadata.get("own", False) and finished.step < self.config.sft.steps
 
     def _adopted(self) -> Restored | None:
         """The cold start of the run `taught_by`, now also one's own."""
