@@ -8,9 +8,9 @@
                and `report` and `evaluate` say the same, or the command must refuse in one line
     inputs     model folders, GGUF files, tokenizers and data that others made, mutated: used, or refused in one line
 
-A command may do what is right, end with one line that starts with `error:`, or go on without what is lost and say so in a
-line that starts with `warning:`. A traceback, a hang, more
-than 2 GiB of memory, a signal or another result without a word is a fault. The counts go into
+A command may do what is right, end with one line that starts with `error:`, or go on without what is lost and say so in
+a line that starts with `warning:`. A traceback, a hang, more than 2 GiB of memory, a signal or another result without a
+word is a fault. The counts go into
 `experiments/results/faults.json`, the faults are printed; the exit code is 1 if there are any. Two commands run at a
 time. A small part of each sweep is in `make test-all`.
 """
