@@ -385,7 +385,8 @@ def _made_inputs(sweeps: Sweeps) -> list[tuple[str, Path, str, list[str]]]:
 
 def main() -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
+    parser = argparse.ArgumentParser("experiments.faults", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", choices=WHOLE, help="one sweep alone; default all")
     parser.add_argument("--cases", type=int, help="cases of a sweep (0 = all there are); default the whole sweep")
     parser.add_argument("--seed", type=int, default=0, help="of what is damaged, and when a run is killed")

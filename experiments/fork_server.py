@@ -131,9 +131,12 @@ def _serve(folder: Path) -> None:
 
 
 def _ended(pid: int, deadline: float) -> tuple[int | None, int]:
-    """Exit code (None after the deadline) and most resident bytes of a child."""
-    late = False
+    """Exit code (None after the deadline) and most resident bytes of a child, which ends with who has asked for it."""
+    late, asker = False, os.getppid()
     while True:
+        if os.getppid() != asker:
+            os.kill(pid, signal.SIGKILL)
+            os._exit(1)
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             return None if late else os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
