@@ -145,7 +145,7 @@ def test_an_object_whose_name_could_be_written_elsewhere_is_refused(cloud, tmp_p
     one = bucket.local(RUN)
     with pytest.raises(ConfigError, match="which is no plain name of a file; remove or rename it") as raised:
         bucket.fetch(one)
-    assert str(raised.value).isprintable() and not hasattr(raised.value, "exit_code")
+    assert str(raised.value).isprintable() and raised.value.exit_code == 2
     assert not list(tmp_path.rglob("*escaped*"))
 
 
