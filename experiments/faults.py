@@ -319,7 +319,10 @@ def _lines(workdir: Path) -> int:
 
 
 def _is_saving(workdir: Path) -> bool:
-    return any(workdir.glob("checkpoints/**/*.orbax-checkpoint-tmp*"))
+    try:
+        return any(workdir.glob("checkpoints/**/*.orbax-checkpoint-tmp*"))
+    except FileNotFoundError:  # a folder has just got its name
+        return True
 
 
 def _validates(workdir: Path) -> bool:

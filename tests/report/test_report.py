@@ -8,6 +8,7 @@ import sys
 import pytest
 from runs_on_disk import CONFIG, EPISODES, HOSTILE, LINES, RESULTS, fork_join, lines_of, parallel, scores, write_run
 
+from asyncthink_jax.files import record_sums
 from asyncthink_jax.report.run_files import ReportError, labels, merged_results, read_run
 from asyncthink_jax.report.write import write_report
 
@@ -298,3 +299,12 @@ def test_hostile_fields_of_an_episode_are_text_too(tmp_path):
     name = HOSTILE.replace("/", "")[:60]
     page = report(write_run(tmp_path / "run", **NO_NUMBERS, episodes={name: [bad], "other": EPISODES[:1]}))
     assert not page.all("script") and not page.all("img")
+
+
+def test_a_config_that_is_not_what_the_run_began_with_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"name": "one", "sft": {}, "rl": {}}')
+    record_sums(tmp_path, ["config.json"])
+    assert read_run(str(tmp_path)).name == "one"
+    (tmp_path / "config.json").write_text('{"name": "two", "sft": {}, "rl": {}}')
+    with pytest.raises(ReportError, match="is not what it was when the run began"):
+        read_run(str(tmp_path))
