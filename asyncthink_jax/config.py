@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asyncthink_jax import sections
-from asyncthink_jax.files import SUMS, FileError, read_object, read_sums, sum_of
+from asyncthink_jax.files import FileError, check_sum, read_object
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.rules import INF, RANGES, relations
@@ -351,12 +351,7 @@ def saved_config(path: str | os.PathLike[str]) -> Config:
     path = Path(path)
     try:
         data = read_object(path, "put it back from a copy")
-        recorded = read_sums(path.parent).get(path.name)
-        if recorded not in (None, sum_of(path)):
-            raise FileError(
-                f"{path} is not what it was when the run began: put it back from a copy (or remove "
-                f"{path.with_name(SUMS)}, if it was changed on purpose)"
-            )
+        check_sum(path)
         return _from_data(data)
     except FileError as error:
         raise ConfigError(str(error)) from error

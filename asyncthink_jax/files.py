@@ -171,6 +171,15 @@ def read_sums(folder: Path) -> dict[str, str]:
     }
 
 
+def check_sum(path: Path) -> None:
+    """Raises FileError for a file that is not what it was when its sum was recorded."""
+    if read_sums(path.parent).get(path.name) not in (None, sum_of(path)):
+        raise FileError(
+            f"{path} is not what it was when the run began: put it back from a copy (or remove "
+            f"{path.with_name(SUMS)}, if it was changed on purpose)"
+        )
+
+
 def sum_of(path: Path) -> str | None:
     """The SHA-256 of a file, in hexadecimal digits; None if there is no such file."""
     try:

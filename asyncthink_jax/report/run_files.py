@@ -9,7 +9,7 @@ from typing import Any
 
 from etils.epath import Path as AnyPath
 
-from asyncthink_jax.files import SUMS, FileError, read_object, read_sums, sum_of
+from asyncthink_jax.files import FileError, check_sum, read_object
 from asyncthink_jax.report.metrics import check_results, check_scores, read_lines, read_metrics
 
 EPISODE = {"paradigm", "agents", "traces", "answer", "score", "format_error", "critical_path", "concurrency", "problem"}
@@ -87,12 +87,8 @@ def _read(folder: Any, named: str) -> RunFiles:
     metrics = folder / "metrics.jsonl"
     evaluations = sorted(folder.glob("eval/*/episodes.jsonl"), key=lambda path: (_scores(path).exists(), str(path)))
     config = _object(folder / "config.json", "put it back from a copy", _check_config)
-    local = Path(named)
-    if "://" not in named and read_sums(local).get("config.json") not in (None, sum_of(local / "config.json")):
-        raise FileError(
-            f"{folder / 'config.json'} is not what it was when the run began: put it back from a copy (or remove "
-            f"{folder / SUMS}, if it was changed on purpose)"
-        )
+    if "://" not in named:
+        check_sum(Path(named) / "config.json")
     results = _object(folder / "results.json", "remove it, and `train` scores the run again", check_results)
     if not (config or results or evaluations or metrics.exists()):
         raise ReportError(
