@@ -110,7 +110,7 @@ def test_a_source_without_a_usable_row_is_refused(tmp_path):
         ("rows.json", b"["),
         ("rows.json", b'"text"'),
         ("rows.json", b""),
-        ("rows.jsonl.gz", gzip.compress(b'{"text": "one"}\n')[:-9]),
+        ("rows.jsonl.gz", gzip.compress(b'{"text": "one"}\n', mtime=0)[:-9]),
         ("rows.jsonl.gz", b"\x1f\x8bnot one"),
         ("rows.csv", b'text\n"one\n'),
         ("rows.csv", b"text\n\xff\n"),
