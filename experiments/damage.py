@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import random
+import re
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 # What a file that others made may say in place of any value.
@@ -48,6 +51,30 @@ def flips(data: bytes, count: int, rng: random.Random) -> Iterator[tuple[str, by
     for place in sorted(rng.sample(range(len(data)), min(count, len(data)))):
         bit = 1 << rng.randrange(8)
         yield f"bit {bit} of byte {place} flipped", data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :]
+
+
+def damages(workdir: Path, places: int, seed: int) -> Iterator[tuple[Path, str, bytes]]:
+    """(file, what was done to it, its damaged bytes): `places` cuts and as many flips of each kind of file of a run.
+
+    The files of a kind, such as the arrays of a checkpoint, take turns.
+    """
+    kinds: dict[str, list[Path]] = {}
+    for file in sorted(path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file()):
+        kinds.setdefault(_kind(file), []).append(file)
+    for kind, files in kinds.items():
+        rng = random.Random(f"{seed} {kind}")
+        for change in (cuts, functools.partial(flips, rng=rng)):
+            for n, file in enumerate(files):
+                share = len(range(n, places, len(files)))
+                for what, data in change((workdir / file).read_bytes(), share):
+                    yield file, what, data
+
+
+def _kind(file: Path) -> str:
+    """A file's path without what differs from step to step and from machine to machine."""
+    if file.suffix == ".png" or "tfevents" in file.name:
+        return f"{file.parent}/*"
+    return re.sub(r"\b(\d+|[0-9a-f]{32}|problems-\w+)(?=[/.]|$)", "*", file.as_posix())
 
 
 def mutated(data: bytes, rng: random.Random) -> tuple[str, bytes]:

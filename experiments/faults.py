@@ -4,15 +4,15 @@
     python -m experiments.faults --only kills --cases 20      # 20 cases of one of them
 
     kills      a small run is killed again and again, in every phase; it must end with the bits of an undisturbed one
-    run_files  every file of a stopped and of a finished run is cut and flipped; `train` must go on to the same bits,
-               and `report` and `evaluate` say the same, or the command must refuse in one line
+    run_files  every kind of file of a stopped and of a finished run is cut and flipped; `train` must go on to the same
+               bits, and `report` and `evaluate` say the same, or the command must refuse in one line
     inputs     model folders, GGUF files, tokenizers and data that others made, mutated: used, or refused in one line
 
 A command may do what is right, end with one line that starts with `error:`, or go on without what is lost and say so in
 a line that starts with `warning:`. A traceback, a hang, more than 2 GiB of memory, a signal or another result without a
 word is a fault. The counts go into
 `experiments/results/faults.json`, the faults are printed; the exit code is 1 if there are any. Two commands run at a
-time. A small part of each sweep is in `make test-all`.
+time. With `--folder` a sweep that was stopped goes on. A small part of each sweep is in `make test-all`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import random
@@ -43,7 +44,7 @@ from asyncthink_jax.shown import harmless
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training.provenance import provenance
 from experiments import fault_inputs
-from experiments.damage import cuts, flips, mutated
+from experiments.damage import damages, mutated
 from experiments.fork_server import ForkServer, Outcome
 from experiments.run_end import first_difference, what_is_left
 
@@ -52,7 +53,7 @@ RESULTS = HERE / "results" / "faults.json"
 WHOLE = {"kills": 200, "run_files": 0, "inputs": 2000}  # cases; 0 = all there are
 FINE = ("right", "refused", "told")  # the last: another result, and a warning of what was lost
 AT_A_TIME = 2  # commands
-PLACES = 20  # at which each file of a run is cut, and as many at which it is flipped
+PLACES = 20  # at which each kind of file of a run is cut, and as many at which it is flipped
 
 # The demo at a size that trains in seconds.
 SMALL = Config(
@@ -117,6 +118,7 @@ class Sweeps:
         self.train.write_text(TRAIN, encoding="utf-8")
         self._servers = threading.local()
         self._opened: list[ForkServer] = []
+        self._writes = threading.Lock()
 
     @property
     def server(self) -> ForkServer:
@@ -142,10 +144,23 @@ class Sweeps:
         outcome = self.server.run(words, limit=900)
         assert outcome.code == 0, outcome.err
 
-    def side_by_side(self, tasks: Sequence[Callable[[], list[Case]]]) -> Iterator[Case]:
-        """The cases of the tasks, two of which run at a time."""
+    def side_by_side(self, name: str, tasks: Sequence[Callable[[], list[Case]]]) -> Iterator[Case]:
+        """The cases of a sweep's tasks, two of which run at a time; what an earlier call did is not done again."""
+        journal, of_code = self.folder / "cases.jsonl", provenance()["commit"]
+        lines = map(json.loads, journal.read_text("utf-8").splitlines()) if journal.exists() else ()
+        known = {line["task"]: [Case(**case) for case in line["cases"]] for line in lines}
+
+        def done(number: int) -> list[Case]:
+            task = f"{name}, {number} of {len(tasks)}, seed {self.seed}, {of_code}"
+            if task not in known:
+                known[task] = tasks[number]()
+                line = json.dumps({"task": task, "cases": [dataclasses.asdict(case) for case in known[task]]}) + "\n"
+                with self._writes, journal.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            return known[task]
+
         with ThreadPoolExecutor(AT_A_TIME) as pool:
-            for cases in pool.map(lambda task: task(), tasks):
+            for cases in pool.map(done, range(len(tasks))):
                 yield from cases
 
     def close(self) -> None:
@@ -159,7 +174,9 @@ class Sweeps:
         """`count` SIGKILLs, up to eight to a run. The case of a kill is named by the phase that it came in."""
         self.undisturbed()
         shares = [min(8, count - begun) for begun in range(0, count, 8)]
-        yield from self.side_by_side([functools.partial(self._killed, n, share) for n, share in enumerate(shares)])
+        yield from self.side_by_side(
+            "kills", [functools.partial(self._killed, n, share) for n, share in enumerate(shares)]
+        )
 
     def _killed(self, number: int, kills: int) -> list[Case]:
         rng, cases = random.Random(f"{self.seed} {number}"), []
@@ -201,23 +218,22 @@ class Sweeps:
     # ------------------------------------------------------------------------------------------------ files of a run
 
     def run_files(self, count: int) -> Iterator[Case]:
-        """Each file of a run that was stopped in RL, then of one that has ended; `count` of the damages, 0 = all."""
+        """Each kind of file of a run that was stopped in RL, then of one that has ended; `count` damages, 0 = all."""
         stopped, ended = self._stopped(), self.undisturbed()
-        tasks: list[Callable[[], list[Case]]] = []
-        for file in _files(stopped):
-            for what, data in _damages(stopped / file, self.seed):
-                tasks.append(functools.partial(self._resumed, stopped, file, what, data))
-        commands = {"report": self._report, "evaluate": self._evaluate, "train": self._table}
-        for name, read in commands.items():
+        tasks: list[Callable[[], list[Case]]] = [
+            functools.partial(self._resumed, stopped, *damage) for damage in damages(stopped, PLACES, self.seed)
+        ]
+        readers = []
+        for name, read in {"report": self._report, "evaluate": self._evaluate, "train": self._table}.items():
             with self._copy(ended, Path("config.json"), (ended / "config.json").read_bytes()) as copy:
-                said = read(copy)
-            assert said[0].code == 0, said[0].err
-            for file in _files(ended):
-                for what, data in _damages(ended / file, self.seed):
-                    tasks.append(functools.partial(self._read_again, name, read, said[1], file, what, data))
+                outcome, expected = read(copy)
+            assert outcome.code == 0, outcome.err
+            readers.append((name, read, expected))
+        for damage, reader in zip(damages(ended, PLACES, self.seed), itertools.cycle(readers)):
+            tasks.append(functools.partial(self._read_again, *reader, *damage))
         if count:
             tasks = random.Random(self.seed).sample(tasks, min(count, len(tasks)))
-        yield from self.side_by_side(tasks)
+        yield from self.side_by_side("run_files", tasks)
 
     def _stopped(self) -> Path:
         workdir = self.folder / "stopped"
@@ -280,10 +296,10 @@ class Sweeps:
         """`count` mutated files, spread evenly over the kinds that `_made_inputs` makes."""
         sources = _made_inputs(self)
         whole = [functools.partial(self._given, *source, None) for source in sources]
-        for case in self.side_by_side(whole):
+        for case in self.side_by_side("inputs as they are", whole):
             assert case.came == "right", f"{case.done} does not work: {case.said}"
         tasks = [functools.partial(self._given, *sources[n % len(sources)], n) for n in range(count)]
-        yield from self.side_by_side(tasks)
+        yield from self.side_by_side("inputs", tasks)
 
     def _given(self, kind: str, folder: Path, file: str, words: Sequence[str], number: int | None) -> list[Case]:
         what, data = "as it is", (folder / file).read_bytes()
@@ -332,16 +348,6 @@ def _validates(workdir: Path) -> bool:
         return False
     line = json.loads(last[0])
     return line["stage"] == "rl" and line["step"] % 3 == 0
-
-
-def _files(workdir: Path) -> list[Path]:
-    return sorted(path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file())
-
-
-def _damages(path: Path, seed: int) -> Iterator[tuple[str, bytes]]:
-    data = path.read_bytes()
-    yield from cuts(data, PLACES)
-    yield from flips(data, PLACES, random.Random(f"{seed} {path.name}"))
 
 
 def _made_inputs(sweeps: Sweeps) -> list[tuple[str, Path, str, list[str]]]:

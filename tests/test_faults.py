@@ -1,11 +1,13 @@
 """Kills, damaged files and hostile ones: a command does what is right, or says one line. See experiments/faults.py."""
 
+import collections
+import functools
 import json
 import random
 
 import pytest
 
-from experiments.damage import cuts, flips, mutated
+from experiments.damage import cuts, damages, flips, mutated
 from experiments.faults import FINE, Case, Sweeps, judged
 from experiments.fork_server import MEMORY, Outcome
 
@@ -50,6 +52,35 @@ def test_a_file_is_cut_at_places_all_over_it_and_flipped_in_one_bit():
     flipped = [one for _, one in flips(data, 20, random.Random(0))]
     assert len(set(flipped)) == 20
     assert all(sum((a ^ b).bit_count() for a, b in zip(one, data, strict=True)) == 1 for one in flipped)
+
+
+def test_every_kind_of_file_of_a_run_is_damaged_and_files_of_a_kind_take_turns(tmp_path):
+    arrays = [tmp_path / f"latest/{step}/d/{digit * 32}" for step, digit in ((46, "0"), (48, "a"))]
+    for file in (*arrays, tmp_path / "config.json", tmp_path / "empty.lock"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"" if file.suffix == ".lock" else bytes(100))
+    done = collections.Counter(str(file) for file, *_ in damages(tmp_path, 20, seed=0))
+    assert done == {**{str(file.relative_to(tmp_path)): 20 for file in arrays}, "config.json": 40}
+
+
+def test_a_sweep_that_was_stopped_goes_on(tmp_path):
+    begun, stops_at = [], {2}
+
+    def task(number):
+        begun.append(number)
+        if number in stops_at:
+            stops_at.remove(number)
+            raise KeyboardInterrupt
+        return [Case(f"case {number}", "right")]
+
+    tasks = [functools.partial(task, number) for number in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        list(Sweeps(tmp_path, seed=0).side_by_side("kills", tasks))
+    begun.clear()
+    cases = list(Sweeps(tmp_path, seed=0).side_by_side("kills", tasks))
+    assert [case.done for case in cases] == ["case 0", "case 1", "case 2"] and begun == [2]
+    list(Sweeps(tmp_path, seed=1).side_by_side("kills", tasks))
+    assert sorted(begun[1:]) == [0, 1, 2], "another seed has other cases"
 
 
 def test_mutations_are_many_and_the_same_for_a_seed():
