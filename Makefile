@@ -5,7 +5,7 @@
 # make table       the tables of the two READMEs, from the committed results of runs and benchmarks
 # make test        set up, then the tests (under 10 minutes on 2 cores)
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, random searches (SWEEP=10: ten times as large)
-# make test-lowest the fast tests with the lowest versions that setup.py allows, on Python 3.11; installs them first
+# make test-lowest the fast tests with the lowest versions that pyproject.toml allows, on Python 3.11; installs them first
 # make lint        format, lint, types and shell scripts, as the continuous integration checks them
 # make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
 # make bench-tpu   the one of them that compiles for TPUs; needs none
@@ -25,8 +25,8 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.ma
 
 setup: .venv/installed
 
-# Installed again only when what has to be installed changes.
-.venv/installed: setup.py
+# Installed again only when pyproject.toml changes, which says what has to be installed.
+.venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version)" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' \
@@ -71,14 +71,14 @@ SWEEP ?= 1
 test-all: setup .libtpu/installed .models/installed .models/qwen3/installed
 	$(BIN)/python -m pytest -m slow --sweep $(SWEEP) $(SIDE_BY_SIDE) 2
 
-# Whether the lower bounds in setup.py are true: what each of them names is installed, the rest as new as goes with it.
+# Whether the lower bounds in pyproject.toml are true: what each of them names is installed, the rest as new as goes with it.
 LOWEST_PYTHON ?= python3.11
 LOWEST := .venv-lowest/bin
 
-.venv-lowest/installed: setup.py
+.venv-lowest/installed: pyproject.toml
 	$(LOWEST_PYTHON) -m venv --clear .venv-lowest
 	$(LOWEST)/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST)/uv pip compile --quiet --resolution lowest-direct --extra test --output-file .venv-lowest/lowest.txt setup.py
+	$(LOWEST)/uv pip compile --quiet --resolution lowest-direct --extra test --output-file .venv-lowest/lowest.txt pyproject.toml
 	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --requirement .venv-lowest/lowest.txt
 	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --no-deps --editable .
 	@touch $@

@@ -1,20 +1,18 @@
-"""What setup.py asks for: a lower bound for each package, and none that lets a known hole in."""
+"""What pyproject.toml asks for: a lower bound for each package, and none that lets a known hole in."""
 
-import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
-SETUP = Path(__file__).parents[1] / "setup.py"
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def requirements():
-    """All requirements in setup.py, those of the extras too, as written."""
-    call = next(node for node in ast.walk(ast.parse(SETUP.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-    found = {keyword.arg: keyword.value for keyword in call.keywords}
-    extras = ast.literal_eval(found["extras_require"])
-    return [*ast.literal_eval(found["install_requires"]), *(one for extra in extras.values() for one in extra)]
+    """All requirements, those of the extras too, as written; not the extras that another one takes in."""
+    extras = [one for extra in PROJECT["optional-dependencies"].values() for one in extra]
+    return [one for one in [*PROJECT["dependencies"], *extras] if not one.startswith(PROJECT["name"])]
 
 
 def lower_bound(requirement):

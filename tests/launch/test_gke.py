@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,7 @@ def test_no_firewall_rule_lets_everybody_in(page):
 
 def test_the_image_installs_the_extra_for_tpus():
     [extra] = re.findall(r"'\.\[(\w+)\]'", (GKE / "Dockerfile").read_text())
-    assert f'"{extra}": [' in (ROOT / "setup.py").read_text()
+    assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
 # Stands for python: waits for the order to end, or ends with the code in its flag --exit=CODE.

@@ -1,11 +1,11 @@
 """What holds for every launch script: shellcheck, an old bash, a header with the costs; and the real gcloud."""
 
-import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,17 +46,12 @@ def test_no_script_runs_what_it_downloads(script):
 
 
 def test_what_is_installed_on_machines_has_one_version_that_the_package_takes():
-    """launch/requirements.txt against the bounds in setup.py, those of the extra for TPUs included."""
+    """launch/requirements.txt against the bounds in pyproject.toml, those of the extra for TPUs included."""
     pinned = dict(
         line.split("==") for line in (ROOT / "launch" / "requirements.txt").read_text().splitlines() if line[0] != "#"
     )
-    [setup] = [
-        node
-        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
-    ]
-    given = {one.arg: one.value for one in setup.keywords}
-    wanted = ast.literal_eval(given["install_requires"]) + ast.literal_eval(given["extras_require"])["tpu"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["tpu"]
     for requirement in map(Requirement, wanted):
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but {version}"
