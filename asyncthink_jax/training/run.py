@@ -26,12 +26,13 @@ from asyncthink_jax.parallel.multihost import is_first, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.report.metrics import MetricsWriter, Progress
 from asyncthink_jax.tasks.task import Problem
-from asyncthink_jax.training import bucket, sft
+from asyncthink_jax.training import bucket, rl, sft
 from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
-from asyncthink_jax.training.evaluation import evaluate, means, play, summary
+from asyncthink_jax.training.evaluation import evaluate
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_episodes, remedies
 from asyncthink_jax.training.optimizer import make_optimizer
+from asyncthink_jax.training.play import means, play, summary
 from asyncthink_jax.training.provenance import provenance
 from asyncthink_jax.training.restore import cold_start_checkpoints, restore_params
 from asyncthink_jax.training.results import (
@@ -224,6 +225,8 @@ class Run:
         played = play(
             self.experiment, params, chosen, config.group_size, key, config.temperature, merge=False, poll=poll
         )
+        for episode in played.episodes:
+            episode.reward = rl.reward(config, episode)
         del params  # the update needs its memory
         rolled_out = time.monotonic()
         rng = np.random.default_rng((self.config.seed, number))

@@ -13,8 +13,8 @@ from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.report.metrics import Progress, read_metrics
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import run as run_lib
-from asyncthink_jax.training.evaluation import Played, play
 from asyncthink_jax.training.experiment import build
+from asyncthink_jax.training.play import Played, play
 from asyncthink_jax.training.run import Run
 
 SFT, RL = 5, 2  # steps, iterations

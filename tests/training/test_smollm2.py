@@ -15,9 +15,9 @@ from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.protocol.prompts import TINY
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment, sft
-from asyncthink_jax.training.evaluation import play
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
+from asyncthink_jax.training.play import play
 from asyncthink_jax.training.state import OptimizerStep, new_state
 from asyncthink_jax.training.update import Update
 
