@@ -2,11 +2,11 @@
 # make baselines   oracle, control, the run without concurrency reward, sequential and parallel; fills in the run's table
 # make reproduce-tiny  the paper's shapes on the tiny task: 3 seeds of paradigms and ablations, pool sizes (3 hours on 2 cores)
 # make studies     what else was studied on it: lambda, tau, deviations, demonstrations, generalisation (75 minutes)
-# make table       the tables of the two READMEs, from the committed results of runs and benchmarks
+# make table       the tables of the READMEs and of docs/, from the committed results of runs and benchmarks
 # make test        set up, then the tests (under 10 minutes on 2 cores)
 # make test-all    the slow checks that it leaves out: kills and resumes, peers, random searches (SWEEP=10: ten times as large)
 # make test-lowest the fast tests with the lowest versions that pyproject.toml allows, on Python 3.11; installs them first
-# make lint        format, lint, types and shell scripts, as the continuous integration checks them
+# make lint        format, lint, types, shell scripts, spelling and the site of docs/, as continuous integration checks them
 # make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
 # make bench-tpu   the one of them that compiles for TPUs; needs none
 # make bench-peers what they are compared with, in a virtual environment of its own
@@ -54,7 +54,7 @@ reproduce-tiny: setup
 studies: setup
 	$(REPRODUCE) --only studies
 
-# The tables of README.md and experiments/README.md, from the results.json files in experiments/results.
+# The tables of README.md, docs/ and experiments/README.md, from the results.json files in experiments/results.
 table: setup
 	$(BIN)/python -m experiments.table
 
@@ -87,11 +87,18 @@ test-lowest: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_d
 test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) 4
 
-lint: setup
+# What reads the documents, installed at the first `make lint` alone.
+.venv/docs_installed: pyproject.toml | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+lint: .venv/docs_installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck -x launch/*.sh launch/gke/*.sh .ci/run
+	$(BIN)/codespell
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build # not --quiet: that hides what strict mode fails on
 
 # `make bench BENCH='--platform gpu'` passes flags on.
 BENCHMARKS := plain_sampling ragged_sampling fork_join steps_per_token async_wall_clock roofline scaling rl_iteration

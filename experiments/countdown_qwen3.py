@@ -2,10 +2,10 @@
 
 Reproduces:  the setting of the paper's main results (Qwen3-4B; c = 4, 2,048 tokens an organizer, 512 a worker, as in
              its math tasks), on the demo's small problems (tasks/countdown.py); on the paper's: countdown_mcd.py.
-Hardware:    TPU v5e-64, v6e-16 or v5p-16 (8 chips). Which slices other sizes fit, and by how much: README.md here.
+Hardware:    TPU v5e-64, v6e-16 or v5p-16 (8 chips). Which slices other sizes fit, and by how much: docs/tpu_pods.md.
 Time:        never run. That every step compiles and fits is checked by
              python -m asyncthink_jax.compile --config experiments/countdown_qwen3.py --topology v5e:8x8
-             (with --config.rollout.slots=512 there, as the table of README.md in the root has it, a rollout of 512
+             (with --config.rollout.slots=512 there, as the table of docs/tpu_pods.md has it, a rollout of 512
              episodes needs one pass)
 Command:     launch/tpu_vm.sh, see launch/README.md; on the slice it is
              python -m asyncthink_jax.train --config experiments/countdown_qwen3.py --workdir gs://BUCKET/countdown_qwen3

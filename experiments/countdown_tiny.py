@@ -6,7 +6,7 @@ Reproduces:  the shape of the paper's MCD results (Figure 5, Figure 6, Table 3's
 Task:        four distinct numbers from 2 to 20, target at most 99, four distinct solutions asked; pool c = 4;
              600 test problems, train/validation/test disjoint by number set (tasks/countdown.py).
 Hardware:    2 CPU cores.
-Time:        see the table in README.md (aim: 8 minutes, bar: 12).
+Time:        see docs/results.md (aim: 8 minutes, bar: 12).
 Expected:    no RL far below, as in Table 3 (paper: all four correct 0.0 before RL, 89.0% after).
 Command:     make train
              = python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir runs/countdown_tiny

@@ -242,7 +242,7 @@ STUDIES: tuple[Study, ...] = (
     ),
 )
 BY_NAME = {study.name: study for study in STUDIES}
-# What `make reproduce-tiny`, `make baselines` (what README.md compares the demo with) and `make studies` run.
+# What `make reproduce-tiny`, `make baselines` (what docs/results.md compares the demo with) and `make studies` run.
 PARTS: dict[str, tuple[str, ...]] = {
     "tiny": tuple(study.name for study in STUDIES if study.part == "tiny"),
     "baselines": ("async", "async_without_concurrency", "sequential", "parallel", "control", "oracle"),

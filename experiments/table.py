@@ -1,11 +1,11 @@
-"""The tables of README.md and experiments/README.md, from the files in experiments/results and benchmarks/results.
+"""The tables of README.md, docs/ and experiments/README.md, from the committed results of runs and benchmarks.
 
     python -m experiments.table            # or: make table
 
 `experiments/results/countdown_tiny_seed<n>.json` is the `results.json` of a run of the demo, with the rows of all
 studies, which `experiments/reproduce.py` puts there; without `wall_clock_s` where other work ran beside the demo. What
-stands between markers like `<!-- results:begin -->` and `<!-- results:end -->` of the two documents is made here (a
-test holds them to it).
+stands between markers like `<!-- results:begin -->` and `<!-- results:end -->` of the documents is made here (a test
+holds them to it).
 """
 
 import json
@@ -22,7 +22,8 @@ from experiments.scores import RESULTS, Column, Results, cell, load, rows_of, sc
 from experiments.studies import BY_NAME
 
 HERE = Path(__file__).resolve().parent
-README, EXPERIMENTS = HERE.parent / "README.md", HERE / "README.md"
+ROOT = HERE.parent
+README, EXPERIMENTS, DOCS = ROOT / "README.md", HERE / "README.md", ROOT / "docs"
 
 Number = Callable[[Results], float]  # of one seed; KeyError if the run that it needs was not made
 
@@ -43,6 +44,17 @@ COLUMNS: list[Column] = [
     ("critical path", "critical_path", 1, 0),
     ("η/c", "concurrency", 1, 2),
 ]
+FRONT = ("all_correct", "at_least/1", "critical_path", "concurrency")
+
+
+def front_table(results: Mapping[int, Results]) -> str:
+    """Three rows for the front page: the demo before and after RL, and the sequential baseline, at RL's temperature."""
+    lines = []
+    for paradigm, stage in (("async", "after_sft"), ("async", "after_rl"), ("sequential", "after_rl")):
+        if rows := rows_of(results, paradigm, stage):
+            cells = [cell(rows, column) for column in COLUMNS if column[1] in FRONT]
+            lines.append([f"{PARADIGMS[paradigm]}, {STAGES[stage]}", *cells])
+    return markdown_table(["600 test problems", *(c[0] for c in COLUMNS if c[1] in FRONT)], lines, 1)
 
 
 def summary_table(results: Mapping[int, Results], suffixes: Sequence[str] = ("", "_greedy")) -> str:
@@ -193,8 +205,9 @@ def blocks() -> list[tuple[Path, str, str]]:
     """The generated parts: document, name of the markers around it, text with its markers."""
     results = load()
     parts = [
-        (README, "results", summary_table(results) + "\n\n" + caption(results)),
-        (README, "performance", performance.markdown().rstrip()),
+        (README, "front", front_table(results)),
+        (DOCS / "results.md", "results", summary_table(results) + "\n\n" + caption(results)),
+        (DOCS / "speed.md", "performance", performance.markdown().rstrip()),
         (
             EXPERIMENTS,
             "results",
@@ -202,9 +215,9 @@ def blocks() -> list[tuple[Path, str, str]]:
         ),
         (EXPERIMENTS, "studies", paper.studies_markdown(results)),
         (EXPERIMENTS, "paper", paper.markdown(results)),
-        (README, "compiled", compiled_table()),
-        (EXPERIMENTS, "slices", smallest_slices.markdown()),
-        (EXPERIMENTS, "pods", pods_table()),
+        (DOCS / "tpu_pods.md", "compiled", compiled_table()),
+        (DOCS / "tpu_pods.md", "slices", smallest_slices.markdown()),
+        (DOCS / "tpu_pods.md", "pods", pods_table()),
     ]
     return [(path, name, f"{marker(name, 'begin')}\n{text}\n{marker(name, 'end')}") for path, name, text in parts]
 
@@ -213,12 +226,14 @@ def marker(name: str, which: str) -> str:
     return f"<!-- {name}:{which} -->"
 
 
-def write() -> list[Path]:
-    """Puts the tables into the documents; returns those."""
-    for path, name, block in blocks():
+def write(root: Path = ROOT) -> list[Path]:
+    """Puts the tables into the documents of the repository at `root`; returns the documents."""
+    made = blocks()
+    for original, name, block in made:
+        path = root / original.relative_to(ROOT)
         before, rest = path.read_text(encoding="utf-8").split(marker(name, "begin"))
         replace_text(path, before + block + rest.split(marker(name, "end"))[1])
-    return [README, EXPERIMENTS]
+    return sorted({root / path.relative_to(ROOT) for path, _, _ in made})
 
 
 def main() -> None:

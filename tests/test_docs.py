@@ -20,8 +20,10 @@ from experiments import table
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "asyncthink_jax"
+PAGES = tuple(sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 DOCS = (
     "README.md",
+    *PAGES,
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
@@ -87,7 +89,7 @@ def test_every_path_that_a_document_names_exists(document):
     text = text_of(document)
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     spans = re.findall(r"`([^`\s]+)`", text)
-    tops = ("asyncthink_jax/", "experiments/", "tests/", "launch/", ".ci/")
+    tops = ("asyncthink_jax/", "docs/", "experiments/", "tests/", "launch/", ".ci/")
     names = [span.split(":")[0] for span in spans if "<" not in span]
     files = [
         name for name in names if re.fullmatch(r"[\w./-]+\.(py|md|ipynb|toml|yaml)", name) or name.startswith(tops)
@@ -98,9 +100,18 @@ def test_every_path_that_a_document_names_exists(document):
     assert not missing
 
 
-def test_every_function_that_the_architecture_names_is_defined_there():
-    references = re.findall(r"`([\w/]+\.py):([\w.]+)`", text_of("ARCHITECTURE.md"))
-    assert len(references) > 20
+def test_the_readme_is_read_in_three_minutes_and_links_to_every_page():
+    text = text_of("README.md")
+    assert len(text.splitlines()) <= 160
+    assert not [page for page in PAGES if f"({page})" not in text]
+
+
+@pytest.mark.parametrize(
+    ("document", "least"), [("ARCHITECTURE.md", 20), ("docs/tutorial.md", 20), ("docs/design.md", 1)]
+)
+def test_every_function_that_the_architecture_names_is_defined_there(document, least):
+    references = re.findall(r"`([\w/]+\.py):([\w.]+)`", text_of(document))
+    assert len(references) > least
     for path, name in references:
         scope = tree_of(PACKAGE / path).body
         for part in name.split("."):
@@ -135,9 +146,9 @@ def test_the_config_and_the_overrides_of_every_command_load(document):
             config.load(ROOT / path, overrides)
 
 
-def test_the_readme_tells_of_every_flag_of_its_commands():
-    named = set(re.findall(r"`(--\w+)`", text_of("README.md")))
-    commands = {command for command, _ in commands_in("README.md")}
+def test_the_page_of_commands_tells_of_every_flag_of_every_command():
+    named = set(re.findall(r"`(--\w+)`", text_of("docs/commands.md")))
+    commands = {command for command, _ in commands_in("docs/commands.md")}
     folders = {path.parent.name for path in PACKAGE.glob("*/__main__.py")}
     assert commands == folders | {path.stem for path in PACKAGE.glob("*.py") if "__main__" in path.read_text()}
     for command in commands:
@@ -153,7 +164,8 @@ def test_every_make_target_in_a_document_exists(document):
 
 
 def test_the_readme_names_the_targets_that_a_stranger_starts_with():
-    assert {"make train", "make test", "make baselines"} <= set(code_in(text_of("README.md")))
+    assert {"make train", "make test"} <= set(code_in(text_of("README.md")))
+    assert {"make train", "make baselines"} <= set(code_in(text_of("docs/quickstart.md")))
 
 
 # ----------------------------------------------------------------------------------------------------------- config
@@ -166,17 +178,17 @@ def test_every_config_field_in_a_document_exists(document):
         span for span in re.findall(r"`([a-z_]+\.[a-z_0-9]+)`", text_of(document)) if span.split(".")[0] in SECTIONS
     }
     assert {name for name in named if not name.endswith((".py", ".model"))} <= fields
-    assert named or document != "README.md"
+    assert named or document not in ("docs/method.md", "docs/commands.md", "docs/long_runs.md")
 
 
-def test_the_readme_names_every_section_of_the_config():
+def test_the_page_of_commands_names_every_section_of_the_config():
     assert set(SECTIONS) == {path.split(".")[0] for path in FIELDS if "." in path}
     for section in SECTIONS:
-        assert f"`{section}`" in text_of("README.md")
+        assert f"`{section}`" in text_of("docs/commands.md")
 
 
-def test_the_error_that_the_readme_shows_is_the_one_that_comes():
-    shown = next(line for line in code_in(text_of("README.md")) if line.startswith("error: "))
+def test_the_error_that_the_page_of_commands_shows_is_the_one_that_comes():
+    shown = next(line for line in code_in(text_of("docs/commands.md")) if line.startswith("error: "))
     key = re.search(r"'(.*?)'", shown)[1]
     with pytest.raises(config.ConfigError) as error:
         config.load(ROOT / "experiments/countdown_tiny.py", [f"{key}=1"])
@@ -193,8 +205,8 @@ def test_every_experiment_has_a_row():
 # --------------------------------------------------------------------------------------------------------- examples
 
 
-def test_the_example_of_the_readme_follows_the_protocol():
-    block = re.search(r"^    step\n(.*?)\n\n", text_of("README.md"), re.DOTALL | re.MULTILINE)[1]
+def test_the_example_of_the_method_follows_the_protocol():
+    block = re.search(r"^    step\n(.*?)\n\n", text_of("docs/method.md"), re.DOTALL | re.MULTILINE)[1]
     inserted = re.compile(r"[^>]*</JOIN-\d+>")
     parser = Parser("organizer", Grammar(capacity=4, max_forks=6))
     for line in block.splitlines()[1:]:
@@ -203,8 +215,8 @@ def test_the_example_of_the_readme_follows_the_protocol():
     assert parser.used == parser.joined == {1, 2, 3, 5, 6}  # it searches the fourth pair itself
 
 
-def test_the_line_of_episodes_jsonl_in_the_readme_has_the_fields_of_an_episode():
-    shown = json.loads(re.search(r"```json\n(.*?)```", text_of("README.md"), re.DOTALL)[1])
+def test_the_line_of_episodes_jsonl_in_the_docs_has_the_fields_of_an_episode():
+    shown = json.loads(re.search(r"```json\n(.*?)```", text_of("docs/files.md"), re.DOTALL)[1])
     none = np.zeros(0, np.int32)
     trace = Trace("organizer", None, none, none, none.astype(bool), *[none.astype(np.float32)] * 2, none, [], "answer")
     made = Episode("", {}, "async", 1, 0, [trace], "", {}, None, 0, 0.0, None).to_json(str)

@@ -1,7 +1,6 @@
 """The table of the paper's tables and figures."""
 
 import re
-import shutil
 
 from experiments import paper, table
 from experiments.studies import BY_NAME
@@ -63,16 +62,17 @@ def test_the_studies_have_a_row_each_and_the_demo_one_before_rl():
     assert lines[1].startswith("| async | 0.6 | 2 | 85.0 ± 5.0 |")
 
 
-def test_tables_are_written_between_their_markers_and_nowhere_else(monkeypatch, tmp_path):
-    for name in ("README", "EXPERIMENTS"):
-        path = tmp_path / f"{name}.md"
-        shutil.copy(getattr(table, name), path)
-        text = path.read_text(encoding="utf-8")
+def test_tables_are_written_between_their_markers_and_nowhere_else(tmp_path):
+    originals = sorted({path for path, _, _ in table.blocks()})
+    assert len(originals) == 5
+    for original in originals:
+        text = original.read_text(encoding="utf-8")
         emptied = re.sub(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", r"\1\3", text, flags=re.DOTALL)
         assert len(emptied) < len(text)
-        path.write_text(emptied, encoding="utf-8")
-        monkeypatch.setattr(table, name, path)
-    originals = [table.HERE.parent / "README.md", table.HERE / "README.md"]
-    assert table.write() == [table.README, table.EXPERIMENTS]
-    for path, original in zip(table.write(), originals, strict=True):
+        copied = tmp_path / original.relative_to(table.ROOT)
+        copied.parent.mkdir(exist_ok=True)
+        copied.write_text(emptied, encoding="utf-8")
+    written = table.write(tmp_path)
+    assert [path.relative_to(tmp_path) for path in written] == [path.relative_to(table.ROOT) for path in originals]
+    for path, original in zip(written, originals, strict=True):
         assert path.read_text(encoding="utf-8") == original.read_text(encoding="utf-8")

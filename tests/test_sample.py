@@ -4,11 +4,13 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import jax
 import pytest
@@ -286,3 +288,13 @@ def test_ctrl_c_ends_the_command(on_a_terminal, moment):
     screen = read_until(None, again=press)
     assert process.wait() == 130
     assert "interrupted" in screen and "Traceback" not in screen
+
+
+def test_the_snippet_of_the_readme_runs(model, capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    assert snippet.count("\n") <= 10
+    snippet = snippet.replace('"runs/countdown_tiny"', repr(str(model)))
+    exec(snippet.replace("Settings(", 'Settings(checkpoint="cold_start", '), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("organizer None ") and lines[-2].startswith("steps on the critical path: ")

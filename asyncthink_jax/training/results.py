@@ -79,7 +79,7 @@ def set_scores_aside(workdir: Path, name: str, saved: Config, now: Config) -> No
 
 
 def write_episodes(folder: Path, episodes: Sequence[Episode], tokenizer: Tokenizer) -> None:
-    """Writes `episodes.jsonl`, one episode a line, in the format that README.md describes. Raises OSError."""
+    """Writes `episodes.jsonl`, one episode a line, in the format that docs/files.md describes. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "episodes.jsonl") as draft, draft.open("w", encoding="utf-8", errors="replace") as file:
         for episode in episodes:
