@@ -14,7 +14,8 @@ import pytest
 from asyncthink_jax import config, sections
 from asyncthink_jax.command import split_argv
 from asyncthink_jax.protocol.episode import Episode, Event, Trace
-from asyncthink_jax.protocol.grammar import Grammar, Parser
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.parser import Parser
 from asyncthink_jax.tasks import TASKS
 from experiments import table
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from etils import epath
 
-from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literal
+from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
+from asyncthink_jax.protocol.parser import Parser
 from asyncthink_jax.shown import harmless
 from asyncthink_jax.tasks.task import Problem, Script
 from asyncthink_jax.untrusted.files import check_head, parse_json

@@ -1,7 +1,7 @@
 """The tags as a deterministic automaton over bytes, and its lift to the tokens of a tokenizer.
 
 Inside jit there is no text: Fork, Join, Return and Answer are found by one gather per token in the tables made here.
-The tables say WHICH tag a token completes; whether it is legal there is the grammar's business (`grammar.Parser`).
+The tables say WHICH tag a token completes; whether it is legal there is the grammar's business (`protocol/rules.py`).
 `grammar.py`'s regular expression is the definition; property tests hold the automaton to it.
 
 The automaton is small because `<` stands only at the start of a tag: whatever the state, `<` starts a new tag, and any
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from asyncthink_jax.protocol.grammar import NUMBERED, PLAIN, Tag
+from asyncthink_jax.protocol.grammar import NUMBERED, UNNUMBERED, Tag
 
 ROOT = 0
 _DIGITS = b"0123456789"
@@ -78,7 +78,7 @@ def tag_automaton(max_forks: int) -> TagAutomaton:
         return state
 
     for slash in (0, 1):
-        for opener in PLAIN:
+        for opener in UNNUMBERED:
             ends[walk(ROOT, b"<" + b"/" * slash + opener.name.encode())] = (Tag(opener + slash), 0)
         for opener in NUMBERED:
             dash = walk(ROOT, b"<" + b"/" * slash + opener.name.encode() + b"-")

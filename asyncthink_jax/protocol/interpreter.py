@@ -30,7 +30,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from asyncthink_jax.protocol.episode import End, Episode, Event, Trace, concurrency_ratio
-from asyncthink_jax.protocol.grammar import Action, FormatError, Grammar, Parser, Role, Tag
+from asyncthink_jax.protocol.grammar import FormatError, Grammar, Role, Tag
+from asyncthink_jax.protocol.parser import Action, Parser
 
 NextToken = Callable[[int, list[int]], int]  # (trace id, the trace's known tokens) -> the next token
 

@@ -1,7 +1,7 @@
 """Constrained decoding: which tokens may come next without a format error, as lookups on the device.
 
 A token is allowed if reading it makes no format error and the tag that it leaves in progress, if it does, can still
-become one that is legal there: `protocol/grammar.py:Parser.allows` is the definition. Running out of budget is not
+become one that is legal there: `protocol/parser.py:Parser.allows` is the definition. Running out of budget is not
 prevented. End-of-text is for workers only, since an organizer must answer first; other tokens that spell nothing
 (control tokens, spare rows of the model) are for nobody. On demand an organizer may not answer before it has joined
 some workers, which is no rule of the grammar.
@@ -22,9 +22,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from asyncthink_jax.protocol.automaton import ROOT, TagAutomaton, TokenAutomaton, tag_automaton
-from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
-from asyncthink_jax.rollout.state import IN_ANSWER, IN_FORK, IN_RETURN, PLAIN
+from asyncthink_jax.protocol.grammar import NUMBERED, FormatError, Grammar, Tag, tag_literal
+from asyncthink_jax.protocol.rules import VERDICT, IdState, Inside
 
+_NUMBERED = [tag + closer for tag in NUMBERED for closer in (0, 1)]
 _OPENERS = {Tag.FORK: Tag.END_FORK, Tag.ANSWER: Tag.END_ANSWER, Tag.RETURN: Tag.END_RETURN}
 
 
@@ -75,48 +76,37 @@ class Constraint:
         trace: Int[Array, "S A"],
         lexer: Int[Array, "S A"],
         inside: Int[Array, "S A"],
-        fork_id: Int[Array, "S"],
-        used: Bool[Array, "S T"],
-        joined: Bool[Array, "S T"],
+        state_of_ids: Int[Array, "S T"],
+        joined: Int[Array, "S"],
     ) -> Bool[Array, "R V"]:
         """The tokens that each row may write next.
 
         Args:
-            trace: 0 = an organizer, else a worker. lexer: the automaton's state. inside: PLAIN, IN_FORK, ..
-            fork_id: the Fork that the slot's organizer is inside of, where it is.
-            used, joined: the ids of the slot's episode that have been forked, and joined.
+            trace: 0 = an organizer, else a worker. lexer: the automaton's state. inside: a `rules.Inside`.
+            state_of_ids: the `rules.IdState` of each id of the slot's episode, 0 = those out of range.
+            joined: the workers that the slot's organizer has joined.
         """
-        now = self._legal(trace, inside, fork_id, used, joined)
-        plain = self._legal(trace, jnp.full_like(inside, PLAIN), fork_id, used, joined)
+        now = self._legal(trace, inside, state_of_ids, joined)
+        # Behind `</FORK-i>` the trace is in plain text, and worker i is active.
+        closed = jnp.where(state_of_ids == IdState.OPEN, IdState.ACTIVE, state_of_ids)
+        in_text = self._legal(trace, jnp.full_like(inside, Inside.TEXT), closed, joined)
         # A lexer state is fine if a tag that is legal can come of it, or "no tag", as of the root.
-        fine = [legal[..., : self.eos].astype(jnp.float32) @ self.leads_to > 0 for legal in (now, plain)]
+        fine = [legal[..., : self.eos].astype(jnp.float32) @ self.leads_to > 0 for legal in (now, in_text)]
         fine = jnp.concatenate([*fine, jnp.ones((*trace.shape, 1), bool)], axis=-1)
         verdict = jnp.take_along_axis(now, self.event[lexer], axis=-1)
         verdict &= jnp.take_along_axis(fine, self.place[lexer], axis=-1)
         return jnp.take(verdict.reshape(-1, verdict.shape[-1]), self.token_class, axis=1)
 
-    def _legal(self, trace: Array, inside: Array, fork_id: Array, used: Array, joined: Array) -> Bool[Array, "S A N"]:
-        """The events that are legal, by the table of `protocol/grammar.py`."""
-        ids = jnp.arange(self.ids)
-        organizer, no_id = (trace == 0)[..., None], ids == 0
-        within = lambda what: (inside == what)[..., None]  # noqa: E731
-        plain = organizer & within(PLAIN)
-        has_room = jnp.sum(used & ~joined, axis=1) < self.grammar.capacity - 1
-        own = (ids == fork_id[:, None])[:, None]
-        may_answer = (jnp.sum(joined, axis=1) >= self.min_workers)[:, None, None]
-        legal = {
-            Tag.NONE: no_id,
-            Tag.FORK: plain & (has_room[:, None] & ~used & ~no_id)[:, None],
-            Tag.END_FORK: organizer & within(IN_FORK) & own,
-            Tag.JOIN: plain & (used & ~joined & ~no_id)[:, None],
-            Tag.ANSWER: plain & no_id & may_answer,
-            Tag.END_ANSWER: organizer & within(IN_ANSWER) & no_id,
-            Tag.RETURN: ~organizer & within(PLAIN) & no_id,
-            Tag.END_RETURN: ~organizer & within(IN_RETURN) & no_id,
-        }
-        shape = (*trace.shape, self.ids)
-        by_tag = [jnp.broadcast_to(legal.get(tag, jnp.zeros(shape, bool)), shape) for tag in Tag]
-        return jnp.concatenate([*by_tag, ~organizer, jnp.zeros_like(organizer)], axis=-1)
+    def _legal(self, trace: Array, inside: Array, state_of_ids: Array, joined: Array) -> Bool[Array, "S A N"]:
+        """The legal events: tags by `protocol/rules.py`, end-of-text for workers, nothing else."""
+        worker = (trace > 0).astype(jnp.int32)
+        by_state = jnp.asarray(VERDICT == FormatError.NONE)[worker, inside]  # [S, A, Tag, IdState]
+        legal = jnp.take_along_axis(by_state, state_of_ids[:, None, None, :], axis=-1)  # [S, A, Tag, id]
+        legal &= np.isin(np.arange(len(Tag)), _NUMBERED)[:, None] | (np.arange(self.ids) == 0)
+        legal = legal.at[:, :, Tag.ANSWER].set(legal[:, :, Tag.ANSWER] & (joined >= self.min_workers)[:, None, None])
+        legal = legal.reshape(*trace.shape, self.eos)
+        is_worker = (worker > 0)[..., None]
+        return jnp.concatenate([legal, is_worker, jnp.zeros_like(is_worker)], axis=-1)
 
 
 def _leads_to(automaton: TagAutomaton) -> Bool[np.ndarray, "S N"]:

@@ -28,9 +28,9 @@ from asyncthink_jax.parallel.sharding import ROWS, cache_spec, own_rows, replica
 from asyncthink_jax.protocol.automaton import TokenAutomaton
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.rollout import prefill
-from asyncthink_jax.rollout.record import BUDGET, RUNNING, Rollout
+from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.sampling import EVERYTHING, Sampling
-from asyncthink_jax.rollout.state import DecodingModel, Limits, Queue, State, blank_episodes, of_prompt
+from asyncthink_jax.rollout.state import DecodingModel, Limits, Queue, State, TraceEnd, blank_episodes, of_prompt
 from asyncthink_jax.rollout.step import Step
 from asyncthink_jax.rollout.watch import View
 
@@ -257,8 +257,8 @@ class Engine:
             waits_for=jnp.zeros((slots,), jnp.int32),
             lexer=blank,
             tag_start=blank,
-            context=blank,
-            context_id=jnp.zeros((slots,), jnp.int32),
+            inside=blank,
+            open_fork=jnp.zeros((slots,), jnp.int32),
             engine_steps=jnp.zeros((slots,), jnp.int32),
             sampled_tokens=jnp.zeros((slots,), jnp.int32),
         )
@@ -277,7 +277,7 @@ class Engine:
         no_room = (prompt >= self.limits.context) | (self.limits.organizer_budget == 0)
         fresh = fresh.replace(
             known=fresh.known.at[:, 0].set(jnp.where(has_prompt, prompt, 0)),
-            end=fresh.end.at[:, 0].set(jnp.where(has_prompt & no_room, BUDGET, RUNNING)),
+            end=fresh.end.at[:, 0].set(jnp.where(has_prompt & no_room, TraceEnd.BUDGET, TraceEnd.RUNNING)),
         )
         choose = lambda new, old: jnp.where(begins.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
         zero = jnp.zeros_like(state.fed)
@@ -292,8 +292,8 @@ class Engine:
             waits_for=choose(0, state.waits_for),
             lexer=choose(zero, state.lexer),
             tag_start=choose(zero, state.tag_start),
-            context=choose(zero, state.context),
-            context_id=choose(0, state.context_id),
+            inside=choose(zero, state.inside),
+            open_fork=choose(0, state.open_fork),
         )
 
     # The device's side.
@@ -356,7 +356,7 @@ class Engine:
             return state
         known = state.current.known[:, 0]
         begins = state.active & (state.fed[:, 0] == 0) & (known >= self.limits.prefill)
-        begins &= state.current.end[:, 0] == RUNNING
+        begins &= state.current.end[:, 0] == TraceEnd.RUNNING
         rows = self.step.buffer_row(state, jnp.zeros_like(state.place))
         tokens = state.tokens.at[rows].get(mode="clip")[:, : state.kept.length]
         number = of_prompt(queue.prompts, state.place)
@@ -368,9 +368,9 @@ class Engine:
         """Slots whose episode is over: its organizer has ended, and its workers have come up to the same step."""
         now = state.current
         # A worker that was forked at the very last step has nothing to decode, but its prompt belongs to the record.
-        worker_runs = (now.fork_at > 0) & (now.end == RUNNING)
+        worker_runs = (now.fork_at > 0) & (now.end == TraceEnd.RUNNING)
         worker_runs &= (now.clock < now.clock[:, :1]) | ~state.decoding
-        return state.active & (now.end[:, 0] != RUNNING) & ~jnp.any(worker_runs[:, 1:], axis=1)
+        return state.active & (now.end[:, 0] != TraceEnd.RUNNING) & ~jnp.any(worker_runs[:, 1:], axis=1)
 
     def _next_episodes(self, state: State, lengths: Int[Array, "Q"]) -> State:
         """Files away the episodes that are over and gives their slots the next prompts of the queue."""

@@ -2,20 +2,19 @@
 
 import dataclasses
 import sys
+import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asyncthink_jax.protocol.episode import Episode, Event, Trace, critical_path
+from asyncthink_jax.protocol.episode import End, Episode, Event, Trace, critical_path
 from asyncthink_jax.protocol.grammar import FormatError
+from asyncthink_jax.rollout.state import TraceEnd
 
 if TYPE_CHECKING:
     from asyncthink_jax.rollout.engine import Engine
     from asyncthink_jax.rollout.state import State
-
-RUNNING, ANSWER, RETURN, BUDGET, FORMAT_ERROR = range(5)  # how a trace ended, as the engine numbers it
-ENDS = ("stopped", "answer", "return", "budget", "format_error")  # RUNNING when its episode is over = stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Rollout:
         `token_bytes`: the bytes of each token of the vocabulary. A token may hold a tag and a part of the answer, one
         beyond the vocabulary (a spare row of the model) holds nothing.
         """
-        if self.record["end"][n, 0] != ANSWER:
+        if self.record["end"][n, 0] != TraceEnd.ANSWER:
             return None
         tokens = self.tokens[n, 0, : self.record["known"][n, 0]]
         text = b"".join(token_bytes[token] for token in tokens if token < len(token_bytes))
@@ -112,11 +111,11 @@ class Rollout:
         organizer's too.
         """
         r = {name: values[n] for name, values in self.record.items()}
-        runs = r["end"][0] == RUNNING
+        runs = r["end"][0] == TraceEnd.RUNNING
         total = sys.maxsize if runs else int(r["clock"][0])
         traces = [self._organizer(n, r)]
         error = int(r["error"][0])
-        if r["end"][0] == BUDGET:
+        if r["end"][0] == TraceEnd.BUDGET:
             error = FormatError.NO_ANSWER
         worker_errors = []
         for i in range(1, self.tokens.shape[1]):
@@ -161,7 +160,7 @@ class Rollout:
             model_logprobs=self.model_logprobs[n, 0, start:stop].copy(),
             steps=steps,
             events=[Event(action, i, at) for at, action, i in sorted(forks + joins)],
-            end=ENDS[r["end"][0]],
+            end=_end(r["end"][0]),
         )
 
     def _worker(self, n: int, i: int, r: dict[str, np.ndarray], total: int) -> Trace:
@@ -171,7 +170,7 @@ class Rollout:
         # A worker decodes nothing but its own tokens after its prompt, one a step: those up to `total` come first.
         stop = start + int(np.sum(self.steps[n, i, start:known] <= total))
         cut = stop < known or int(r["clock"][i]) > total
-        end = "stopped" if cut else ENDS[r["end"][i]]
+        end = "stopped" if cut else _end(r["end"][i])
         own = slice(start, stop)
         return Trace(
             role="worker",
@@ -185,3 +184,7 @@ class Rollout:
             events=[],
             end=end,
         )
+
+
+def _end(number: int) -> End:
+    return "stopped" if number == TraceEnd.RUNNING else typing.cast(End, TraceEnd(number).name.lower())

@@ -1,6 +1,7 @@
 """What a rollout carries from step to step, and how it is indexed: by slot, by trace, by row."""
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,17 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-PLAIN, IN_FORK, IN_ANSWER, IN_RETURN = range(4)  # what a trace is inside of
+from asyncthink_jax.protocol.rules import Inside, id_state
+
+
+class TraceEnd(enum.IntEnum):
+    """How a trace has ended."""
+
+    RUNNING = 0  # not yet; where its episode is over, it was stopped there
+    ANSWER = 1
+    RETURN = 2
+    BUDGET = 3
+    FORMAT_ERROR = 4
 
 
 class Where(NamedTuple):
@@ -103,8 +114,8 @@ class State:
     waits_for: Int[Array, "S"]  # the worker an organizer is joining, 0 = none
     lexer: Int[Array, "S T"]  # automaton state
     tag_start: Int[Array, "S T"]  # position at which the tag in progress started
-    context: Int[Array, "S T"]  # PLAIN, IN_FORK, ..
-    context_id: Int[Array, "S"]  # the FORK an organizer is inside of
+    inside: Int[Array, "S T"]  # rules.Inside
+    open_fork: Int[Array, "S"]  # id of the Fork that an organizer is inside of
     engine_steps: Int[Array, "S"]  # so far, the same for all slots of a device
     sampled_tokens: Int[Array, "S"]
 
@@ -116,7 +127,7 @@ class Episodes:
     known: Int[Array, "... T"]
     decoded: Int[Array, "... T"]
     clock: Int[Array, "... T"]  # step of the last decoded token (organizers: or of the last Join)
-    end: Int[Array, "... T"]  # RUNNING, ANSWER, ..
+    end: Int[Array, "... T"]  # TraceEnd
     error: Int[Array, "... T"]  # FormatError
     sub_start: Int[Array, "... T"]  # sub-query i: positions in the organizer's trace
     sub_end: Int[Array, "... T"]
@@ -134,6 +145,19 @@ def blank_episodes(shape: tuple[int, ...], traces: int) -> Episodes:
     record["return_start"] = record["return_start"] - 1
     record["used"] = jnp.zeros((*shape, traces), bool)
     return Episodes(**record)
+
+
+def id_states(now: Episodes, inside: Int[Array, "S T"], open_fork: Int[Array, "S"], agents: int) -> Int[Array, "S T"]:
+    """The `rules.IdState` of every id of the episodes in flight; id 0 stands for those out of range."""
+    ids, joined = jnp.arange(now.used.shape[1])[None, :], now.join_at > 0
+    return id_state(
+        jnp,
+        in_range=ids > 0,
+        is_open=(inside[:, :1] == Inside.FORK) & (ids == open_fork[:, None]),
+        used=now.used,
+        joined=joined,
+        has_room=jnp.sum(now.used & ~joined, axis=1, keepdims=True) < agents - 1,
+    )
 
 
 def at(values: Array, trace: Array) -> Array:

@@ -25,20 +25,18 @@ from jaxtyping import Array, Bool, Int
 
 from asyncthink_jax.protocol.automaton import TokenAutomaton
 from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag
+from asyncthink_jax.protocol.rules import INSIDE_AFTER, VERDICT
 from asyncthink_jax.rollout.constrain import Constraint
-from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR, RETURN, RUNNING
 from asyncthink_jax.rollout.sampling import Sampling, sample, token_uniforms
 from asyncthink_jax.rollout.state import (
-    IN_ANSWER,
-    IN_FORK,
-    IN_RETURN,
-    PLAIN,
     DecodingModel,
     Limits,
     State,
+    TraceEnd,
     Where,
     add_at,
     at,
+    id_states,
     of_prompt,
     one_hot,
     set_at,
@@ -69,6 +67,7 @@ class Step:
         self.stop_ids = sorted(stop_ids)
         self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
         self.constraint = Constraint(grammar, automaton, stop_ids, limits.min_workers) if constrain else None
+        self.verdicts, self.inside_after = jnp.asarray(VERDICT), jnp.asarray(INSIDE_AFTER)
         self.prefix = jnp.asarray(worker_prefix or [0], jnp.int32)
         self.suffix = jnp.asarray(worker_suffix, jnp.int32)
         self.prefix_length, self.suffix_length = len(worker_prefix), len(worker_suffix)
@@ -118,7 +117,7 @@ class Step:
         count = jnp.minimum(backlog, width)
         ready = (backlog > 0) & (count == backlog) & at(state.decoding, trace)
         # An episode whose organizer has ended runs its workers up to the organizer's step and no further.
-        over = now.end[:, :1] != RUNNING
+        over = now.end[:, :1] != TraceEnd.RUNNING
         ready &= ~over | (at(now.clock, trace) < now.clock[:, :1])
         fed = add_at(state.fed, state.row_trace, count)
         return state.replace(cache=cache, fed=fed), logits, ready
@@ -135,8 +134,10 @@ class Step:
         uniforms = token_uniforms(key, flat(episode), flat(trace), flat(position))
         allowed = decoded = None
         if self.constraint is not None:
-            inside, joined = at(state.context, trace), now.join_at > 0
-            allowed = self.constraint.allowed(trace, at(state.lexer, trace), inside, state.context_id, now.used, joined)
+            state_of_ids = id_states(now, state.inside, state.open_fork, self.agents)
+            allowed = self.constraint.allowed(
+                trace, at(state.lexer, trace), at(state.inside, trace), state_of_ids, jnp.sum(now.join_at > 0, axis=1)
+            )
         if self.sampling.repetition_penalty != 1:
             known = self.buffer_row(state, trace).reshape(-1)
             decoded = (state.tokens.at[known].get(mode="clip"), state.sampled.at[known].get(mode="clip"))
@@ -168,7 +169,7 @@ class Step:
         return functools.reduce(jnp.logical_or, same) if same else jnp.zeros_like(token, bool)
 
     def react(self, state: State, ready: Array, token: Array, position: Array) -> State:
-        """Follows the protocol: what `protocol/grammar.py` decides, for all rows at once."""
+        """Does what the tags say that the sampled tokens complete, for all rows at once."""
         tables, limits = self.automaton, self.limits
         trace = jnp.maximum(state.row_trace, 0)
         chosen = jnp.where(ready, state.row_trace, -1)
@@ -185,105 +186,65 @@ class Step:
             lexer=set_at(state.lexer, chosen, after),
             tag_start=set_at(state.tag_start, chosen, jnp.where(begins, position, started)),
         )
-        is_eos = ready & self.is_stop(token)
-
-        # Organizers.
         now = state.current
-        own_tag, own_id, own_start, own_at = tag[:, 0], tag_id[:, 0], completed_start[:, 0], position[:, 0] + 1
-        ids = jnp.arange(self.traces)[None, :]
-        one = ids == own_id[:, None]
-        used, joined = now.used, now.join_at > 0
-        of = lambda flags: jnp.any(flags & one, axis=1)  # noqa: E731
-        inside, inside_id = state.context[:, 0], state.context_id
-        plain = inside == PLAIN
-        closes_fork = (inside == IN_FORK) & (own_tag == Tag.END_FORK) & (own_id == inside_id)
-        closes_answer = (inside == IN_ANSWER) & (own_tag == Tag.END_ANSWER)
-        active_workers = jnp.sum(used & ~joined, axis=1)
-        is_fork, is_join = own_tag == Tag.FORK, own_tag == Tag.JOIN
-        error = jnp.select(
-            [
-                own_tag == Tag.NONE,
-                closes_fork | closes_answer,
-                ~plain,
-                (own_tag == Tag.RETURN) | (own_tag == Tag.END_RETURN),
-                (own_tag == Tag.END_FORK) | (own_tag == Tag.END_JOIN) | (own_tag == Tag.END_ANSWER),
-                own_tag == Tag.ANSWER,
-                own_id == 0,
-                is_fork & of(used),
-                is_fork & (active_workers >= self.agents - 1),
-                is_join & ~of(used),
-                is_join & of(joined),
-            ],
-            [
-                FormatError.NONE,
-                FormatError.NONE,
-                FormatError.NESTED_TAG,
-                FormatError.WRONG_ROLE,
-                FormatError.STRAY_TAG,
-                FormatError.NONE,
-                FormatError.ID_OUT_OF_RANGE,
-                FormatError.FORK_TWICE,
-                FormatError.POOL_FULL,
-                FormatError.JOIN_UNKNOWN,
-                FormatError.JOIN_TWICE,
-            ],
-            FormatError.NONE,
-        )
-        fine = error == FormatError.NONE
-        forks, joins = fine & plain & is_fork, fine & plain & is_join
-        opens_answer = fine & plain & (own_tag == Tag.ANSWER)
-        spent = ready[:, 0] & ~closes_answer & fine
-        spent &= (now.decoded[:, 0] >= limits.organizer_budget) | (now.known[:, 0] >= limits.context) | is_eos[:, 0]
-        # A Join that is the last token of the budget is still carried out, and the trace ends after it: see `pull`.
-        own_end = jnp.select([closes_answer, ~fine, spent & ~joins], [ANSWER, FORMAT_ERROR, BUDGET], now.end[:, 0])
-        own_error = jnp.where(fine, now.error[:, 0], error)  # kept while workers run on to the organizer's step
-        closed = closes_fork[:, None] & (ids == inside_id[:, None])
-        opened = forks[:, None] & one
+        verdict = self.verdict(state, trace, tag, tag_id)
+        legal = verdict == FormatError.NONE
+        does = lambda *tags: legal & functools.reduce(jnp.logical_or, [tag == one for one in tags])  # noqa: E731
+
+        # What the organizers' tags do; row 0 is theirs.
+        own_id, ids = tag_id[:, 0], jnp.arange(self.traces)[None, :]
+        forks, joins = does(Tag.FORK)[:, 0], does(Tag.JOIN)[:, 0]
+        opened = forks[:, None] & (ids == own_id[:, None])
+        closed = does(Tag.END_FORK)[:, :1] & (ids == state.open_fork[:, None])
+        joined = joins[:, None] & (ids == own_id[:, None])
         now = now.replace(
-            used=used | opened,
-            sub_start=jnp.where(opened, own_at[:, None], now.sub_start),
-            sub_end=jnp.where(closed, own_start[:, None], now.sub_end),
+            used=now.used | opened,
+            sub_start=jnp.where(opened, position[:, :1] + 1, now.sub_start),
+            sub_end=jnp.where(closed, completed_start[:, :1], now.sub_end),
             fork_at=jnp.where(closed, now.decoded[:, :1], now.fork_at),
-            join_at=jnp.where(joins[:, None] & one, now.decoded[:, :1], now.join_at),
+            join_at=jnp.where(joined, now.decoded[:, :1], now.join_at),
             clock=jnp.where(closed, now.clock[:, :1], now.clock),
         )
-        context = jnp.select([forks, opens_answer, closes_fork | closes_answer], [IN_FORK, IN_ANSWER, PLAIN], inside)
 
-        # Workers.
-        rows = jnp.arange(self.rows)[None, :] > 0
-        worker = ready & rows
-        within = at(state.context, trace)
-        opens = worker & (tag == Tag.RETURN) & (within == PLAIN)
-        closes = worker & (tag == Tag.END_RETURN) & (within == IN_RETURN)
-        wrong = worker & (tag != Tag.NONE) & ~opens & ~closes
-        worker_error = jnp.where(
-            within == IN_RETURN,
-            FormatError.NESTED_TAG,
-            jnp.where(tag == Tag.END_RETURN, FormatError.STRAY_TAG, FormatError.WRONG_ROLE),
+        # Which traces end here, and why. A Join that is the last token of the budget is still carried out, and the
+        # trace ends after it: see `pull`.
+        worker, is_eos = trace > 0, ready & self.is_stop(token)
+        answers, returns = does(Tag.END_ANSWER), does(Tag.END_RETURN)
+        known = at(now.known, trace)
+        spent = at(now.decoded, trace) >= jnp.where(worker, limits.worker_budget, limits.organizer_budget)
+        spent |= (known >= jnp.where(worker, limits.worker_length, limits.context)) | is_eos
+        spent &= ready & ~does(Tag.JOIN)
+        ends = answers | returns | ~legal | spent
+        why = jnp.select(
+            [answers, returns, ~legal], [TraceEnd.ANSWER, TraceEnd.RETURN, TraceEnd.FORMAT_ERROR], TraceEnd.BUDGET
         )
-        decoded, known = at(now.decoded, trace), at(now.known, trace)
-        out = worker & ~closes & ~wrong
-        out &= (decoded >= limits.worker_budget) | (known >= limits.worker_length) | is_eos
-        ends = closes | wrong | out
-        why = jnp.select([closes, wrong], [RETURN, FORMAT_ERROR], BUDGET)
-        stop_reading = jnp.where(closes | wrong, completed_start, jnp.where(is_eos, position, known))
-        ended = jnp.where(ends, trace, -1)
-        return_start = set_at(now.return_start, jnp.where(opens, trace, -1), position + 1)
+        # A Join reads what stood in the Return before the tag, or the end-of-text, that ended the worker.
+        read_to = jnp.where(returns | ~legal, completed_start, jnp.where(is_eos, position, known))
+        opens_return = does(Tag.RETURN)
         now = now.replace(
-            end=set_at(now.end, ended, why).at[:, 0].set(own_end),
-            error=set_at(now.error, jnp.where(wrong, trace, -1), worker_error).at[:, 0].set(own_error),
-            return_start=return_start,
-            return_end=set_at(now.return_end, ended, stop_reading),
+            end=set_at(now.end, jnp.where(ends, trace, -1), why),
+            error=set_at(now.error, jnp.where(legal, -1, trace), verdict),
+            return_start=set_at(now.return_start, jnp.where(opens_return, trace, -1), position + 1),
+            return_end=set_at(now.return_end, jnp.where(ends & worker, trace, -1), read_to),
         )
+        acts = jnp.where(legal & (tag != Tag.NONE), trace, -1)
         return state.replace(
             current=now,
-            context=set_at(state.context, jnp.where(opens, trace, -1), IN_RETURN).at[:, 0].set(context),
-            context_id=jnp.where(forks, own_id, inside_id),
+            inside=set_at(state.inside, acts, self.inside_after[tag]),
+            open_fork=jnp.where(forks, own_id, state.open_fork),
             lexer=state.lexer.at[:, 0].set(jnp.where(joins, 0, state.lexer[:, 0])),  # no tag spans inserted text
             decoding=state.decoding.at[:, 0].set(state.decoding[:, 0] & ~joins),
             pulled=state.pulled.at[:, 0].set(jnp.where(joins, 0, state.pulled[:, 0])),
             waits_for=jnp.where(joins, own_id, state.waits_for),
         )
+
+    def verdict(
+        self, state: State, trace: Int[Array, "S A"], tag: Int[Array, "S A"], tag_id: Int[Array, "S A"]
+    ) -> Int[Array, "S A"]:
+        """What `protocol/rules.py` says of the tag that each row has completed: a FormatError, NONE = legal."""
+        state_of_ids = id_states(state.current, state.inside, state.open_fork, self.agents)
+        verdict = self.verdicts[(trace > 0).astype(jnp.int32), at(state.inside, trace), tag, at(state_of_ids, tag_id)]
+        return jnp.where(tag == Tag.NONE, FormatError.NONE, verdict)
 
     def pull(self, state: State) -> State:
         """Appends what can be read by now to the traces that take text from another one."""
@@ -296,7 +257,7 @@ class Step:
         closed = now.fork_at > 0
         sub_length = jnp.where(closed, now.sub_end, readable[:, :1]) - now.sub_start
         joined = state.waits_for[:, None]
-        ended = at(now.end, joined) != RUNNING
+        ended = at(now.end, joined) != TraceEnd.RUNNING
         returned = at(now.return_start, joined)
         read_to = jnp.where(ended, at(now.return_end, joined), at(readable, joined))
         takeaways = jnp.where(returned >= 0, read_to - returned, 0)
@@ -306,7 +267,7 @@ class Step:
         complete = jnp.where(is_worker, closed, ended)
         after = jnp.where(is_worker, self.suffix_length, self.close_join_length[joined])
         available = before + body + jnp.where(complete, after, 0)
-        takes = jnp.where(is_worker, now.used, joined > 0) & ~state.decoding & (now.end == RUNNING)
+        takes = jnp.where(is_worker, now.used, joined > 0) & ~state.decoding & (now.end == TraceEnd.RUNNING)
         room = row_length - now.known
         count = jnp.where(takes, jnp.clip(jnp.minimum(available - state.pulled, room), 0, width), 0)
 
@@ -333,7 +294,7 @@ class Step:
         done = takes & complete & ((pulled >= before + body + after) | full)
         budget = jnp.where(is_worker, self.limits.worker_budget, self.limits.organizer_budget)
         spent = full | (now.decoded >= budget)
-        end = jnp.where(done & spent, BUDGET, now.end)
+        end = jnp.where(done & spent, TraceEnd.BUDGET, now.end)
         clock = jnp.where(done & ~is_worker, jnp.maximum(now.clock, at(now.clock, joined)), now.clock)
         return state.replace(
             tokens=tokens,
@@ -352,7 +313,7 @@ class Step:
         now, trace, worker = state.current, jnp.arange(self.traces)[None, :], jnp.arange(self.rows)[None, :] > 0
         # When an organizer has ended, its workers decode up to its step; a sub-query that it left open has no worker.
         is_late = (now.fork_at == 0) | (state.decoding & (now.clock >= now.clock[:, :1]))
-        works = now.used & (now.end == RUNNING) & ~((now.end[:, :1] != RUNNING) & is_late)
+        works = now.used & (now.end == TraceEnd.RUNNING) & ~((now.end[:, :1] != TraceEnd.RUNNING) & is_late)
         row_trace = jnp.where(worker & ~at(works, jnp.maximum(state.row_trace, 0)), -1, state.row_trace)
         waits = works & ~jnp.any(one_hot(works, row_trace), axis=1)
         turn = jnp.where(now.fork_at > 0, now.fork_at, self.limits.context)  # a fork in progress is the last
@@ -373,7 +334,7 @@ class Step:
     def backlog(self, state: State) -> Int[Array, "S A"]:
         """Known tokens of each row that are not fed yet."""
         trace = jnp.maximum(state.row_trace, 0)
-        works = (state.row_trace >= 0) & (at(state.current.end, trace) == RUNNING)
+        works = (state.row_trace >= 0) & (at(state.current.end, trace) == TraceEnd.RUNNING)
         return jnp.where(works, at(state.current.known, trace) - at(state.fed, trace), 0)
 
     def readable(self, state: State) -> Int[Array, "S T"]:

@@ -25,8 +25,8 @@ from typing import Literal
 
 import numpy as np
 
-from asyncthink_jax.protocol.grammar import Action as TagAction
 from asyncthink_jax.protocol.grammar import Grammar, Tag
+from asyncthink_jax.protocol.parser import Action as TagAction
 
 FORK = 0.75  # of a fragment, where a worker is free
 PAUSE = 0.5  # of free thinking at the start and after each join

@@ -17,7 +17,8 @@ import bisect
 import dataclasses
 import re
 
-from asyncthink_jax.protocol.grammar import Action, Grammar, Parser, Tag, tag_literal
+from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
+from asyncthink_jax.protocol.parser import Action, Parser
 
 _HEADING = re.compile(
     r"^[ \t#*]*\[(problem|thinking|fragments|sequence|organizer|worker [0-9]{1,4})\][ \t*:]*$",

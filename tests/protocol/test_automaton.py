@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from asyncthink_jax.protocol.automaton import ROOT, lift, tag_automaton
-from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literals
+from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literals
+from asyncthink_jax.protocol.parser import Parser
 
 AUTOMATA = {n: tag_automaton(n) for n in (0, 1, 6, 12, 123)}
 IN_TAG = lift(AUTOMATA[12], [b"x"]).in_tag

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncthink_jax.protocol.grammar import FormatError, Grammar, Parser, Tag, tag_literal, tag_literals
+from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag, tag_literal, tag_literals
+from asyncthink_jax.protocol.parser import Parser
 
 PIECES = [
     *tag_literals(3),

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from asyncthink_jax.protocol.grammar import Grammar, Parser
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.parser import Parser
 from asyncthink_jax.protocol.prompts import (
     TINY,
     WORKER_EXAMPLES,

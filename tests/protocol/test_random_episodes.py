@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scripts import BYTES, CLOSE_JOIN, EOS, WORDS, decode, encode, organizer_scripts, worker_scripts
 
 from asyncthink_jax.protocol.episode import clock, concurrency_ratio, critical_path
-from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag
+from asyncthink_jax.protocol.grammar import Grammar, Tag
 from asyncthink_jax.protocol.interpreter import run
+from asyncthink_jax.protocol.parser import Parser
 
 plenty = st.just(200)
 

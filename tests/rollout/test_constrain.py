@@ -13,12 +13,12 @@ from scripts import BYTES, WORDS
 from test_engine import MERGED
 
 from asyncthink_jax.protocol.automaton import ROOT, lift, tag_automaton
-from asyncthink_jax.protocol.grammar import Grammar, Parser, Tag, tag_literals
+from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literals
+from asyncthink_jax.protocol.parser import Parser
+from asyncthink_jax.protocol.rules import INSIDE_AFTER
 from asyncthink_jax.rollout.constrain import Constraint
-from asyncthink_jax.rollout.record import ANSWER, BUDGET, FORMAT_ERROR
-from asyncthink_jax.rollout.state import IN_ANSWER, IN_FORK, IN_RETURN, PLAIN, DecodingModel
+from asyncthink_jax.rollout.state import DecodingModel, TraceEnd, blank_episodes, id_states
 
-INSIDE = {Tag.FORK: IN_FORK, Tag.ANSWER: IN_ANSWER, Tag.RETURN: IN_RETURN}
 # Ids of two digits, in pieces: what may follow `<FORK-1` depends on whether 1 and 10, 11, 12 are free.
 DIGITS = (b"<FORK-", b"</FORK-", b"<JOIN-", b"0", b"1", b"2", b"9", b"12", b"1>", b"2>", b">", b"><", b" a", b"<", b"/")
 DIGITS += (
@@ -101,17 +101,18 @@ def moments(grammar, vocabulary, automaton, rng):
 
 def mask_of(constraint, grammar, parsers, lexers):
     """The device's verdict on every token at each of these moments."""
-    inside = [INSIDE[parser.open[0]] if parser.open else PLAIN for parser in parsers]
-    fork_id = [parser.open[1] if parser.open else 0 for parser in parsers]
-    flags = lambda chosen: [[i in ids for i in range(grammar.max_forks + 1)] for ids in chosen]  # noqa: E731
+    opened = [parser.open or (Tag.NONE, 0) for parser in parsers]
+    inside = jnp.array([[INSIDE_AFTER[tag]] for tag, _ in opened])
+    flags = lambda chosen: jnp.array([[i in ids for i in range(grammar.max_forks + 1)] for ids in chosen])  # noqa: E731
+    used, joined = flags(parser.used for parser in parsers), flags(parser.joined for parser in parsers)
+    now = blank_episodes((len(parsers),), grammar.max_forks + 1).replace(used=used, join_at=joined.astype(int))
     return np.asarray(
         jax.jit(constraint.allowed)(
             jnp.array([[int(parser.role == "worker")] for parser in parsers]),
             jnp.array(lexers)[:, None],
-            jnp.array(inside)[:, None],
-            jnp.array(fork_id),
-            jnp.array(flags(parser.used for parser in parsers)),
-            jnp.array(flags(parser.joined for parser in parsers)),
+            inside,
+            id_states(now, inside, jnp.array([fork_id for _, fork_id in opened]), grammar.capacity),
+            jnp.sum(joined, axis=1),
         )
     )
 
@@ -245,8 +246,8 @@ def random_rollout(name, episodes):
 
 def assert_no_errors(rollout):
     ends, forked = rollout.record["end"], rollout.record["fork_at"] > 0
-    assert not np.any(ends == FORMAT_ERROR) and not np.any(rollout.record["error"])
-    answered = ends[:, 0] != BUDGET
+    assert not np.any(ends == TraceEnd.FORMAT_ERROR) and not np.any(rollout.record["error"])
+    answered = ends[:, 0] != TraceEnd.BUDGET
     assert answered.mean() > 0.1 and forked.sum() > len(rollout) / 5 and np.sum(rollout.record["join_at"] > 0) > 20
 
 
@@ -267,11 +268,11 @@ def test_an_organizer_can_be_made_to_hear_workers_before_it_answers(name):
     rollout = engine.run(jnp.asarray(scores, jnp.float32), [pool.encode("solve")] * 256, jax.random.key(1), 1.0)
     assert not np.any(rollout.record["error"])
     joined = np.sum(rollout.record["join_at"] > 0, axis=1)
-    answered = rollout.record["end"][:, 0] == ANSWER
+    answered = rollout.record["end"][:, 0] == TraceEnd.ANSWER
     assert answered.sum() >= 3 and joined[answered].min() == 1
     free, _ = random_rollout(name, 512)
     without = ~np.any(free.record["join_at"] > 0, axis=1)
-    assert np.any(without & (free.record["end"][:, 0] == ANSWER))
+    assert np.any(without & (free.record["end"][:, 0] == TraceEnd.ANSWER))
 
 
 @pytest.mark.slow

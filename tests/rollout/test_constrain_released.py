@@ -9,7 +9,8 @@ from test_constrain import mask_of
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.protocol.automaton import ROOT
 from asyncthink_jax.protocol.cache import lifted
-from asyncthink_jax.protocol.grammar import Grammar, Parser
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.parser import Parser
 from asyncthink_jax.rollout.constrain import Constraint
 
 QWEN3 = pathlib.Path(__file__).parents[2] / ".models" / "qwen3"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from scripted import Pool, Script, episode_of, examples, facts, interpret, on_engine
 from scripts import decode
 
-from asyncthink_jax.protocol.grammar import FormatError, Parser
+from asyncthink_jax.protocol.grammar import FormatError
+from asyncthink_jax.protocol.parser import Parser
 
 FORKS = 12
 PIECES = ["<FORK-", "</FORK-", "<JOIN-", "</JOIN-", *"0123456789", ">", "<ANSWER>", "</ANSWER>", "<RETURN", "</RETURN>"]

@@ -12,7 +12,7 @@ from scripted import Pool, Script, episode_of, interpret, on_engine, table_of
 
 from asyncthink_jax.rollout import engine as engine_lib
 from asyncthink_jax.rollout import watch as watch_lib
-from asyncthink_jax.rollout.record import RUNNING
+from asyncthink_jax.rollout.state import TraceEnd
 from asyncthink_jax.training.experiment import decoding_model
 
 BUFFERS = ("tokens", "sampled", "logprobs", "model_logprobs", "steps")
@@ -138,7 +138,7 @@ def test_an_episode_under_way_is_the_beginning_of_the_finished_one(watched):
         for n, whole in enumerate(finished):
             part = episode_of(view, n, VOCABULARY)
             assert part.answer in (None, whole.answer)
-            if view.record["end"][n, 0] != RUNNING:
+            if view.record["end"][n, 0] != TraceEnd.RUNNING:
                 continue
             under_way += bool(part.traces[0].decoded_tokens)
             assert part.critical_path >= part.traces[0].decoded_tokens

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncthink_jax.protocol.grammar import Grammar, Parser
+from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.parser import Parser
 from asyncthink_jax.synthesis.plans import FORK, PAUSE, Action, from_text, sample_plan, skeleton, to_text
 
 
