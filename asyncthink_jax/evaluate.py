@@ -29,7 +29,7 @@ from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
 from asyncthink_jax.shown import complain
-from asyncthink_jax.training import bucket
+from asyncthink_jax.storage import bucket
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run, or gs://...")
@@ -85,13 +85,13 @@ def _config(argv: list[str], overrides: list[str], held: contextlib.ExitStack) -
 def _evaluate(config: Config, workdir: Path, overrides: list[str], held: contextlib.ExitStack) -> int:
     # Imported late, so that bad input is reported sooner.
     from asyncthink_jax.model.tensors import WeightsError
-    from asyncthink_jax.report.metrics import Progress, print_results
+    from asyncthink_jax.storage.checkpoint import CheckpointError
+    from asyncthink_jax.storage.metrics import Progress, print_results
+    from asyncthink_jax.storage.provenance import provenance
+    from asyncthink_jax.storage.restore import restore_params
+    from asyncthink_jax.storage.results import changing_results, evaluation_rows, read_results, write_episodes
     from asyncthink_jax.training import experiment
-    from asyncthink_jax.training.checkpoint import CheckpointError
     from asyncthink_jax.training.evaluation import evaluate
-    from asyncthink_jax.training.provenance import provenance
-    from asyncthink_jax.training.restore import restore_params
-    from asyncthink_jax.training.results import changing_results, evaluation_rows, read_results, write_episodes
 
     temperature = config.rl.temperature if FLAGS.temperature is None else FLAGS.temperature
     about = [config.paradigm, FLAGS.checkpoint, FLAGS.split, f"t{temperature:g}", *sorted(overrides)]
@@ -130,7 +130,7 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str], held: context
     preemption.listen()
     try:
         with leaving_together(InterruptedRunError, refusals=(CheckpointError, WeightsError)):
-            params = restore_params(built, workdir, FLAGS.checkpoint)
+            params = restore_params(built.abstract_params(), workdir, FLAGS.checkpoint)
             with Progress({"eval": total}, quiet=not is_first()) as progress:
                 scores, episodes = evaluate(
                     built,

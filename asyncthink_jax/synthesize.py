@@ -179,7 +179,7 @@ def _prepared(config: Config, answers: Path) -> Any:
 
 def _ask(synthesis: Any, prices: Any) -> int:
     """Asks what is left to ask, and says what came of it; returns the exit code."""
-    from asyncthink_jax.report.metrics import Progress
+    from asyncthink_jax.storage.metrics import Progress
     from asyncthink_jax.synthesis import summary
     from asyncthink_jax.synthesis.endpoint import Endpoint, EndpointError
     from asyncthink_jax.synthesis.run import FAILED, StoppedError, until_stopped

@@ -26,8 +26,8 @@ from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError
 from asyncthink_jax.shown import complain
-from asyncthink_jax.training import bucket
-from asyncthink_jax.training.start import is_longer, lengthened
+from asyncthink_jax.storage import bucket
+from asyncthink_jax.storage.start import is_longer, lengthened
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Python file with get_config(), or the config.json of a run.")
@@ -111,11 +111,11 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     import jax
 
     from asyncthink_jax.model.tensors import WeightsError
-    from asyncthink_jax.report.metrics import Progress, print_results
+    from asyncthink_jax.storage.checkpoint import CheckpointError
+    from asyncthink_jax.storage.metrics import Progress, print_results
+    from asyncthink_jax.storage.results import all_measured, read_results
     from asyncthink_jax.training import experiment
-    from asyncthink_jax.training.checkpoint import CheckpointError
     from asyncthink_jax.training.finite import DivergedError
-    from asyncthink_jax.training.results import all_measured, read_results
     from asyncthink_jax.training.run import Run
 
     table = Path(FLAGS.results) if FLAGS.results else workdir
@@ -172,9 +172,9 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
 
 
 def _build(config: Config, workdir: Path, mesh: Any, table: Path, name: str) -> Any:
+    from asyncthink_jax.storage.results import set_scores_aside
+    from asyncthink_jax.storage.texts import record_set_up
     from asyncthink_jax.training import experiment
-    from asyncthink_jax.training.results import set_scores_aside
-    from asyncthink_jax.training.texts import record_set_up
 
     saved = workdir / "config.json"
     if not is_first():

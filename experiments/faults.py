@@ -41,8 +41,8 @@ from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig
 from asyncthink_jax.files import replace_text
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.shown import harmless
+from asyncthink_jax.storage.provenance import provenance
 from asyncthink_jax.tasks import Countdown
-from asyncthink_jax.training.provenance import provenance
 from experiments import fault_inputs
 from experiments.damage import damages, mutated
 from experiments.fork_server import ForkServer, Outcome

@@ -8,7 +8,7 @@ in its Section 5.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asyncthink_jax.report.metrics import markdown_table
+from asyncthink_jax.storage.metrics import markdown_table
 from experiments.scores import Column, Results, cell, rows_of
 from experiments.studies import STUDIES, hours, runs_of
 

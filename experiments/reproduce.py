@@ -31,7 +31,7 @@ from asyncthink_jax.config import Config, ConfigError, differences, load, saved_
 from asyncthink_jax.files import read_object, replace_text
 from asyncthink_jax.sections import did_you_mean
 from asyncthink_jax.shown import complain
-from asyncthink_jax.training.results import all_measured, read_results
+from asyncthink_jax.storage.results import all_measured, read_results
 from experiments.scores import PREFIX, RESULTS
 from experiments.studies import BY_NAME, PARTS, Study, demo_folder, hours, runs_of
 

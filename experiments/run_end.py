@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncthink_jax.config import Config
-from asyncthink_jax.report.metrics import read_metrics
+from asyncthink_jax.storage.checkpoint import Checkpoints
+from asyncthink_jax.storage.metrics import read_metrics
+from asyncthink_jax.storage.restore import restore_params
 from asyncthink_jax.training import experiment as experiment_lib
-from asyncthink_jax.training.checkpoint import Checkpoints
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.restore import restore_params
 from asyncthink_jax.training.state import TrainState
 
 
@@ -34,7 +34,7 @@ def what_is_left(config: Config, workdir: Path) -> tuple[Any, dict[str, Any]]:
     assert latest is not None
     metadata = {name: value for name, value in latest.metadata.items() if name not in ("seconds", "position")}
     metrics = without_times(read_metrics(workdir / "metrics.jsonl"))
-    params = {which: restore_params(built, workdir, which) for which in ("cold_start", "best")}
+    params = {which: restore_params(built.abstract_params(), workdir, which) for which in ("cold_start", "best")}
     return {"state": latest.state, **params}, {"step": latest.step, "metadata": metadata, "metrics": metrics}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asyncthink_jax.command import ending, prepare_streams
 from asyncthink_jax.files import replace_text
-from asyncthink_jax.report.metrics import markdown_table, minutes
+from asyncthink_jax.storage.metrics import markdown_table, minutes
 from asyncthink_jax.training.ahead import sent_bytes
 from experiments import paper, smallest_slices
 from experiments.benchmarks import table as performance

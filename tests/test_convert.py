@@ -15,9 +15,9 @@ from asyncthink_jax.config import Config, RolloutConfig, load, to_json
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.model.weights import load as load_weights
 from asyncthink_jax.model.weights import open_weights
+from asyncthink_jax.storage.restore import cold_start_checkpoints, restore_params
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment
-from asyncthink_jax.training.restore import cold_start_checkpoints, restore_params
 
 GOLDEN = pathlib.Path(__file__).parent / "model" / "golden"
 
@@ -92,7 +92,11 @@ def test_a_run_is_written_with_its_tokenizer(workdir, tmp_path):
     assert run("--from", workdir, "--to", tmp_path / "out", "--dtype=float32", "--checkpoint=cold_start") == 0
     weights = open_weights(tmp_path / "out")
     built = experiment.build(load(workdir / "config.json"), workdir)
-    jax.tree.map(np.testing.assert_array_equal, load_weights(weights), restore_params(built, workdir, "cold_start"))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_weights(weights),
+        restore_params(built.abstract_params(), workdir, "cold_start"),
+    )
     assert weights.config == built.model
     assert weights.special_tokens == {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     assert weights.context == 224

@@ -20,10 +20,10 @@ from asyncthink_jax import sample
 from asyncthink_jax.command import split_argv
 from asyncthink_jax.config import CheckpointConfig, Config, ConfigError, RolloutConfig, to_json
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.storage.restore import cold_start_checkpoints
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.loading import Settings, load_model, majority
-from asyncthink_jax.training.restore import cold_start_checkpoints
 
 QUESTION, OTHER = "2 3 5 7 = 11", "3 4 6 9 = 12"
 FROM = "--checkpoint=cold_start"

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from asyncthink_jax import shown
-from asyncthink_jax.report.metrics import Progress, print_results
 from asyncthink_jax.shown import complain, harmless, harmless_lines
+from asyncthink_jax.storage.metrics import Progress, print_results
 
 PACKAGE = Path(shown.__file__).parent
 

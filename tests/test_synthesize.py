@@ -21,7 +21,7 @@ from asyncthink_jax.command import split_argv
 from asyncthink_jax.data import demonstration_file
 from asyncthink_jax.files import locked
 from asyncthink_jax.protocol.grammar import Grammar
-from asyncthink_jax.report.metrics import read_metrics
+from asyncthink_jax.storage.metrics import read_metrics
 from asyncthink_jax.synthesis import endpoint, questions, run
 from asyncthink_jax.synthesis.judge import reader
 from asyncthink_jax.tasks import TASKS, Countdown

@@ -20,11 +20,11 @@ from runs import wait_for_lines, what_is_left
 from asyncthink_jax import train
 from asyncthink_jax.command import split_argv
 from asyncthink_jax.config import load, to_json
-from asyncthink_jax.report.metrics import read_metrics
+from asyncthink_jax.storage.checkpoint import Checkpoints
+from asyncthink_jax.storage.metrics import read_metrics
+from asyncthink_jax.storage.restore import cold_start_checkpoints
 from asyncthink_jax.tasks import Countdown, Task
 from asyncthink_jax.training import experiment as experiment_lib
-from asyncthink_jax.training.checkpoint import Checkpoints
-from asyncthink_jax.training.restore import cold_start_checkpoints
 from experiments.run_end import first_difference
 
 SHORTENED = '''"""The demo at a size that trains in seconds."""

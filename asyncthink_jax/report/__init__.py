@@ -1,1 +1,1 @@
-"""What a run shows: metrics files, progress, tables, figures, the timeline of an episode."""
+"""What a run shows: tables, figures, the timeline of an episode."""

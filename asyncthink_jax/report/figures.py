@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from asyncthink_jax.report.metrics import ROWS, STAGES
 from asyncthink_jax.report.style import FAINT, INK, PAPER, color, hover, legend_below, new_figure, style
 from asyncthink_jax.report.text import one_line, shortened
+from asyncthink_jax.storage.metrics import ROWS, STAGES
 
 PARADIGMS = {  # row of results.json -> its colour
     "async": "navy",

@@ -17,9 +17,9 @@ from typing import Any
 from asyncthink_jax.report import style, timeline
 from asyncthink_jax.report.choice import Chosen, is_right
 from asyncthink_jax.report.layout import clean
-from asyncthink_jax.report.metrics import caption, minutes, result_rows
 from asyncthink_jax.report.run_files import RunFiles, flat, labels
 from asyncthink_jax.report.text import TAG, harmless, one_line, shortened
+from asyncthink_jax.storage.metrics import caption, minutes, result_rows
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 

@@ -10,7 +10,7 @@ from typing import Any
 from etils.epath import Path as AnyPath
 
 from asyncthink_jax.files import FileError, check_sum, read_object
-from asyncthink_jax.report.metrics import check_results, check_scores, read_lines, read_metrics
+from asyncthink_jax.storage.metrics import check_results, check_scores, read_lines, read_metrics
 
 EPISODE = {"paradigm", "agents", "traces", "answer", "score", "format_error", "critical_path", "concurrency", "problem"}
 

@@ -1,1 +1,1 @@
-"""The two stages (SFT, RL), their optimizer and state, and checkpoints."""
+"""The two stages (SFT, RL), their optimizer and state."""

@@ -28,9 +28,9 @@ from asyncthink_jax.protocol.prompts import Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.sampling import Sampling
 from asyncthink_jax.rollout.state import DecodingModel, Limits, Where
+from asyncthink_jax.storage.texts import check_prompts, texts_of_run
 from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training.sft import with_number_features
-from asyncthink_jax.training.texts import check_prompts, texts_of_run
 
 
 @dataclasses.dataclass(frozen=True)

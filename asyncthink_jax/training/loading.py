@@ -43,10 +43,10 @@ from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.protocol.prompts import Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
+from asyncthink_jax.storage.checkpoint import CheckpointError
+from asyncthink_jax.storage.restore import restore_params
+from asyncthink_jax.storage.texts import check_prompts
 from asyncthink_jax.training import experiment
-from asyncthink_jax.training.checkpoint import CheckpointError
-from asyncthink_jax.training.restore import restore_params
-from asyncthink_jax.training.texts import check_prompts
 
 # For a released model, whose prompts alone are some 760 tokens; what a run uses stands in its config.
 UNTRAINED = RolloutConfig(
@@ -238,7 +238,7 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
 
     def load_params() -> Params:
         try:
-            return built.to_rollout_layout(restore_params(built, workdir, settings.checkpoint))
+            return built.to_rollout_layout(restore_params(built.abstract_params(), workdir, settings.checkpoint))
         except (CheckpointError, WeightsError) as error:
             raise ConfigError(str(error), getattr(error, "exit_code", 2)) from error
 

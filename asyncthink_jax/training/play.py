@@ -149,5 +149,5 @@ def summary(episodes: Sequence[Episode], samples: int, wanted: int) -> dict[str,
 
 
 def means(scores: dict[str, Any]) -> dict[str, float]:
-    """The plain numbers of a summary, under the names of report/metrics.py."""
+    """The plain numbers of a summary, under the names of storage/metrics.py."""
     return {name: value for name, value in scores.items() if isinstance(value, float)}

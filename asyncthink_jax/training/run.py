@@ -24,25 +24,26 @@ from asyncthink_jax.files import name_of
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.multihost import is_first, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
-from asyncthink_jax.report.metrics import MetricsWriter, Progress
-from asyncthink_jax.tasks.task import Problem
-from asyncthink_jax.training import bucket, rl, sft
-from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
-from asyncthink_jax.training.evaluation import evaluate
-from asyncthink_jax.training.experiment import Experiment
-from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_episodes, remedies
-from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.play import means, play, summary
-from asyncthink_jax.training.provenance import provenance
-from asyncthink_jax.training.restore import cold_start_checkpoints, restore_params
-from asyncthink_jax.training.results import (
+from asyncthink_jax.storage import bucket
+from asyncthink_jax.storage.checkpoint import CheckpointError, Checkpoints, Restored
+from asyncthink_jax.storage.metrics import MetricsWriter, Progress
+from asyncthink_jax.storage.provenance import provenance
+from asyncthink_jax.storage.restore import cold_start_checkpoints, restore_params
+from asyncthink_jax.storage.results import (
     changing_results,
     evaluation_rows,
     measured_so,
     read_results,
     write_episodes,
 )
-from asyncthink_jax.training.start import Start
+from asyncthink_jax.storage.start import Start
+from asyncthink_jax.tasks.task import Problem
+from asyncthink_jax.training import rl, sft
+from asyncthink_jax.training.evaluation import evaluate
+from asyncthink_jax.training.experiment import Experiment
+from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_episodes, remedies
+from asyncthink_jax.training.optimizer import make_optimizer
+from asyncthink_jax.training.play import means, play, summary
 from asyncthink_jax.training.state import OptimizerStep, TrainState, abstract_state, new_state
 from asyncthink_jax.training.update import Update
 
@@ -143,7 +144,7 @@ class Run:
         if not self.config.start_from:
             return self.experiment.new_params()
         start = Start.of(self.config)
-        return restore_params(self.experiment, bucket.local(start.run), start.which)
+        return restore_params(self.experiment.abstract_params(), bucket.local(start.run), start.which)
 
     def _is_extended(self, finished: Restored) -> bool:
         """Whether this run's own cold start has more steps by now than it had when it ended."""

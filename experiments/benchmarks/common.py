@@ -14,7 +14,7 @@ import jax
 
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import use_cpu_devices
-from asyncthink_jax.training.provenance import provenance
+from asyncthink_jax.storage.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 PEERS_PYTHON = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"  # by `make bench-peers`

@@ -10,7 +10,7 @@ import pytest
 from asyncthink_jax.config import Config, PoolConfig, RLConfig, RolloutConfig, SFTConfig
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.report.metrics import Progress, read_metrics
+from asyncthink_jax.storage.metrics import Progress, read_metrics
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import run as run_lib
 from asyncthink_jax.training.experiment import build

@@ -15,7 +15,7 @@ import pytest
 from runs import wait_for_lines, what_is_left, without_times
 
 from asyncthink_jax.config import load
-from asyncthink_jax.report.metrics import read_metrics
+from asyncthink_jax.storage.metrics import read_metrics
 
 TINY = '''"""A run of seconds, whose episodes earn something: they are well-formed, and some fork more than others."""
 

@@ -11,11 +11,11 @@ import pytest
 from test_train import SHORTENED
 
 from asyncthink_jax.config import load
-from asyncthink_jax.report.metrics import Progress
+from asyncthink_jax.storage.checkpoint import CheckpointError, Checkpoints
+from asyncthink_jax.storage.metrics import Progress
+from asyncthink_jax.storage.restore import cold_start_checkpoints, restore_params
 from asyncthink_jax.training import experiment as experiment_lib
-from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.restore import cold_start_checkpoints, restore_params
 from asyncthink_jax.training.run import Run
 from asyncthink_jax.training.state import new_state
 
@@ -136,7 +136,7 @@ def test_a_cold_start_that_is_damaged_is_made_again_where_its_last_step_is_the_l
     progress = Progress({"sft": SFT, "rl": RL}, quiet=True)
     with Run(built, workdir, progress, "async") as run:
         assert_equal(run.cold_start(), params["sft"])
-    assert_equal(restore_params(built, workdir, "cold_start"), params["sft"])
+    assert_equal(restore_params(built.abstract_params(), workdir, "cold_start"), params["sft"])
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and error.startswith(f"warning: damaged checkpoint {cold_start(workdir)}: ")
     assert (workdir / "checkpoints" / "cold_start" / "damaged" / "latest_4" / "state").is_dir()
@@ -177,7 +177,7 @@ def test_what_is_lost_with_a_damaged_checkpoint_is_told_to_who_only_reads_it(bui
     ):
         damage(folder)
         with pytest.raises(CheckpointError, match=f"damaged checkpoint {folder}: .*{says}"):
-            restore_params(built, workdir, which)
+            restore_params(built.abstract_params(), workdir, which)
         assert folder.exists(), "who only reads moves nothing"
 
 

@@ -16,11 +16,11 @@ from asyncthink_jax.config import (
     to_json,
 )
 from asyncthink_jax.model.transformer import ModelConfig
-from asyncthink_jax.report.metrics import Progress, read_metrics
+from asyncthink_jax.storage.metrics import Progress, read_metrics
+from asyncthink_jax.storage.results import write_episodes
 from asyncthink_jax.tasks import Sudoku
 from asyncthink_jax.training import experiment
 from asyncthink_jax.training.evaluation import evaluate
-from asyncthink_jax.training.results import write_episodes
 from asyncthink_jax.training.run import Run
 
 CONFIG = Config(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asyncthink_jax.config import CHECKPOINTS, Config, ConfigError, saved_config
 from asyncthink_jax.files import locked
-from asyncthink_jax.training import bucket
+from asyncthink_jax.storage import bucket
 
 
 @dataclasses.dataclass(frozen=True)

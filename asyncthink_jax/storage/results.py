@@ -12,7 +12,7 @@ from asyncthink_jax.config import Config, EvalConfig
 from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.files import FileError, locked, read_object, replace_text, replacing, sealed
 from asyncthink_jax.protocol.episode import Episode
-from asyncthink_jax.report.metrics import check_results
+from asyncthink_jax.storage.metrics import check_results
 
 REMEDY = "put it back from a copy, or remove it: `train` then scores the run again"
 

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from asyncthink_jax.training import results as results_file
+from asyncthink_jax.storage import results as results_file
 
 
 def test_runs_that_share_a_results_file_lose_no_row(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from asyncthink_jax.config import ConfigError
 from asyncthink_jax.files import locked, replace_text
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.shown import reason
-from asyncthink_jax.training.bucket_lock import LOCK, MACHINE, BucketError, BucketLock
+from asyncthink_jax.storage.bucket_lock import LOCK, MACHINE, BucketError, BucketLock
 
 T = TypeVar("T")
 

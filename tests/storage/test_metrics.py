@@ -10,8 +10,8 @@ from rich.console import Console
 from tensorboardX.proto import event_pb2
 
 from asyncthink_jax.files import FileError, unsealed
-from asyncthink_jax.report import metrics
-from asyncthink_jax.report.metrics import MetricsWriter, Progress, read_metrics
+from asyncthink_jax.storage import metrics
+from asyncthink_jax.storage.metrics import MetricsWriter, Progress, read_metrics
 
 
 def test_a_line_holds_stage_step_and_every_number(tmp_path):

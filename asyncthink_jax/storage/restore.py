@@ -6,9 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from asyncthink_jax.model.transformer import Params
-from asyncthink_jax.training import bucket
-from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
-from asyncthink_jax.training.experiment import Experiment
+from asyncthink_jax.storage import bucket
+from asyncthink_jax.storage.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointError
 
 
 def cold_start_checkpoints(workdir: Path, read_only: bool = False) -> Checkpoints:
@@ -16,12 +15,11 @@ def cold_start_checkpoints(workdir: Path, read_only: bool = False) -> Checkpoint
     return Checkpoints(bucket.checkpoints(workdir) / "cold_start", keep=1, read_only=read_only)
 
 
-def restore_params(experiment: Experiment, workdir: Path, which: str) -> Params:
+def restore_params(wanted: Params, workdir: Path, which: str) -> Params:
     """The parameters of the checkpoint `which` of a run: "best" (by validation reward), "latest" or "cold_start".
 
-    Raises CheckpointError if there is none, or if it can't be read.
+    `wanted` has their shapes, types and shardings. Raises CheckpointError if there is none, or if it can't be read.
     """
-    wanted = experiment.abstract_params()
     with (
         Checkpoints(bucket.checkpoints(workdir), read_only=True) as checkpoints,
         cold_start_checkpoints(workdir, read_only=True) as cold_start,

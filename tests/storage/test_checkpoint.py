@@ -16,8 +16,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from asyncthink_jax.training import checkpoint
-from asyncthink_jax.training.checkpoint import CheckpointError, Checkpoints
+from asyncthink_jax.storage import checkpoint
+from asyncthink_jax.storage.checkpoint import CheckpointError, Checkpoints
 
 
 def make_state(value: float = 0.0, size: int = 300) -> dict:
@@ -322,7 +322,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 SAVE_FOR_EVER = """
 import itertools, sys
 import jax.numpy as jnp, numpy as np
-from asyncthink_jax.training.checkpoint import Checkpoints
+from asyncthink_jax.storage.checkpoint import Checkpoints
 with Checkpoints(sys.argv[1], keep=1) as checkpoints:
     for step in itertools.count(int(sys.argv[2])):
         state = {f"p{i}": jnp.full((400, 400), step + i / 100) for i in range(10)} | {"n": np.array(step)}

@@ -8,8 +8,8 @@ import pytest
 from absl.testing import flagsaver
 
 from asyncthink_jax import train
-from asyncthink_jax.training import bucket, bucket_lock
-from asyncthink_jax.training.bucket_lock import BucketError
+from asyncthink_jax.storage import bucket, bucket_lock
+from asyncthink_jax.storage.bucket_lock import BucketError
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "gs://b/runs/one"

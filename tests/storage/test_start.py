@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from asyncthink_jax.config import ConfigError, override, to_json
-from asyncthink_jax.report.metrics import Progress
+from asyncthink_jax.storage.metrics import Progress
+from asyncthink_jax.storage.results import read_results, set_scores_aside
+from asyncthink_jax.storage.start import Start, is_longer, lengthened
 from asyncthink_jax.training import experiment
-from asyncthink_jax.training.results import read_results, set_scores_aside
 from asyncthink_jax.training.run import Run
-from asyncthink_jax.training.start import Start, is_longer, lengthened
 from experiments import faults
 from experiments.scores import load
 

@@ -5,7 +5,7 @@ import datetime
 import pytest
 from checkouts import commit_all
 
-from asyncthink_jax.training import provenance
+from asyncthink_jax.storage import provenance
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from asyncthink_jax.model.weights import Weights
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
 from asyncthink_jax.protocol.prompts import TINY, Prompts
 from asyncthink_jax.shown import complain
+from asyncthink_jax.storage.start import Start
 from asyncthink_jax.tasks.task import Problem, Task
-from asyncthink_jax.training.start import Start
 
 
 def texts_of_run(config: Config, workdir: Path, grammar: Grammar, weights: Weights | None) -> tuple[Tokenizer, Prompts]:

@@ -14,8 +14,8 @@ from asyncthink_jax import train
 from asyncthink_jax.config import ConfigError, load, to_json
 from asyncthink_jax.files import locked
 from asyncthink_jax.parallel.preemption import Preemption
-from asyncthink_jax.training import bucket
-from asyncthink_jax.training.start import Start
+from asyncthink_jax.storage import bucket
+from asyncthink_jax.storage.start import Start
 from experiments import countdown_tiny
 
 RUN = "gs://b/runs/one"

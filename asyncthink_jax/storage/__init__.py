@@ -1,0 +1,1 @@
+"""What a run keeps, in its folder or a bucket: checkpoints, metrics, results, tokenizer and prompts."""
