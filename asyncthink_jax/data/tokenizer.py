@@ -278,12 +278,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         found["added_tokens_decoder"] = added
     template = config.get("chat_template")
     if isinstance(template, list):  # several, with names
-        named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
-        template = named[0].get("template") if named else None
+        names = [one.get("name") if isinstance(one, dict) else None for one in template]
+        if template and "default" not in names:
+            raise ValueError(f"{folder / CONFIG}: none of the templates of chat_template is named 'default'")
+        template = template[names.index("default")].get("template") if template else None
     path = folder / "chat_template.jinja"
     if path.is_file():
         check_file(path)
-        template = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            template = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
     if template is not None and not isinstance(template, str):
         raise ValueError(f"{folder / CONFIG}: chat_template is no text")
     if template:

@@ -74,7 +74,7 @@ def answer(data: Any) -> Answer:
     if not isinstance(message, Mapping):
         raise ValueError("no message in its choice")
     text, thinking = _texts(message.get("content"))
-    for name in ("reasoning_content", "reasoning"):
+    for name in ("reasoning_content", "reasoning", "thinking"):
         thinking = thinking or _texts(message.get(name))[0]
     if not text.strip() and thinking.strip():
         text = f"<think>\n{thinking}\n</think>"
@@ -112,8 +112,10 @@ def _texts(content: Any) -> tuple[str, str]:
         elif part.get("type") in ("thinking", "reasoning"):
             inner = part.get(part["type"], part.get("text"))
             thought += inner if isinstance(inner, str) else _texts(inner)[0]
-        elif isinstance(part.get("text"), str):
-            said += part["text"]
+        else:
+            inner = part.get("text")
+            inner = inner.get("value") if isinstance(inner, Mapping) else inner
+            said += inner if isinstance(inner, str) else ""
     return said, thought
 
 

@@ -47,14 +47,19 @@ _MESSAGE = 300  # characters of an endpoint's message that are shown
 _SECRET = 8  # characters of a key from which on it is one, and no "x" for an endpoint that wants none
 # In the code, type or message of an error: nothing is answered until somebody pays.
 _USED_UP = re.compile(
-    r"insufficient[_ ](quota|balance|credits?|funds?)\b|billing_hard_limit_reached|billing_not_active|"
-    r"exceeded[_ ](your[_ ])?current[_ ]quota|credit balance is too low|\barrearage\b",
+    r"insufficient[_ ](\w+[_ ])?(quota|balance|credits?|funds?)\b|billing_hard_limit_reached|billing_not_active|"
+    r"exceeded[_ ](your[_ ])?current[_ ]quota|credit balance is too low|\barrearage\b|"
+    r"balance is (insufficient|not enough|too low)|\b(out of|no|not enough|all available) credits?\b|"
+    r"credits? (is|are|have been|has been)? ?(exhausted|used up|depleted)|included credits|"
+    r"budget[_ ](has been )?exceeded|(spending|api usage) limits?\b",
     re.IGNORECASE,
 )
 # In a message that names an argument: the argument is unknown, rather than its value out of range.
 _UNKNOWN = re.compile(
-    r"unsupported|not supported|(does not|doesn't) support|unrecogni[sz]ed|unknown|unexpected|not (permitted|allowed)|"
-    r"extra (inputs|fields)|invalid (argument|parameter|field)|not a valid",
+    r"unsupported|(not|n't) (be )?(supported|permitted|allowed|implemented|set|used|found)|"
+    r"(does not|doesn't) (support|accept|take|allow)|not (a )?recogni[sz]ed|unrecogni[sz]ed|unknown|unexpected|"
+    r"did not expect|no such|forbidden|deprecated|use .?max_tokens|extra (inputs|fields|data)|"
+    r"invalid (argument|parameter|field|key)|not a valid",
     re.IGNORECASE,
 )
 

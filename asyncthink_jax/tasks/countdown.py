@@ -26,8 +26,13 @@ _BETWEEN = re.compile(r"[,;]\s*(?:(?:and|or)\s)?|\s(?:and|or)\s|\n\s*")  # two e
 _TIMES = re.compile(r"(?<=[\d)])( ?)[xX]( ?)(?=[\d(])")
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _VALUE = re.compile(r"(.*?)(?:=\s*(\d+)|\(\s*=\s*(\d+)\s*\))", re.ASCII)
+_LISTS = (("[", "]"), ("{", "}"), (r"\{", r"\}"))
+_TICKS = " \N{CHECK MARK}\N{HEAVY CHECK MARK}\N{WHITE HEAVY CHECK MARK}"
 # Answers that claim nothing.
-NOTHING = ("none", "no solution", "no solutions", "no solution exists", "nothing", "impossible", "n/a")
+NOTHING = (
+    *("none", "(none)", "no solution", "no solutions", "no solution exists", "no solution found", "no solutions found"),
+    *("there is no solution", "there are no solutions", "nothing", "impossible", "n/a"),
+)
 _BULLET = re.compile(r"[-*+] ")
 _NUMBERING = re.compile(r"\(?(\d{1,2})[.)]:? +")
 
@@ -218,8 +223,9 @@ def answered_expressions(answer: str | None) -> list[str]:
     """
     text = _FRACTION.sub(r"((\1) / (\2))", answer_text.clean(answer or ""))
     text = _TIMES.sub(r"\1*\2", text)
-    text = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    texts = [answer_text.clean(part, prefix=True) for part in _BETWEEN.split(text)] if text else []
+    text = _unlisted(text)
+    parts = [answer_text.clean(part, prefix=True) for part in _BETWEEN.split(text)] if text else []
+    texts = [_unlisted(part).rstrip(_TICKS) for part in parts]
     is_list = len(texts) > 1 or text.startswith("*")  # a single - or + may be a sign
     if is_list and all(_BULLET.match(text) for text in texts):
         texts = [text[2:].strip() for text in texts]
@@ -227,6 +233,15 @@ def answered_expressions(answer: str | None) -> list[str]:
     if all(match and int(match[1]) == place for place, match in enumerate(numbers, 1)):
         texts = [text[match.end() :] for text, match in zip(texts, numbers, strict=True) if match]
     return [] if len(texts) == 1 and texts[0].casefold() in NOTHING else texts
+
+
+def _unlisted(text: str) -> str:
+    """`text` without the brackets of a list around it."""
+    for opening, closing in _LISTS:
+        inner = text[len(opening) : -len(closing)]
+        if text == opening + inner + closing and not {opening[-1], closing[-1]} & set(inner):
+            return inner.strip()
+    return text
 
 
 def _tree(text: str) -> expressions.Tree | None:

@@ -145,10 +145,11 @@ def _problem(label: str, row: Mapping[str, Any]) -> Problem:
 
 
 def _gold(value: Any) -> str:
-    """The answer of a row, a text or a number: 27.0 is 27."""
+    """The answer of a row, a text or a number: 27.0 is 27, and 6.02e23 what stands there, not the float next to it."""
     value = sources.plain(value, "answer")
     if isinstance(value, float | Decimal) and math.isfinite(value):
-        value = str(int(value)) if value == int(value) else str(value)
+        digits = str(value)
+        value = str(int(Decimal(digits))) if value == int(value) else digits
     elif isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     text = math_answers.final(_alone(sources.text(value, "answer")))

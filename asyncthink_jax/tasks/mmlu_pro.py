@@ -165,9 +165,10 @@ def _problem(row: Mapping[str, Any]) -> Problem:
 # ------------------------------------------------------------------------------------------------------------ answers
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_ALONE = re.compile(r"[(\[{]?([A-J])[)\]}]?", re.IGNORECASE)
+_ALONE = re.compile(r"(?:[-*]\s+|(?:so|thus|hence|therefore),?\s+)?[(\[{]?([A-J])[)\]}]?", re.IGNORECASE)
+_LABEL = re.compile(r"[(\[]?([A-Ja-j])(?:[)\].:]+|(?<=[A-J])\s*=|(?<=[A-J]))\s+")
 _WITH_OPTION = re.compile(
-    r"\(?([A-J])(?:\)[.:]?|[.:]|(?=\s*\n|\s+(?:because|since)\b)|(\s-|(?=\s+\()))\s+(\S.*)", re.DOTALL
+    r"\(?([A-J])(?:\)[.:]?|[.:]|,?(?=\s*\n|\s+(?:because|since)\b)|(\s-|(?=\s+\()))\s+(\S.*)", re.DOTALL
 )
 # "is a" names no letter, but "(a)" does, and so does "is a" at the end.
 _NAMED = re.compile(
@@ -177,7 +178,8 @@ _NAMED = re.compile(
 )
 # A sentence that says of one option that it is right.
 _CALLED_RIGHT = re.compile(
-    r"(?<![^\n.!]) *[(\[]*([A-J])[)\]]* is (?:the )?(?:(?:only|most) )?"
+    r"(?<![^\n.!]) *(?:(?:[Ss]o|[Tt]hus|[Hh]ence|[Tt]herefore),? )?(?:[Oo]nly )?"
+    r"[(\[]*([A-J])[)\]]* is (?:the )?(?:(?:only|most) )?"
     r"(?:(?:correct|right|best)(?: (?:answer|option|choice))?|answer) *(?=[.!\n]|\Z)"
 )
 # Another letter beside a first one: "A or B", "C, D"; not "C, I think", "C, a tree", "A and C is wrong".
@@ -205,9 +207,10 @@ def letter(answer: str, options: Sequence[str] = ()) -> str | None:
         return match[1].upper()
     texts = {_plain(text), _plain(alone)}
     same = [name for name, option in zip(LETTERS, options, strict=False) if _plain(_read(option)) in texts]
-    for name, option in zip(LETTERS, options, strict=False):  # "C a path"
-        if alone.startswith(f"{name} ") and _plain(alone[2:]) == _plain(_read(option)):
-            same = [name]
+    if match := _LABEL.match(alone):  # "c) a path", "C a path"
+        place = LETTERS.index(match[1].upper())
+        if place < len(options) and _plain(alone[match.end() :]) == _plain(_read(options[place])):
+            same = [LETTERS[place]]
     if len(same) == 1:
         return same[0]
     named = set()

@@ -150,7 +150,8 @@ _NO_UNITS = re.compile(
 _CURRENCY = re.compile(r"([+-]?)\s*(?:US\s*)?\\?([$\u20ac\u00a3\u00a5\u20b9]|USD\b|EUR\b|GBP\b)\s*")
 _TRAILING = re.compile(
     r"(?P<body>.*?)\s*"
-    r"(?P<unit>%|\N{DEGREE SIGN}|\\text\s*\{[^{}]+\}|(?P<letters>(?:\s|(?<=[\d}]))[A-Za-z][A-Za-z./' -]*))"
+    r"(?P<unit>%|\N{DEGREE SIGN}|\\?\$|[\u20ac\u00a3\u00a5\u20b9\u00a2]|"
+    r"\\text\s*\{[^{}]+\}|(?P<letters>(?:\s|(?<=[\d}]))[A-Za-z][A-Za-z./' -]*))"
     r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?",
     re.DOTALL,
 )
@@ -161,7 +162,7 @@ _ANGLE = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
 
 def unit(text: str) -> str | None:
     """The one name of a unit, or of what is counted; None for words that are neither."""
-    words = re.sub(r"\bper\b|/", " / ", _TEXT.sub(r"\1", text).replace("-", " ")).split()
+    words = re.sub(r"\bper\b|/", " / ", _TEXT.sub(r"\1", text).replace("-", " ").replace("\\$", "$")).split()
     words = [word.rstrip(".") for word in words]
     if not 1 <= len(words) <= 6 or _NO_UNITS.search(" ".join(words)) or re.search(r"\d", text):
         return None

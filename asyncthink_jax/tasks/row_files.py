@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -69,6 +70,8 @@ def open_file(source: str) -> IO[bytes]:
     path = epath.Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"{source} is a folder, not a file" if path.is_dir() else f"no file {source}")
+    if os.path.exists(source) and not os.path.isfile(source):  # a pipe, say, which has no end to look at
+        raise ValueError(f"{source} is no file")
     file = path.open("rb")
     try:
         check_head(source, file.read(100))
@@ -181,7 +184,8 @@ def _table(source: str, file: _Inflated) -> Iterator[tuple[str, Any]]:
             else:
                 yield where, dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{source}:{numbers.line_num}: {error}") from None
+        why = "its lines end with carriage returns alone" if "new-line character" in str(error) else str(error)
+        raise ValueError(f"{source}:{numbers.line_num}: {why}") from None
 
 
 def _texts(source: str, lines: Iterator[bytes]) -> Iterator[str]:

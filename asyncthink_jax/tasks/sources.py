@@ -211,8 +211,10 @@ def _one(values: list[Any], what: str) -> Any:
 def text(value: Any, what: str) -> str:
     """A text that isn't empty, without the space around it; else raises ValueError."""
     value = plain(value, what)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str):
         raise ValueError(f"the {what} is {_short(value)}, not a text")
+    if not value.strip():
+        raise ValueError(f"the {what} is empty")
     if len(value) > MOST_CHARACTERS:
         raise ValueError(f"the {what} has {len(value):,} characters, at most {MOST_CHARACTERS:,} are read")
     try:

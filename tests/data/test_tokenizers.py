@@ -138,13 +138,20 @@ def test_a_template_file_goes_before_that_of_the_config(tmp_path):
     write(tmp_path, expected["definition"], expected["config"])
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}!")
     assert load_tokenizer(tmp_path).chat_template.render([{"role": "user", "content": "x"}]) == "x!"
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}!", encoding="utf-8-sig")
+    assert load_tokenizer(tmp_path).chat_template.render([{"role": "user", "content": "x"}]) == "x!"
+    (tmp_path / "chat_template.jinja").write_bytes(b"{{ messages[0].content }}\xff")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja: not UTF-8 at byte 26"):
+        load_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
     for broken in (5, {"default": "x"}, True):
         write(tmp_path, expected["definition"], {**expected["config"], "chat_template": broken})
         with pytest.raises(ValueError, match="chat_template is no text"):
             load_tokenizer(tmp_path)
-    write(tmp_path, expected["definition"], {**expected["config"], "chat_template": [5, ["default"], {"name": [1]}]})
-    assert load_tokenizer(tmp_path).chat_template is None
+    for others in ([5, ["default"], {"name": [1]}], [{"name": "tool_use", "template": "t"}]):
+        write(tmp_path, expected["definition"], {**expected["config"], "chat_template": others})
+        with pytest.raises(ValueError, match="none of the templates of chat_template is named 'default'"):
+            load_tokenizer(tmp_path)
     several = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
     write(tmp_path, expected["definition"], {**expected["config"], "chat_template": several})
     assert load_tokenizer(tmp_path).chat_template.render([]) == "d"

@@ -31,6 +31,7 @@ END = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"p
         ("all", "all"),
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "ll"}], "all"),
         ([{"type": "output_text", "text": "all", "annotations": []}], "all"),
+        ([{"type": "text", "text": {"value": "all", "annotations": []}}], "all"),
         (["al", "l"], "all"),
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "all"}], "all"),
         ([{"type": "reasoning", "text": "hm"}, {"text": "all"}, {"type": "image_url", "image_url": {}}], "all"),

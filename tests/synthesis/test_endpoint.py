@@ -161,6 +161,11 @@ def test_waiting_grows_and_differs_between_questions(llm, monkeypatch):
         (refusal(402, "Payment required"), "no quota or credit left for OPENAI_API_KEY: Error code: 402 - Payment req"),
         (refusal(400, "Your credit balance is too low to use this API."), "no quota or credit left .* credit balance"),
         (refusal(429, "slow", code="exceeded_current_quota_error"), "no quota or credit left"),
+        (refusal(429, "You have reached your monthly spending limit."), "no quota or credit left .*spending limit"),
+        (refusal(400, "over", code="budget_exceeded"), "no quota or credit left"),
+        (refusal(400, "Your account balance is insufficient"), "no quota or credit left .*balance is insufficient"),
+        (refusal(403, "You have run out of credits"), "no quota or credit left .*out of credits"),
+        (refusal(403, "You have exceeded your monthly included credits"), "no quota or credit left .*included credits"),
         (Reply(402, b'{"error": "Insufficient funds"}'), "no quota or credit left .*402 - Insufficient funds"),
         (Reply(body=b'{"error": {"code": 402, "message": "top up"}}'), "no quota or credit left .*402 - top up"),
         (Reply(body=b'{"error": {"code": 401, "message": "who?"}}'), "refuses OPENAI_API_KEY: Error code: 401 - who?"),
@@ -259,6 +264,10 @@ LIMITED = {**QUESTION, "max_completion_tokens": 7}
             422, b'{"detail": [{"loc": ["body", "max_completion_tokens"], "msg": "Extra inputs are not permitted"}]}'
         ),
         Reply(400, b'{"error": "max_completion_tokens is not supported; use max_tokens"}'),
+        refusal(400, "'max_completion_tokens' is not a recognized parameter"),
+        refusal(400, "Please use 'max_tokens' instead of 'max_completion_tokens'"),
+        refusal(422, "this model does not accept max_completion_tokens"),
+        refusal(400, "parameter max_completion_tokens is forbidden"),
     ],
 )
 def test_an_endpoint_that_knows_the_limit_by_its_old_name_is_told_that_for_the_rest_of_the_run(llm, refused):
@@ -281,6 +290,7 @@ def test_an_endpoint_that_knows_the_limit_by_its_old_name_is_told_that_for_the_r
     ("said", "kind"),
     [
         ("max_completion_tokens is too large: 7, at most 5", FailedError),
+        ("max_completion_tokens is 7, must be 5 instead", FailedError),
         ("Unknown parameter: 'stop'", FailedError),
         ("neither max_tokens nor max_completion_tokens is supported: unknown", EndpointError),
     ],

@@ -406,6 +406,12 @@ def test_demonstrations_depend_on_the_generator_alone():
         ("$5 + 6 - 8$, $8 - 5$", 2, 2, 0),
         (r"\(5 + 6 - 8\) or `8 - 5`", 2, 2, 0),
         (r"\frac{5 * 6}{10}", 1, 1, 0),
+        (r"\{5 + 6 - 8, 8 - 5\}", 2, 2, 0),
+        ("[5 + 6 - 8], [8 - 5]", 2, 2, 0),
+        ("[5 + 6 - 8, 8 - 5", 1, 2, 1),  # no list
+        ("5 + 6 - 8 = 3 \N{CHECK MARK}\n8 - 5 \N{WHITE HEAVY CHECK MARK}", 2, 2, 0),
+        ("There is no solution.", 0, 0, 0),
+        ("(none)", 0, 0, 0),
         ("N/A", 0, 0, 0),
         ("8 - 5 (= 4)", 0, 1, 1),
         ("No solution.", 0, 0, 0),

@@ -79,6 +79,13 @@ def test_a_list_that_was_printed_is_its_one_text(tmp_path, printed):
     assert Math(train=path, test=(path,))._read(path, False)[0].answer == r"\frac{1}{2}"
 
 
+def test_large_floats_are_the_numbers_that_stand_there(tmp_path):
+    rows = [{"problem": f"{n}?", "answer": value} for n, value in enumerate([6.02e23, 1e22, -0.0, 2.5])]
+    path = written(tmp_path / "rows.jsonl", rows)
+    found = [problem.answer for problem in Math(train=path, test=(path,))._read(path, False)]
+    assert found == ["602" + 21 * "0", "1" + 22 * "0", "0", "2.5"]
+
+
 def test_floats_with_few_bits_are_the_numbers_that_were_meant(tmp_path):
     path = str(tmp_path / "rows.parquet")
     column = pyarrow.array([0.1, 1e-7, None], pyarrow.float32())

@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import io
 import json
+import os
 import sys
 import tracemalloc
 import types
@@ -62,7 +63,7 @@ BROKEN = [
     (b'{"text": "\xff"}', "not UTF-8 at byte 11"),
     (b"[1, 2]", r"\[1, 2\] is no object of columns"),
     (b'{"other": "a"}', "none of the columns text among other: task.text says which it is"),
-    (b'{"text": "  "}', "the text is , not a text"),
+    (b'{"text": "  "}', "the text is empty"),
     (b'{"text": 7}', "the text is 7, not a text"),
     (b'{"text": "\\ud800"}', "the text is no Unicode text"),
     (b"[" * 100_000, "not JSON that can be read"),
@@ -101,6 +102,12 @@ def test_a_source_without_a_usable_row_is_refused(tmp_path):
     path.write_text("{\n")
     with pytest.raises(ValueError, match="no row that can be used"):
         read(path, skip_bad=True)
+
+
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match=r"rows\.jsonl is no file$"):
+        read(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize(
