@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import doctest
 import functools
 import json
 import re
@@ -99,6 +100,11 @@ def test_every_path_that_a_document_names_exists(document):
     places = (ROOT, (ROOT / document).parent, PACKAGE)
     missing = [name for name in [*links, *files] if not any((place / name).exists() for place in places)]
     assert not missing
+
+
+def test_the_tree_of_the_readme_has_the_folders_of_the_package():
+    shown = re.findall(r"^ {6}(\w+)/  ", text_of("README.md"), re.MULTILINE)
+    assert sorted(shown) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
 def test_the_readme_is_read_in_three_minutes_and_links_to_every_page():
@@ -214,6 +220,14 @@ def test_the_example_of_the_method_follows_the_protocol():
         parser.feed(inserted.sub("", re.sub(r"   .*", "", re.sub(r"^ +\d+ +", "", line))))
     assert parser.done and not parser.error
     assert parser.used == parser.joined == {1, 2, 3, 5, 6}  # it searches the fourth pair itself
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python\n>>> " in text_of(page)])
+def test_the_python_examples_of_a_page_give_what_stands_there(page):
+    blocks = re.findall(r"^```python\n(>>> .*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page, page, 0)
+    assert examples.examples
+    assert doctest.DocTestRunner().run(examples).failed == 0
 
 
 def test_the_line_of_episodes_jsonl_in_the_docs_has_the_fields_of_an_episode():
