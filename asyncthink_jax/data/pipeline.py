@@ -12,7 +12,7 @@ import grain.python as grain
 import numpy as np
 
 from asyncthink_jax.data import packing
-from asyncthink_jax.data.tokenizer import Tokenizer, join_closers, organizer_tokens, worker_tokens
+from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, wire, worker_tokens
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.interpreter import demonstration
@@ -177,21 +177,15 @@ def episode(
 
 def played(script: Script, tokenizer: Tokenizer, grammar: Grammar, prompts: Prompts = TINY) -> Episode:
     """A demonstration run through the protocol, in the tokens it is trained on: joined text and clock are filled in."""
-    prefix, suffix = worker_tokens(tokenizer, prompts)
 
     def tokens(pieces: Iterable[str]) -> list[int]:
         return [token for piece in pieces for token in tokenizer.encode_piece(piece)]
 
     return demonstration(
-        grammar,
+        wire(tokenizer, prompts, grammar),
         organizer_tokens(tokenizer, prompts, script.problem.query),
-        prefix,
-        suffix,
         tokens(script.organizer),
         {fork_id: tokens(_worker_pieces(text)) for fork_id, text in script.workers.items()},
-        tokenizer.vocabulary,
-        join_closers(tokenizer, grammar.max_forks),
-        stop_ids=tokenizer.stop_ids,
     )
 
 

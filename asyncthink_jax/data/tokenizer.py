@@ -29,6 +29,7 @@ from asyncthink_jax import stated
 from asyncthink_jax.data.roles import SPECIAL, Roles
 from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
 from asyncthink_jax.protocol.prompts import Prompts, base_prompts, chat_prompts
+from asyncthink_jax.protocol.wire import Wire
 from asyncthink_jax.untrusted.files import check_file, read_json
 
 CONFIG = "tokenizer_config.json"
@@ -230,9 +231,18 @@ def worker_tokens(tokenizer: Tokenizer, prompts: Prompts) -> tuple[list[int], li
     )
 
 
-def join_closers(tokenizer: Tokenizer, max_forks: int) -> dict[int, list[int]]:
-    """For each id the tokens of `</JOIN-i>`, which nobody decodes: they are inserted behind what worker i returned."""
-    return {i: tokenizer.encode(tag_literal(Tag.END_JOIN, i)) for i in range(1, max_forks + 1)}
+def wire(tokenizer: Tokenizer, prompts: Prompts, grammar: Grammar, vocab_size: int | None = None) -> Wire:
+    """The protocol in the tokens of a tokenizer, for a model of `vocab_size` rows (default: as many as tokens)."""
+    prefix, suffix = worker_tokens(tokenizer, prompts)
+    return Wire(
+        grammar,
+        tokenizer.vocabulary,
+        prefix,
+        suffix,
+        close_join={i: tokenizer.encode(tag_literal(Tag.END_JOIN, i)) for i in range(1, grammar.max_forks + 1)},
+        stop_ids=[i for i in tokenizer.stop_ids if vocab_size is None or i < vocab_size],
+        vocab_size=vocab_size,
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -25,45 +25,37 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from asyncthink_jax.protocol.episode import End, Episode, Event, Trace, concurrency_ratio
-from asyncthink_jax.protocol.grammar import FormatError, Grammar, Role, Tag
+from asyncthink_jax.protocol.grammar import FormatError, Role, Tag
 from asyncthink_jax.protocol.parser import Action, Parser
+from asyncthink_jax.protocol.wire import Wire
 
 NextToken = Callable[[int, list[int]], int]  # (trace id, the trace's known tokens) -> the next token
 
 
 def run(
-    grammar: Grammar,
+    wire: Wire,
     prompt: Sequence[int],
-    worker_prefix: Sequence[int],
-    worker_suffix: Sequence[int],
     next_token: NextToken,
-    token_bytes: Sequence[bytes],
-    close_join: Mapping[int, Sequence[int]],
     organizer_budget: int,
     worker_budget: int,
     context: int,
-    stop_ids: Collection[int] = (),
     worker_context: int | None = None,
 ) -> Episode:
     """Runs one episode of the protocol.
 
     Args:
-      grammar: capacity and ids.
+      wire: the protocol in tokens.
       prompt: the organizer's prompt, as tokens.
-      worker_prefix, worker_suffix: the tokens around a sub-query in a worker's prompt.
       next_token: the model. Trace id 0 is the organizer, i the worker of FORK-i. It is called once per decoded token,
         in order within a trace, but workers are called late (at their Join) and never for a step after T.
-      token_bytes: the bytes of each token of the vocabulary.
-      close_join: for each id 1..max_forks the tokens of `</JOIN-i>`, inserted after the returned ones.
       organizer_budget, worker_budget: the most tokens that the organizer, and each worker, may decode.
       context: the most tokens a trace may know (the length of an engine row).
       worker_context: the same for workers; default `context`.
-      stop_ids: the end-of-text tokens, if there are any; their bytes are never looked at.
 
     Returns:
       The Episode, logprobs 0, with `task`, `problem`, `score`, `reward` left for the caller.
@@ -74,7 +66,7 @@ def run(
     if len(prompt) > context:
         raise ValueError(f"the prompt has {len(prompt)} tokens, the context only {context}")
     worker_context = context if worker_context is None else worker_context
-    model = _Model(grammar, next_token, token_bytes, stop_ids, context, worker_context)
+    model = _Model(wire, next_token, context, worker_context)
     organizer = _Row(model, 0, prompt, organizer_budget, start=0)
     workers: dict[int, _Row] = {}
     opener = Action(Tag.NONE, 0, 0, 0)  # the Fork or Answer opened last
@@ -88,7 +80,7 @@ def run(
                 opener = action
             elif action.tag == Tag.END_FORK:
                 sub_query = organizer.between(opener, action)
-                worker_prompt = [*worker_prefix, *sub_query, *worker_suffix][:worker_context]
+                worker_prompt = [*wire.worker_prefix, *sub_query, *wire.worker_suffix][:worker_context]
                 workers[action.id] = _Row(model, action.id, worker_prompt, worker_budget, start=organizer.step)
                 organizer.events.append(Event("fork", action.id, len(organizer.decoded)))
             elif action.tag == Tag.JOIN:
@@ -96,7 +88,7 @@ def run(
                 worker.run_until(sys.maxsize)
                 organizer.events.append(Event("join", action.id, len(organizer.decoded)))
                 organizer.step = max(organizer.step, worker.step)
-                organizer.insert([*worker.returned(), *close_join[action.id]])
+                organizer.insert([*worker.returned(), *wire.close_join[action.id]])
             elif action.tag == Tag.END_ANSWER:
                 answer = bytes(organizer.text[opener.end : action.start]).decode("utf-8", "replace")
 
@@ -113,31 +105,26 @@ def run(
         task="",
         problem={},
         paradigm="async",
-        agents=grammar.capacity,
+        agents=wire.grammar.capacity,
         seed=0,
         traces=traces,
         answer=answer,
         score=None,
         format_error=error.name.lower() if error else None,
         critical_path=last_step,
-        concurrency=concurrency_ratio(traces) / grammar.capacity,
+        concurrency=concurrency_ratio(traces) / wire.grammar.capacity,
         reward=None,
     )
 
 
 def demonstration(
-    grammar: Grammar,
+    wire: Wire,
     prompt: Sequence[int],
-    worker_prefix: Sequence[int],
-    worker_suffix: Sequence[int],
     organizer_script: Sequence[int],
     worker_scripts: Mapping[int, Sequence[int]],
-    token_bytes: Sequence[bytes],
-    close_join: Mapping[int, Sequence[int]],
     organizer_budget: int = sys.maxsize,
     worker_budget: int = sys.maxsize,
     context: int = sys.maxsize,
-    stop_ids: Collection[int] = (),
 ) -> Episode:
     """Runs scripted agents through the protocol: an Episode to learn from, its joined text and clock filled in.
 
@@ -161,19 +148,7 @@ def demonstration(
             raise ValueError(f"the script of {who} is missing or ends too early")
         return token
 
-    episode = run(
-        grammar,
-        prompt,
-        worker_prefix,
-        worker_suffix,
-        scripted,
-        token_bytes,
-        close_join,
-        organizer_budget,
-        worker_budget,
-        context,
-        stop_ids,
-    )
+    episode = run(wire, prompt, scripted, organizer_budget, worker_budget, context)
     unused = set(worker_scripts) - {trace.fork_id for trace in episode.traces}
     if unused:
         raise ValueError(f"there are scripts for workers that are never forked: {sorted(unused)}")
@@ -184,10 +159,8 @@ def demonstration(
 class _Model:
     """What all the rows of an episode share."""
 
-    grammar: Grammar
+    wire: Wire
     next_token: NextToken
-    token_bytes: Sequence[bytes]
-    stop_ids: Collection[int]
     context: int
     worker_context: int
 
@@ -203,7 +176,7 @@ class _Row:
         self.budget = budget
         self.context = model.worker_context if trace_id else model.context
         self.step = start
-        self.parser = Parser(self.role, model.grammar)
+        self.parser = Parser(self.role, model.wire.grammar)
         self.tokens: list[int] = []
         self.sampled: list[bool] = []
         self.steps: list[int] = []
@@ -226,14 +199,14 @@ class _Row:
         token = self.model.next_token(self.trace_id, self.prompt + self.tokens)
         self.step += 1
         self._know(token, sampled=True)
-        if token in self.model.stop_ids:
+        if token in self.model.wire.stop_ids:
             self.end = "budget"
             return []
         self.decoded.append(token)
         self.starts.append(len(self.text))
-        self.text += self.model.token_bytes[token]
+        self.text += self.model.wire.token_bytes[token]
         # Latin-1 makes each byte a character, so that a token may hold a part of a UTF-8 sequence; tags are ASCII.
-        actions = self.parser.feed(self.model.token_bytes[token].decode("latin-1"))
+        actions = self.parser.feed(self.model.wire.token_bytes[token].decode("latin-1"))
         self.actions += actions
         if self.parser.error:
             self.end = "format_error"

@@ -15,15 +15,14 @@ classes (`protocol/automaton.py:lift`). Of the size of the vocabulary is one thi
 each token the verdict on its class.
 """
 
-from collections.abc import Collection
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from asyncthink_jax.protocol.automaton import ROOT, TagAutomaton, TokenAutomaton, tag_automaton
+from asyncthink_jax.protocol.automaton import ROOT, TagAutomaton, tag_automaton
 from asyncthink_jax.protocol.grammar import NUMBERED, FormatError, Grammar, Tag, tag_literal
 from asyncthink_jax.protocol.rules import VERDICT, IdState, Inside
+from asyncthink_jax.protocol.wire import Wire
 
 _NUMBERED = [tag + closer for tag in NUMBERED for closer in (0, 1)]
 _OPENERS = {Tag.FORK: Tag.END_FORK, Tag.ANSWER: Tag.END_ANSWER, Tag.RETURN: Tag.END_RETURN}
@@ -41,10 +40,9 @@ class Constraint:
         ValueError: the vocabulary can't write a tag that an open Fork, Answer or Return needs.
     """
 
-    def __init__(
-        self, grammar: Grammar, automaton: TokenAutomaton, stop_ids: Collection[int] = (), min_workers: int = 0
-    ):
-        self.grammar, self.ids, self.min_workers = grammar, grammar.max_forks + 1, min_workers
+    def __init__(self, wire: Wire, min_workers: int = 0):
+        grammar, automaton = wire.grammar, wire.automaton
+        self.ids, self.min_workers = grammar.max_forks + 1, min_workers
         self.eos = len(Tag) * self.ids
         never = self.eos + 1
         leads_to = _leads_to(tag_automaton(grammar.max_forks))
@@ -61,11 +59,11 @@ class Constraint:
         _check_vocabulary(grammar, event, place, leads_to, min_workers)
 
         token_class = automaton.token_class
-        if stop_ids:  # a class of their own
+        if wire.stop_ids:  # a class of their own
             event = np.column_stack([event, np.full(states, self.eos)])
             place = np.column_stack([place, np.full(states, 2 * states)])
             token_class = np.where(
-                np.isin(np.arange(len(token_class)), list(stop_ids)), event.shape[1] - 1, token_class
+                np.isin(np.arange(len(token_class)), list(wire.stop_ids)), event.shape[1] - 1, token_class
             )
         self.token_class = jnp.asarray(token_class, jnp.int32)
         self.event, self.place = jnp.asarray(event, jnp.int32), jnp.asarray(place, jnp.int32)

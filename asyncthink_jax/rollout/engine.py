@@ -14,7 +14,7 @@ next prompt. The host is asked nothing before all is done, unless somebody watch
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from asyncthink_jax.parallel.sharding import ROWS, cache_spec, own_rows, replicated, row_spec, shard
-from asyncthink_jax.protocol.automaton import TokenAutomaton
-from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.wire import Wire
 from asyncthink_jax.rollout import prefill
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.sampling import EVERYTHING, Sampling
@@ -45,17 +44,12 @@ def step_scope(width: int) -> str:
 
 
 class Engine:
-    """A compiled rollout for one grammar, tokenizer, model and set of limits.
+    """A compiled rollout for one model, one protocol in tokens and one set of limits.
 
     Args:
         model: what decodes.
-        grammar: pool capacity (A) and number of fork ids.
-        automaton: the tag automaton lifted to the tokenizer's vocabulary.
-        worker_prefix, worker_suffix: tokens around the sub-query in a worker's prompt. The suffix may not be empty: it
-            is what a worker whose sub-query is complete feeds to sample its first token.
-        close_join: for each id 1..max_forks the tokens of `</JOIN-i>`.
+        wire: the protocol in tokens: pool capacity, tags, what stands around sub-queries, end-of-text.
         limits: static sizes.
-        stop_ids: the tokens that end a trace: end of text, of a turn, of a message. A release may have several.
         mesh: slots and rows are split over its data and fsdp axes; None = one device.
         sampling: what changes the distribution beside the temperature.
         constrain: only tokens that make no format error are sampled.
@@ -63,20 +57,14 @@ class Engine:
             to compile and not two.
 
     Raises:
-        ValueError: if the suffix, `limits.prefill` or `limits.worker_rows` can't be used, or the vocabulary can't be
-            constrained.
+        ValueError: if `limits.prefill` or `limits.worker_rows` can't be used, or the vocabulary can't be constrained.
     """
 
     def __init__(
         self,
         model: DecodingModel,
-        grammar: Grammar,
-        automaton: TokenAutomaton,
-        worker_prefix: list[int],
-        worker_suffix: list[int],
-        close_join: dict[int, list[int]],
+        wire: Wire,
         limits: Limits,
-        stop_ids: Collection[int] = (),
         mesh: jax.sharding.Mesh | None = None,
         sampling: Sampling = EVERYTHING,
         constrain: bool = False,
@@ -84,21 +72,10 @@ class Engine:
     ):
         if limits.prefill and model.prefill is None:
             raise ValueError("this model can't read a prompt at once: set Limits.prefill (rollout.prefill) to 0")
-        if limits.worker_rows == 0 < grammar.capacity - 1:
+        if limits.worker_rows == 0 < wire.grammar.capacity - 1:
             raise ValueError("without a row no worker ever ends: Limits.worker_rows must be at least 1")
-        self.step = Step(
-            model,
-            grammar,
-            automaton,
-            worker_prefix,
-            worker_suffix,
-            close_join,
-            limits,
-            stop_ids=stop_ids,
-            sampling=sampling,
-            constrain=constrain,
-        )
-        self.model, self.limits, self.mesh, self.whole_cache = model, limits, mesh, whole_cache
+        self.step = Step(model, wire, limits, sampling, constrain)
+        self.model, self.wire, self.limits, self.mesh, self.whole_cache = model, wire, limits, mesh, whole_cache
         self.agents, self.rows, self.traces = self.step.agents, self.step.rows, self.step.traces
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
         self._advance = jax.jit(self._on_each_device, static_argnames="read_length", donate_argnums=1)
@@ -188,11 +165,6 @@ class Engine:
         own = own_rows(self._put(np.arange(room)))
         counted = tuple(int(number) for number in jax.device_get(self._counted(state)))
         return Rollout.from_state(self, own_rows(state.replace(cache=None, kept=None)), own, places, prompts, counted)
-
-    @property
-    def worker_frame(self) -> int:
-        """Tokens of a worker's prompt around its sub-query."""
-        return self.step.prefix_length + self.step.suffix_length
 
     def occupancy(self, sampled_tokens: int, steps: int) -> float:
         """The share of all rows that sampled a token, over so many steps."""

@@ -78,7 +78,7 @@ class Rollout:
             steps=by_episode(state.steps),
             record=record,
             prompt_lengths=np.array([len(prompts[n]) for n in numbers], int),
-            worker_frame=engine.worker_frame,
+            worker_frame=engine.wire.worker_frame,
             worker_length=engine.limits.worker_length,
             agents=engine.agents,
             engine_steps=engine_steps,

@@ -16,16 +16,15 @@ schedules it: when an organizer has ended at T, running workers decode up to ste
 
 import dataclasses
 import functools
-from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from asyncthink_jax.protocol.automaton import TokenAutomaton
-from asyncthink_jax.protocol.grammar import FormatError, Grammar, Tag
+from asyncthink_jax.protocol.grammar import FormatError, Tag
 from asyncthink_jax.protocol.rules import INSIDE_AFTER, VERDICT
+from asyncthink_jax.protocol.wire import Wire
 from asyncthink_jax.rollout.constrain import Constraint
 from asyncthink_jax.rollout.sampling import Sampling, sample, token_uniforms
 from asyncthink_jax.rollout.state import (
@@ -46,35 +45,22 @@ from asyncthink_jax.rollout.state import (
 class Step:
     """What the steps of a rollout have in common; called, it does one. The arguments are those of `Engine`."""
 
-    def __init__(
-        self,
-        model: DecodingModel,
-        grammar: Grammar,
-        automaton: TokenAutomaton,
-        worker_prefix: list[int],
-        worker_suffix: list[int],
-        close_join: dict[int, list[int]],
-        limits: Limits,
-        stop_ids: Collection[int],
-        sampling: Sampling,
-        constrain: bool,
-    ):
-        if not worker_suffix:
-            raise ValueError("the worker prompt needs at least one token after the sub-query; its suffix is empty")
+    def __init__(self, model: DecodingModel, wire: Wire, limits: Limits, sampling: Sampling, constrain: bool):
         self.model, self.limits, self.sampling = model, limits, sampling
-        self.agents, self.traces = grammar.capacity, grammar.max_forks + 1
+        self.agents, self.traces = wire.grammar.capacity, wire.grammar.max_forks + 1
         self.rows = limits.rows_of_slot(self.agents)
-        self.stop_ids = sorted(stop_ids)
-        self.automaton = {f.name: jnp.asarray(getattr(automaton, f.name)) for f in dataclasses.fields(automaton)}
-        self.constraint = Constraint(grammar, automaton, stop_ids, limits.min_workers) if constrain else None
+        self.stop_ids = sorted(wire.stop_ids)
+        tables = wire.automaton
+        self.automaton = {f.name: jnp.asarray(getattr(tables, f.name)) for f in dataclasses.fields(tables)}
+        self.constraint = Constraint(wire, limits.min_workers) if constrain else None
         self.verdicts, self.inside_after = jnp.asarray(VERDICT), jnp.asarray(INSIDE_AFTER)
-        self.prefix = jnp.asarray(worker_prefix or [0], jnp.int32)
-        self.suffix = jnp.asarray(worker_suffix, jnp.int32)
-        self.prefix_length, self.suffix_length = len(worker_prefix), len(worker_suffix)
-        width = max([len(tokens) for tokens in close_join.values()] + [1])
+        self.prefix = jnp.asarray([*wire.worker_prefix] or [0], jnp.int32)
+        self.suffix = jnp.asarray([*wire.worker_suffix], jnp.int32)
+        self.prefix_length, self.suffix_length = len(wire.worker_prefix), len(wire.worker_suffix)
+        width = max([len(tokens) for tokens in wire.close_join.values()] + [1])
         table = np.zeros((self.traces, width), np.int32)
         lengths = np.zeros(self.traces, np.int32)
-        for i, tokens in close_join.items():
+        for i, tokens in wire.close_join.items():
             table[i, : len(tokens)] = tokens
             lengths[i] = len(tokens)
         self.close_join, self.close_join_length = jnp.asarray(table), jnp.asarray(lengths)

@@ -62,7 +62,7 @@ class View:
             **{name: _read_only(buffer) for name, buffer in self.buffers.items()},
             record=record,
             prompt_lengths=self.prompt_lengths,
-            worker_frame=self.engine.worker_frame,
+            worker_frame=self.engine.wire.worker_frame,
             worker_length=self.engine.limits.worker_length,
             agents=self.engine.agents,
             engine_steps=steps,

@@ -15,14 +15,13 @@ from jaxtyping import Array
 from asyncthink_jax.config import Config, ConfigError, RolloutConfig
 from asyncthink_jax.data import builder, demonstration_file
 from asyncthink_jax.data.pipeline import Demonstrations, packed_batch
-from asyncthink_jax.data.tokenizer import Tokenizer, join_closers, organizer_tokens, worker_tokens
+from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, wire
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.cache import put_row, reads_enough, row_count
 from asyncthink_jax.model.transformer import ModelConfig, Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
 from asyncthink_jax.parallel.sharding import divides, param_specs, rollout_specs, shard
-from asyncthink_jax.protocol.cache import lifted
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.prompts import Prompts
 from asyncthink_jax.rollout.engine import Engine
@@ -186,12 +185,8 @@ def make_engine(
     )
     return Engine(
         decoding_model(model, limits.rows_of_slot(grammar.capacity), limits.worker_context),
-        grammar,
-        lifted(grammar.max_forks, tokenizer.vocabulary, model.vocab_size),
-        *worker_tokens(tokenizer, prompts),
-        join_closers(tokenizer, grammar.max_forks),
+        wire(tokenizer, prompts, grammar, model.vocab_size),
         limits,
-        stop_ids=[i for i in tokenizer.stop_ids if i < model.vocab_size],
         mesh=mesh,
         sampling=Sampling(rollout.repetition_penalty, rollout.top_k, rollout.top_p, rollout.min_p),
         constrain=rollout.constrain,

@@ -17,8 +17,8 @@ from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import rollout_specs
-from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
+from asyncthink_jax.protocol.wire import Wire
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.state import DecodingModel, Limits
@@ -79,16 +79,12 @@ class Ours:
         vocabulary = [text.encode() for text in TAGS] + [b""]
         vocabulary += [f" w{n}".encode() for n in range(len(vocabulary), self.config.vocab_size)]
         grammar = Grammar(self.agents, FORKS if self.agents > 1 else 0)
+        closers = {i: [tag(f"</JOIN-{i}>")] for i in range(1, grammar.max_forks + 1)}
         model = decoding_model(self.config, self.limits.rows_of_slot(self.agents), self.limits.worker_context)
         self.engine = Engine(
             forced(model) if self.scripted else model,
-            grammar,
-            lift(tag_automaton(grammar.max_forks), vocabulary),
-            WORKER_PREFIX,
-            WORKER_SUFFIX,
-            {i: [tag(f"</JOIN-{i}>")] for i in range(1, grammar.max_forks + 1)},
+            Wire(grammar, vocabulary, WORKER_PREFIX, WORKER_SUFFIX, closers, stop_ids=[END_OF_TEXT]),
             self.limits,
-            stop_ids=[END_OF_TEXT],
             mesh=self.mesh,
         )
         if not self.scripted:

@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from asyncthink_jax.protocol.grammar import tag_literals
+from asyncthink_jax.protocol.wire import Wire
 
 WORDS = [
     s.encode() for s in [*tag_literals(3), "<FORK-9>", "<JOIN-0>", " a", " b", " c", "<ANS", "<", ":", "work", "solve"]
@@ -30,6 +31,13 @@ def decode(tokens, vocabulary=WORDS):
 
 
 CLOSE_JOIN = {i: encode(f"</JOIN-{i}>") for i in (1, 2, 3)}
+
+
+def wire_of(grammar, vocabulary=WORDS, prefix="work", suffix=":", stop_ids=()):
+    """The protocol in the tokens of a vocabulary; prefix and suffix are text."""
+    closers = {i: encode(f"</JOIN-{i}>", vocabulary) for i in range(1, grammar.max_forks + 1)}
+    return Wire(grammar, vocabulary, encode(prefix, vocabulary), encode(suffix, vocabulary), closers, stop_ids)
+
 
 texts = st.sampled_from(["", " a", " b c", " a a a", "<ANS", " a<"])
 mostly = st.sampled_from([True] * 15 + [False])

@@ -1,7 +1,7 @@
 """The interpreter, the engine's reference: joins, clocks, budgets, rows that fill up, and errors."""
 
 import pytest
-from scripts import CLOSE_JOIN, EOS, WORDS, decode, encode
+from scripts import EOS, WORDS, decode, encode, wire_of
 
 from asyncthink_jax.protocol.episode import clock
 from asyncthink_jax.protocol.grammar import Grammar
@@ -15,19 +15,8 @@ def play(organizer, workers=None, *, vocabulary=WORDS, grammar=GRAMMAR, endings=
     scripts = {
         i: encode(text, vocabulary) + [EOS] * (i in endings) for i, text in {0: organizer, **(workers or {})}.items()
     }
-    close_join = {i: encode(f"</JOIN-{i}>", vocabulary) for i in range(1, grammar.max_forks + 1)}
-    return demonstration(
-        grammar,
-        encode("solve:", vocabulary),
-        encode("work", vocabulary),
-        encode(":", vocabulary),
-        scripts.pop(0),
-        scripts,
-        vocabulary,
-        close_join,
-        stop_ids=[EOS] if vocabulary is WORDS else [],
-        **limits,
-    )
+    wire = wire_of(grammar, vocabulary, stop_ids=[EOS] if vocabulary is WORDS else [])
+    return demonstration(wire, encode("solve:", vocabulary), scripts.pop(0), scripts, **limits)
 
 
 def text_of(trace, vocabulary=WORDS):
@@ -261,21 +250,10 @@ def test_insertion_stops_where_the_row_is_full(context, inserted):
 
 def test_a_workers_prompt_that_fills_its_row_leaves_it_nothing_to_decode():
     # The organizer's own row is as long, so only prefix and suffix can make a worker's prompt too long.
-    long_prefix = encode(" a" * 9)
-    episode = run(
-        GRAMMAR,
-        [],
-        long_prefix,
-        encode(":"),
-        scripted("<FORK-1></FORK-1><JOIN-1><ANSWER></ANSWER>"),
-        WORDS,
-        CLOSE_JOIN,
-        99,
-        99,
-        9,
-    )
+    wire = wire_of(GRAMMAR, prefix=" a" * 9)
+    episode = run(wire, [], scripted("<FORK-1></FORK-1><JOIN-1><ANSWER></ANSWER>"), 99, 99, 9)
     worker = episode.traces[1]
-    assert (worker.prompt.tolist(), worker.tokens.size, worker.end) == (long_prefix, 0, "budget")
+    assert (worker.prompt.tolist(), worker.tokens.size, worker.end) == (wire.worker_prefix, 0, "budget")
     assert text_of(episode.traces[0]) == "<FORK-1></FORK-1><JOIN-1></JOIN-1><ANSWER></ANSWER>"
     assert (episode.format_error, episode.critical_path, clock(episode.traces)[1]) == (None, 5, (2, 2))
 
@@ -301,7 +279,7 @@ def test_the_model_is_given_what_the_trace_knows():
         seen.append((trace_id, decode(known)))
         return next(tokens[trace_id])
 
-    run(GRAMMAR, encode("solve"), encode("work"), encode(":"), model, WORDS, CLOSE_JOIN, 99, 99, 99)
+    run(wire_of(GRAMMAR), encode("solve"), model, 99, 99, 99)
     assert seen[3:8] == [
         (0, "solve<FORK-1> b</FORK-1>"),
         (1, "work b:"),

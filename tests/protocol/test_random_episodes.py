@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripts import BYTES, CLOSE_JOIN, EOS, WORDS, decode, encode, organizer_scripts, worker_scripts
+from scripts import BYTES, CLOSE_JOIN, EOS, WORDS, decode, encode, organizer_scripts, wire_of, worker_scripts
 
 from asyncthink_jax.protocol.episode import clock, concurrency_ratio, critical_path
 from asyncthink_jax.protocol.grammar import Grammar, Tag
@@ -37,17 +37,12 @@ def interpret(case):
     """A scenario's scripts, each repeated for ever, through the interpreter."""
     written = {i: itertools.cycle(script) for i, script in enumerate(case["scripts"])}
     return run(
-        Grammar(case["capacity"], 3),
+        wire_of(Grammar(case["capacity"], 3), prefix=" a" * case["prefix"], stop_ids=case["stop_ids"]),
         encode("solve"),
-        encode(" a" * case["prefix"]),
-        encode(":"),
         lambda trace_id, known: next(written[trace_id]),
-        WORDS,
-        CLOSE_JOIN,
         case["organizer_budget"],
         case["worker_budget"],
         case["context"],
-        case["stop_ids"],
     )
 
 
@@ -171,17 +166,12 @@ def test_how_a_text_is_tokenized_does_not_change_what_it_does(case):
     def outcome(vocabulary, end):
         written = {i: iter(encode(text, vocabulary)) for i, text in enumerate(texts)}
         episode = run(
-            Grammar(case["capacity"], 3),
+            wire_of(Grammar(case["capacity"], 3), vocabulary, stop_ids=[end]),
             encode("solve", vocabulary),
-            encode("work", vocabulary),
-            encode(":", vocabulary),
             lambda trace_id, known: next(written[trace_id], end),
-            vocabulary,
-            {i: encode(f"</JOIN-{i}>", vocabulary) for i in (1, 2, 3)},
             organizer_budget=10_000,
             worker_budget=10_000,
             context=20_000,
-            stop_ids=[end],
         )
         organizer = episode.traces[0]
         return {

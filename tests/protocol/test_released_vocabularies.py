@@ -8,8 +8,8 @@ import pytest
 
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.protocol.automaton import ROOT
-from asyncthink_jax.protocol.cache import lifted
 from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal, tag_literals
+from asyncthink_jax.protocol.lifted import lifted
 from asyncthink_jax.protocol.parser import Parser
 
 MODELS = Path(__file__).parents[2] / ".models"

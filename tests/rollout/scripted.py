@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from scripts import WORDS, encode
 
 from asyncthink_jax.protocol import interpreter
-from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import Grammar
+from asyncthink_jax.protocol.wire import Wire
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.state import DecodingModel, Limits
@@ -54,33 +54,26 @@ class Pool:
         return encode(text, self.vocabulary)
 
     @property
-    def frame(self) -> tuple[list[int], list[int]]:
-        return self.encode(" a" * self.prefix), self.encode(":")
-
-    @property
-    def close_join(self) -> dict[int, list[int]]:
-        return {i: self.encode(f"</JOIN-{i}>") for i in range(1, self.forks + 1)}
-
-    @property
     def grammar(self) -> Grammar:
         return Grammar(self.agents, self.forks)
+
+    @property
+    def wire(self) -> Wire:
+        return Wire(
+            self.grammar,
+            self.vocabulary,
+            worker_prefix=self.encode(" a" * self.prefix),
+            worker_suffix=self.encode(":"),
+            close_join={i: self.encode(f"</JOIN-{i}>") for i in range(1, self.forks + 1)},
+            stop_ids=self.stop_ids,
+        )
 
     @property
     def limits(self) -> Limits:
         return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
 
     def engine(self, model: DecodingModel, mesh: jax.sharding.Mesh | None = None, **options) -> Engine:
-        return Engine(
-            model,
-            self.grammar,
-            lift(tag_automaton(self.forks), self.vocabulary),
-            *self.frame,
-            self.close_join,
-            self.limits,
-            stop_ids=self.stop_ids,
-            mesh=mesh,
-            **options,
-        )
+        return Engine(model, self.wire, self.limits, mesh=mesh, **options)
 
     def scripted_engine(self, one_bucket: bool = True) -> Engine:
         """An engine whose agents write what a table says."""
@@ -158,16 +151,12 @@ def interpret(pool: Pool, script: Script) -> tuple[Episode, dict[tuple[int, int]
         return script.tokens[trace][n % len(script.tokens[trace])]
 
     episode = interpreter.run(
-        pool.grammar,
+        pool.wire,
         script.prompt,
-        *pool.frame,
         next_token,
-        pool.vocabulary,
-        pool.close_join,
         pool.organizer_budget,
         pool.worker_budget,
         pool.context,
-        pool.stop_ids,
         pool.worker_context,
     )
     return episode, read

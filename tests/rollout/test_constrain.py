@@ -16,6 +16,7 @@ from asyncthink_jax.protocol.automaton import ROOT, lift, tag_automaton
 from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literals
 from asyncthink_jax.protocol.parser import Parser
 from asyncthink_jax.protocol.rules import INSIDE_AFTER
+from asyncthink_jax.protocol.wire import Wire
 from asyncthink_jax.rollout.constrain import Constraint
 from asyncthink_jax.rollout.state import DecodingModel, TraceEnd, blank_episodes, id_states
 
@@ -131,7 +132,7 @@ def assert_exact(name, seed, walks):
             parsers.append(snapshot(parser))
             lexers.append(int(lexer))
             expected.append(allowed)
-    found = mask_of(Constraint(grammar, automaton, stops), grammar, parsers, lexers)
+    found = mask_of(Constraint(Wire(grammar, vocabulary, [], [0], {}, stops)), grammar, parsers, lexers)
     for parser, mask, allowed in zip(parsers, found, expected, strict=True):
         wrong = [vocabulary[t] for t in np.flatnonzero(mask != allowed)]
         assert not wrong, (parser.role, parser.open, parser.used, parser.joined, parser._pending, wrong)
@@ -194,7 +195,7 @@ def test_what_a_worker_may_write():
 def test_a_vocabulary_that_cannot_write_a_tag_that_is_needed_is_refused(missing):
     vocabulary = [literal.encode() for literal in tag_literals(3) if literal != missing] + [b" a"]
     with pytest.raises(ValueError, match=missing):
-        Constraint(Grammar(3, 3), lift(tag_automaton(3), vocabulary))
+        Constraint(Wire(Grammar(3, 3), vocabulary, [], [0], {}))
 
 
 # --- The engine.

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from test_constrain import mask_of
 
+from asyncthink_jax.data.tokenizer import wire
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.protocol.automaton import ROOT
-from asyncthink_jax.protocol.cache import lifted
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.parser import Parser
+from asyncthink_jax.protocol.prompts import TINY
 from asyncthink_jax.rollout.constrain import Constraint
 
 QWEN3 = pathlib.Path(__file__).parents[2] / ".models" / "qwen3"
@@ -25,8 +26,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def constrained():
     grammar, tokenizer = Grammar(4, 12), load_tokenizer(QWEN3)
-    automaton = lifted(grammar.max_forks, tokenizer.vocabulary, ROWS)
-    return grammar, tokenizer, automaton, Constraint(grammar, automaton, tokenizer.stop_ids)
+    of_qwen = wire(tokenizer, TINY, grammar, ROWS)
+    return grammar, tokenizer, of_qwen.automaton, Constraint(of_qwen)
 
 
 @pytest.mark.parametrize(

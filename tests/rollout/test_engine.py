@@ -4,6 +4,7 @@ With each token the scripted model checks what it has been fed, prompts, sub-que
 something else where that is not what the interpreter's model has read.
 """
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 from scripted import FORKS, Pool, Script, episode_of, examples, facts, interpret, on_engine, scripted_model
 from scripts import BYTES, EOS, WORDS, decode, organizer_scripts, worker_scripts
 
-from asyncthink_jax.protocol.automaton import lift, tag_automaton
 from asyncthink_jax.protocol.grammar import FormatError
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.state import Limits
@@ -166,18 +166,14 @@ def test_a_prompt_that_cannot_be_used_is_refused(prompts):
 
 
 def test_a_worker_prompt_needs_a_token_after_the_sub_query():
-    pool = Pool(agents=2)
     with pytest.raises(ValueError, match="suffix is empty"):
-        Engine(
-            scripted_model(3), pool.grammar, lift(tag_automaton(3), WORDS), [1], [], pool.close_join, Limits(1, 8, 8, 8)
-        )
+        dataclasses.replace(Pool(agents=2).wire, worker_suffix=[])
 
 
 def test_a_model_that_cannot_read_a_prompt_at_once_is_refused_where_prompts_shall_be():
-    pool = Pool(agents=2)
     model, limits = scripted_model(3)._replace(prefill=None), Limits(1, 8, 8, 8, prefill=4)
     with pytest.raises(ValueError, match="can't read a prompt at once"):
-        Engine(model, pool.grammar, lift(tag_automaton(3), WORDS), [1], [2], pool.close_join, limits)
+        Engine(model, Pool(agents=2).wire, limits)
 
 
 def test_workers_without_a_row_are_refused():
