@@ -24,6 +24,8 @@ RANGES: list[tuple[str, float, float]] = [
     ("model.mlp_width", 1, INF),
     ("model.lora.rank", 0, INF),
     ("model.lora.alpha", 0, INF),
+    ("model.rope_theta", 1e-6, INF),  # powers of it are taken
+    ("model.norm_eps", 1e-30, 1),  # a square root of it divides
     ("model.rope_scaling.factor", 1, INF),
     ("model.rope_scaling.low_frequency_factor", 0, INF),
     ("model.rope_scaling.high_frequency_factor", 0, INF),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
+
+_LARGEST = 3.4028234e38  # a float32 of more is infinite
 
 
 class ConfigError(ValueError):
@@ -96,7 +97,7 @@ def did_you_mean(wrong: str, names: Iterable[str], leaf: str | None = None) -> s
 def type_name(hint: Any, value: Any = None) -> str:
     """A type in the words of an error line; `value` is what isn't of it."""
     if hint is float and isinstance(value, int | float):
-        return "a finite number"
+        return "a finite number (of float32)"
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -156,8 +157,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         item_hints = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
         return isinstance(value, tuple) and len(value) == len(item_hints) and all(map(fits, value, item_hints))
-    if hint is float:  # neither NaN nor an infinity
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if hint is float:  # neither NaN nor an infinity, also in float32
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, hint)

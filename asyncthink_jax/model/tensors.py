@@ -84,9 +84,11 @@ def check_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], wher
         raise WeightsError(f"{where}: {config.layers} layers are stated, but there are {len(shapes)} tensors")
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     for name in ("vocab_size", "width", "heads", "kv_heads", "head_dim", "mlp_width"):
+        stated = f"{name.replace('_', ' ')} {getattr(config, name)}"
         if getattr(config, name) > largest:
-            stated = f"{name.replace('_', ' ')} {getattr(config, name)}"
             raise WeightsError(f"{where}: {stated} is stated, but no tensor has more than {largest} along an axis")
+        if getattr(config, name) < 1:
+            raise WeightsError(f"{where}: {stated} is stated, must be above 0")
     if config.heads % config.kv_heads or config.head_dim % 2:
         stated = f"{config.heads} heads, {config.kv_heads} of keys and values, of {config.head_dim} entries"
         raise WeightsError(f"{where}: {stated}: the first must be a multiple of the second, and the last even")

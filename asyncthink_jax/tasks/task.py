@@ -127,6 +127,7 @@ class Task(abc.ABC, Generic[P]):
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
         "validation_problems": (1, INF),
         "test_problems": (1, INF),
+        "split_seed": (0, INF),
         "worker_keep": (0, 1),
         "answer_weight": (0, INF),
     }

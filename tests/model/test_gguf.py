@@ -137,6 +137,7 @@ def moved(name, shape):
         (lambda k, t: k.update({"general.architecture": "gemma"}), "architecture 'gemma' is not one of llama, qwen3"),
         (lambda k, t: k.pop("llama.block_count"), "llama.block_count is missing"),
         (lambda k, t: k.update({"llama.attention.head_count": [4, 4]}), "head_count is [4, 4], expected a whole"),
+        (lambda k, t: k.update({"llama.attention.head_count_kv": 0}), "kv heads 0 is stated, must be above 0"),
         (lambda k, t: k.update({"llama.attention.head_count": 0}), "head_count is 0, expected a whole number above 0"),
         (
             lambda k, t: k.update({"llama.attention.head_count": "four"}),
