@@ -78,9 +78,9 @@ FROM_MODEL = Config(
 # A model of this size and age answers nothing: the reward of these runs is one that every episode can earn.
 TRAIN = """
 from asyncthink_jax import command, train
-from asyncthink_jax.training import rl
+from asyncthink_jax.training import grpo
 
-rl.reward = lambda config, episode: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5)
+grpo.reward = lambda config, episode: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5)
 command.run(train.main)
 """
 

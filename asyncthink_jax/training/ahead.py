@@ -27,7 +27,7 @@ from asyncthink_jax.parallel.chips import Chip
 from asyncthink_jax.parallel.mesh import platform_of
 from asyncthink_jax.parallel.sharding import row_spec
 from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop, lower_prefill
-from asyncthink_jax.training import rl, sft
+from asyncthink_jax.training import grpo, sft
 from asyncthink_jax.training.costs import Cost, Costs
 from asyncthink_jax.training.experiment import Experiment, build, check_mesh, multiply_in_full
 from asyncthink_jax.training.logprobs import OldLogprobs
@@ -160,7 +160,7 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
     )
     if config.rl.iterations:
         fields = config.rl
-        channels = packing.pack(rl.imitated_rows(fields, [_TRACE]), fields.row_length, 1)[0]
+        channels = packing.pack(grpo.imitated_rows(fields, [_TRACE]), fields.row_length, 1)[0]
         of_reference = {"reference_logprobs": channels["old_logprobs"]} if fields.kl else {}
         logprobs = OldLogprobs(
             experiment.model, fields.temperature, fields.loss_chunk, fields.microbatches, mesh, frozen
@@ -169,7 +169,7 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
         yield Step("logprobs", lambda: logprobs.lower(trained, batch),
                    costs.logprobs(fields.rows, fields.row_length, fields.microbatches),
                    moments, "more rl.microbatches")  # fmt: skip
-        loss = rl.make_loss(experiment.model, fields)
+        loss = grpo.make_loss(experiment.model, fields)
         total = fields.iterations * fields.optimizer_steps
         step = training("rl_step", fields, loss, channels | of_reference, total)
         yield dataclasses.replace(step, resident=reference)

@@ -7,7 +7,7 @@ import jax
 
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.protocol.episode import Episode
-from asyncthink_jax.training import rl
+from asyncthink_jax.training import grpo
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.play import play, summary
 
@@ -33,7 +33,7 @@ def evaluate(
     rollout_params = experiment.to_rollout_layout(params)
     played = play(experiment, rollout_params, chosen, samples, key, temperature, progress=progress, poll=poll)
     for episode in played.episodes:
-        episode.reward = rl.reward(experiment.config.rl, episode)
+        episode.reward = grpo.reward(experiment.config.rl, episode)
     task = experiment.config.task
 
     def scores(episodes: Sequence[Episode]) -> dict[str, Any]:

@@ -11,13 +11,12 @@ wait, and the resumed run samples the same episodes again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from asyncthink_jax.data import pipeline
 from asyncthink_jax.files import name_of
@@ -37,15 +36,14 @@ from asyncthink_jax.storage.results import (
     write_episodes,
 )
 from asyncthink_jax.storage.start import Start
-from asyncthink_jax.tasks.task import Problem
-from asyncthink_jax.training import rl, sft
+from asyncthink_jax.training import sft
 from asyncthink_jax.training.evaluation import evaluate
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_episodes, remedies
+from asyncthink_jax.training.grpo import Grpo
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.play import means, play, summary
+from asyncthink_jax.training.play import means
 from asyncthink_jax.training.state import OptimizerStep, TrainState, abstract_state, new_state
-from asyncthink_jax.training.update import Update
 
 
 class Run:
@@ -167,7 +165,7 @@ class Run:
 
     def reinforce(self, start: Params) -> Params:
         """GRPO from the cold start, which is donated. Returns the parameters with the best validation reward."""
-        config, experiment = self.config.rl, self.experiment
+        config, experiment, poll = self.config.rl, self.experiment, self.preemption.poll
         if config.iterations == 0:
             return start
         optimizer = make_optimizer(config, config.iterations * config.optimizer_steps)
@@ -184,7 +182,7 @@ class Run:
             start = held.pop() if held else self.cold_start()
             first, state, validates = 0, new_state(start, optimizer, experiment.mesh), False
         self._skips = Skips(config.skip_nonfinite, found.metadata.get("skipped", 0) if found else 0)
-        update = Update(self.experiment, optimizer, reference, self._skips)
+        grpo = Grpo(experiment, optimizer, reference, self._skips)
         on_disk = first  # the iteration that a resume would go on from
         with self._timed("rl"):
             # Orbax can't save a step twice: this validation is made once more where the next rollout is given up.
@@ -192,9 +190,9 @@ class Run:
                 raise InterruptedRunError
             for number in range(first + 1, config.iterations + 1):
                 before = problems.get_state()
-                chosen = [next(problems) for _ in range(config.prompts)]
                 try:
-                    state, numbers = self._iteration(number, state, chosen, update, on_disk == number - 1)
+                    with self._ending_at("rl", number):
+                        state, numbers = grpo.iteration(number, state, problems, poll, may_stop=on_disk == number - 1)
                 except InterruptedRunError:  # as if it had not begun: a resume samples the same again
                     if on_disk < number - 1:
                         self._save("rl", number - 1, self.config.sft.steps + number - 1, state, before)
@@ -214,31 +212,6 @@ class Run:
         self.checkpoints.wait()
         best = self.checkpoints.restore_best(self.experiment.abstract_params())
         return state.params if best is None else best.state
-
-    def _iteration(
-        self, number: int, state: TrainState, chosen: Sequence[Problem], update: Update, on_disk: bool
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """Rollout and update; raises InterruptedRunError in the middle, of the update only if `state` is on disk."""
-        config, poll = self.config.rl, self.preemption.poll
-        started = time.monotonic()
-        key = jax.random.fold_in(jax.random.key(self.config.seed), number)
-        params = self.experiment.to_rollout_layout(state.params)
-        played = play(
-            self.experiment, params, chosen, config.group_size, key, config.temperature, merge=False, poll=poll
-        )
-        for episode in played.episodes:
-            episode.reward = rl.reward(config, episode)
-        del params  # the update needs its memory
-        rolled_out = time.monotonic()
-        rng = np.random.default_rng((self.config.seed, number))
-        with self._ending_at("rl", number):
-            state, numbers = update(state, played.episodes, rng, poll if on_disk else None)
-        numbers |= means(summary(played.episodes, config.group_size, self.config.task.wanted))
-        numbers["occupancy"] = played.occupancy
-        numbers["rollout_seconds"] = rolled_out - started
-        numbers["update_seconds"] = time.monotonic() - rolled_out
-        numbers["tokens_per_second"] = played.decoded_tokens / (time.monotonic() - started)
-        return state, numbers
 
     def _validate(self, number: int, state: TrainState) -> bool:
         """Scores the validation split; the parameters with the best reward so far are kept.

@@ -13,7 +13,7 @@ from asyncthink_jax.config import RLConfig
 from asyncthink_jax.data import packing
 from asyncthink_jax.parallel.sharding import rollout_specs
 from asyncthink_jax.rollout.state import Limits
-from asyncthink_jax.training import rl, sft
+from asyncthink_jax.training import grpo, sft
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.state import OptimizerStep, new_state
 from experiments.benchmarks import peer
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 class OurIteration:
-    """Called, does one iteration; the steps are those of `training/run.py` without its files and problems."""
+    """Called, does one iteration; the steps are those of `training/grpo.py` without problems."""
 
     def __init__(self, model, prompts: int, group: int, prompt: int, new: int):
         rows = prompts * group
@@ -57,7 +57,7 @@ class OurIteration:
         self.script = ending_after([new] * rows)
         optimizer = make_optimizer(self.config, 10_000)
         self.state = new_state(self.ours.params, optimizer, self.ours.mesh)
-        self.step = OptimizerStep(rl.make_loss(model, self.config), optimizer, self.ours.mesh, microbatches=1)
+        self.step = OptimizerStep(grpo.make_loss(model, self.config), optimizer, self.ours.mesh, microbatches=1)
         self.rng = np.random.default_rng(0)
 
     def __call__(self) -> None:
@@ -66,8 +66,8 @@ class OurIteration:
         about = dict.fromkeys(("task", "problem", "paradigm", "seed", "answer", "score", "reward"))
         episodes = [rollout.episode(n, **about) for n in range(len(rollout))]
         rewards = self.rng.random((self.config.prompts, self.config.group_size))
-        advantage = rl.advantages(self.config, rewards).reshape(-1)
-        rows = rl.training_rows(self.config, episodes, advantage.tolist(), self.rng)
+        advantage = grpo.advantages(self.config, rewards).reshape(-1)
+        rows = grpo.training_rows(self.config, episodes, advantage.tolist(), self.rng)
         batch, left_out = packing.pack(rows, self.config.row_length, self.config.rows)
         assert not left_out
         self.state, numbers = self.step(self.state, sft.normalised(batch))

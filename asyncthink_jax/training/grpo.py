@@ -1,0 +1,343 @@
+"""Stage 2, reinforcement learning: GRPO over episodes of many traces (paper, section 4). Start reading here.
+
+One iteration is `Grpo.iteration`:
+
+    1. rollout     decode every problem of the batch `group_size` times                   `Grpo.rollout`
+    2. reward      accuracy + lambda * concurrency, or a penalty for a format error       `reward`
+    3. advantage   reward minus the mean of its group, one number an episode              `advantages`
+    4. rows        every trace is a row; all its decoded tokens share that number         `training_rows`, `Grpo.batch`
+    5. update      the clipped policy gradient, in `optimizer_steps` minibatches          `make_loss`
+
+What differs from GRPO as first published (arXiv:2402.03300), because the paper says so:
+
+- The sample is an episode: the organizer and all its workers share one reward and one advantage.
+- Text that a Join inserts is read but not trained.
+
+And because the paper leaves it open (each is a field of `RLConfig`):
+
+- No division by the group's deviation, no KL penalty, hence no reference model. Both are switches.
+- The loss is a mean over all decoded tokens of an optimizer step, not over each sample first.
+- The upper clip is wider than the lower one.
+- Each episode trains once: no second pass over a rollout.
+
+Not in the paper at all, and off by default: three more terms of the reward (`reward`), and demonstrations imitated
+beside the episodes (`imitated_rows`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from asyncthink_jax.config import RLConfig
+from asyncthink_jax.data import packing, pipeline
+from asyncthink_jax.model.transformer import ModelConfig, Params
+from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.tasks.task import Problem
+from asyncthink_jax.training import sft
+from asyncthink_jax.training.experiment import Experiment
+from asyncthink_jax.training.finite import Skips, check_episodes, check_logprobs
+from asyncthink_jax.training.logprobs import OldLogprobs, token_logprobs
+from asyncthink_jax.training.play import Played, means, play, summary
+from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState
+
+Poll = Callable[[], None]  # called now and then; may raise, to give up what is under way
+
+
+class Grpo:
+    """The iterations of one run; their programs are compiled once.
+
+    Args:
+        experiment: the parts of the run.
+        optimizer: of the trained parameters.
+        reference: the parameters that a KL penalty pulls towards; None without one.
+        skips: counts updates that are left out because they aren't finite.
+    """
+
+    def __init__(self, experiment: Experiment, optimizer: Any, reference: Params | None, skips: Skips | None = None):
+        self.experiment, self.config, self.reference = experiment, experiment.config.rl, reference
+        self.skips = skips or Skips(0)
+        config, model, mesh, frozen = self.config, experiment.model, experiment.mesh, experiment.frozen
+        self.recompute_logprobs = config.recompute_logprobs or not experiment.config.rollout.from_whole_distribution
+        self.step = OptimizerStep(
+            make_loss(model, config), optimizer, mesh, config.microbatches, frozen, self.skips.allowed > 0
+        )
+        self.logprobs = OldLogprobs(model, config.temperature, config.loss_chunk, config.microbatches, mesh, frozen)
+
+    def iteration(
+        self, number: int, state: TrainState, problems: Iterator[Problem], poll: Poll, may_stop: bool
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """One iteration: the next problems, the episodes of this policy, the policy after them.
+
+        Args:
+            number: of the iteration, from 1; with the seed it decides all random numbers.
+            state: is donated to the update.
+            problems: the next ones are taken.
+            poll: called during the rollout and, with `may_stop`, between optimizer steps.
+            may_stop: whether an update may be given up, since its `state` can be read back from disk.
+
+        Returns:
+            The state after it, and the iteration's metrics.
+
+        Raises:
+            NonFiniteError: a number isn't finite, and no further update may be left out (`skips`).
+        """
+        config, started = self.config, time.monotonic()
+        played = self.rollout(number, state.params, problems, poll)
+        for episode in played.episodes:
+            episode.reward = reward(config, episode)
+        rolled_out = time.monotonic()
+        rng = np.random.default_rng((self.experiment.config.seed, number))
+        state, numbers = self.learn(state, played.episodes, rng, poll if may_stop else None)
+        numbers |= means(summary(played.episodes, config.group_size, self.experiment.config.task.wanted))
+        numbers["occupancy"] = played.occupancy
+        numbers["rollout_seconds"] = rolled_out - started
+        numbers["update_seconds"] = time.monotonic() - rolled_out
+        numbers["tokens_per_second"] = played.decoded_tokens / (time.monotonic() - started)
+        return state, numbers
+
+    def rollout(self, number: int, params: Params, problems: Iterator[Problem], poll: Poll) -> Played:
+        """Step 1: `prompts` problems, `group_size` episodes of each in a row."""
+        experiment, config = self.experiment, self.config
+        chosen = [next(problems) for _ in range(config.prompts)]
+        key = jax.random.fold_in(jax.random.key(experiment.config.seed), number)
+        params = experiment.to_rollout_layout(params)
+        return play(experiment, params, chosen, config.group_size, key, config.temperature, merge=False, poll=poll)
+
+    def learn(
+        self, state: TrainState, episodes: Sequence[Episode], rng: np.random.Generator, poll: Poll | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Steps 3 to 5: from rewarded episodes, `group_size` of each problem in a row, to new parameters.
+
+        Args:
+            state: is donated.
+            episodes: with rewards.
+            rng: decides which workers train and which demonstrations are imitated.
+            poll: called before each optimizer step.
+
+        Raises:
+            NonFiniteError: as `iteration`.
+        """
+        config = self.config
+        check_episodes(episodes)
+        rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
+        advantage = advantages(config, rewards).reshape(-1)
+        groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
+        minibatches = []
+        for part in np.array_split(groups, config.optimizer_steps):
+            chosen = part.reshape(-1)
+            rows = training_rows(config, [episodes[n] for n in chosen], advantage[chosen], rng)
+            if rows:  # else the rewards of every group are equal
+                minibatches.append(self.batch(state.params, rows, rng))
+        return self.update(state, minibatches, poll)
+
+    def batch(self, params: Params, rows: list[packing.Trace], rng: np.random.Generator) -> Minibatch:
+        """Step 4: the rows of an optimizer step, packed, with all that the loss needs beside the parameters.
+
+        Every minibatch of an iteration is made before its first step: old log-probabilities are of the policy that
+        sampled.
+        """
+        config = self.config
+        for _ in range(config.imitated_demonstrations // config.optimizer_steps):
+            shown = pipeline.drawn_traces(self.experiment.demonstrations, config.row_length, rng, work_only=True)
+            rows = rows + imitated_rows(config, shown)
+        batch, left_out = packing.pack(rows, config.row_length, config.rows)
+        batch = sft.normalised(batch)
+        sampled = batch["loss_weights"] * (1 - batch["imitated"])
+        gap = None
+        if self.recompute_logprobs:
+            recorded, batch["old_logprobs"] = batch["old_logprobs"], np.asarray(self.logprobs(params, batch))
+            check_logprobs("the trainer's old", batch["old_logprobs"][sampled > 0])
+            gap = float(np.average(np.abs(batch["old_logprobs"] - recorded), weights=sampled))
+        if self.reference is not None:
+            batch["reference_logprobs"] = np.asarray(self.logprobs(self.reference, batch))
+            check_logprobs("the cold start's", batch["reference_logprobs"][batch["loss_weights"] > 0])
+        return Minibatch(batch, sampled, len(left_out), gap)
+
+    def update(
+        self, state: TrainState, minibatches: Sequence[Minibatch], poll: Poll | None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Step 5: one optimizer step a minibatch. Returns means over the steps; of none, if nothing was to be learned.
+
+        Before the first step the trainer's forward pass has to give the log-probabilities that the sampler recorded:
+        `replay_gap` is how far apart they are.
+        """
+        collected: list[dict[str, Any]] = []
+        skipped = 0
+        for minibatch in minibatches:
+            if poll:
+                poll()
+            filled = int(np.sum(minibatch.rows["segment_ids"].any(axis=1)))
+            per_part = self.config.rows // self.config.microbatches
+            state, numbers = self.step(state, minibatch.rows, -(-filled // per_part))
+            numbers = jax.device_get(numbers)
+            if self.skips.skipped(numbers):
+                skipped += 1
+            else:
+                collected.append({**numbers, "rows": filled, "traces_left_out": minibatch.left_out})
+        numbers = {"skipped": skipped} if skipped else {}
+        if not collected:
+            return state, numbers
+        numbers |= {name: float(np.mean([one[name] for one in collected])) for name in collected[0]}
+        if self.experiment.config.rollout.from_whole_distribution and not skipped:
+            first = minibatches[0]
+            change = float(collected[0]["logprob_change"] / np.sum(first.sampled))
+            numbers["replay_gap"] = change if first.gap is None else first.gap
+        return state, numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Minibatch:
+    """The packed rows of one optimizer step.
+
+    Attributes:
+        rows: channels [B, L], see `training_rows`; `loss_weights` add up to 1.
+        sampled: their loss weights, but 0 for imitated tokens.
+        left_out: traces that found no room.
+        gap: mean distance of the sampler's log-probabilities to the trainer's, where these were computed.
+    """
+
+    rows: dict[str, np.ndarray]
+    sampled: Float[np.ndarray, "B L"]
+    left_out: int
+    gap: float | None
+
+
+# --------------------------------------------------------------------------------------------------------- 2. reward
+
+
+def reward(config: RLConfig, episode: Episode) -> float:
+    """R_FE for a malformed episode, else R_A + lambda * min(eta / c, tau) / tau (paper, section 4).
+
+    Three options that the paper has not, all off by default: R_eta in proportion to R_A, a bonus where everything asked
+    for was found, and a penalty for the share of the answered expressions that is wrong. `train` takes no R_FE above
+    what that penalty leaves of an answer that is all wrong: a format error would be the better way out.
+    """
+    if episode.format_error is not None:
+        return config.format_penalty
+    score = episode.score or {}
+    concurrency = min(episode.concurrency, config.tau) / config.tau
+    if config.concurrency_times_accuracy:
+        concurrency *= score["accuracy"]
+    total = score["accuracy"] + config.concurrency_weight * concurrency
+    total += config.all_correct_bonus * (score["accuracy"] == 1.0)
+    return total - config.wrong_penalty * score.get("wrong", 0) / max(1, score.get("answered", 0))
+
+
+# ------------------------------------------------------------------------------------------------------ 3. advantage
+
+
+def advantages(config: RLConfig, rewards: Float[np.ndarray, "P G"]) -> Float[np.ndarray, "P G"]:
+    """Group-relative advantages of P problems with G episodes each; a group of equal rewards has none."""
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    centred[np.ptp(rewards, axis=1) == 0] = 0.0  # no rounding residue: such a group moves nothing
+    if config.std_normalise:
+        centred = centred / (rewards.std(axis=1, keepdims=True) + 1e-6)
+    return centred
+
+
+# ----------------------------------------------------------------------------------------------------------- 4. rows
+
+
+def training_rows(
+    config: RLConfig, episodes: Sequence[Episode], advantage: Sequence[float], rng: np.random.Generator
+) -> list[packing.Trace]:
+    """One row for each trace: its tokens, what trains (what the agent decoded itself), advantage, old log-probability.
+
+    Tokens that a Join inserted have weight 0, a worker's tokens `worker_weight`. Of the workers' traces a random share
+    `worker_keep` is kept. An episode without advantage has no gradient and is left out.
+    """
+    rows: list[packing.Trace] = []
+    for episode, value in zip(episodes, advantage, strict=True):
+        if value == 0:
+            continue
+        for trace in episode.traces:
+            worker = trace.role == "worker"
+            if worker and (config.worker_weight == 0 or rng.random() >= config.worker_keep):
+                continue
+            if not trace.decoded_tokens:
+                continue
+            weight = trace.sampled * np.float32(config.worker_weight if worker else 1.0)
+            rows.append(
+                {
+                    "tokens": np.concatenate([trace.prompt, trace.tokens]),
+                    "loss_weights": _after_prompt(trace.prompt, weight),
+                    "advantages": _after_prompt(trace.prompt, trace.sampled * np.float32(value)),
+                    "old_logprobs": _after_prompt(trace.prompt, trace.logprobs),
+                    "imitated": np.zeros(len(trace.prompt) + len(trace.tokens), np.float32),
+                }
+            )
+    return rows
+
+
+def imitated_rows(config: RLConfig, traces: Sequence[packing.Trace]) -> list[packing.Trace]:
+    """Rows for demonstrated traces (tokens and loss weights): no advantage, and marked `imitated`."""
+    return [
+        {
+            "tokens": trace["tokens"],
+            "loss_weights": trace["loss_weights"] * np.float32(config.imitation_weight),
+            "advantages": np.zeros(len(trace["tokens"]), np.float32),
+            "old_logprobs": np.zeros(len(trace["tokens"]), np.float32),
+            "imitated": np.ones(len(trace["tokens"]), np.float32),
+        }
+        for trace in traces
+    ]
+
+
+def _after_prompt(prompt: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(len(prompt), np.float32), values.astype(np.float32)])
+
+
+# --------------------------------------------------------------------------------------------------------- 5. update
+
+
+def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch], tuple[Array, dict[str, Array]]]:
+    """The clipped policy-gradient loss of packed rows, weighted by `loss_weights` (which add up to 1 over a step).
+
+        loss = - sum_t w_t min( r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t )  +  kl * sum_t w_t KL_t
+
+    r_t is the probability ratio to the policy that sampled, at the sampling temperature. Both sides are of the whole
+    vocabulary: where the sampler drew from less (top-k, a format constraint, ..), the old log-probabilities are the
+    trainer's own (`Grpo.batch`), for the sampler's belong to another distribution. KL_t is the k3 estimator against the
+    cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0. Of tokens that
+    are `imitated` it is -log p instead.
+    """
+
+    def loss(params: Params, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
+        logprobs, entropy = token_logprobs(
+            model,
+            params,
+            batch["tokens"],
+            batch["positions"],
+            batch["segment_ids"],
+            temperature=config.temperature,
+            chunk=config.loss_chunk,
+        )
+        weights, advantage = batch["loss_weights"], batch["advantages"]
+        imitated = batch["imitated"] > 0
+        trained = (weights > 0) & ~imitated
+        # Where nothing trains the ratio is 1, whatever stands there: 0 * inf would poison the gradient.
+        change = jnp.where(trained, logprobs - batch["old_logprobs"], 0.0)
+        ratio = jnp.exp(change)
+        clipped = jnp.clip(ratio, 1 - config.clip_low, 1 + config.clip_high)
+        total = -jnp.sum(weights * jnp.where(imitated, logprobs, jnp.minimum(ratio * advantage, clipped * advantage)))
+        numbers = {
+            "entropy": jnp.sum(weights * entropy),
+            "clipped": jnp.sum(weights * (ratio * advantage > clipped * advantage)),
+            "logprob_change": jnp.sum(weights * jnp.abs(change)),  # imitated tokens count as 0
+        }
+        if config.kl:
+            behind = jnp.where(trained, batch["reference_logprobs"] - logprobs, 0.0)
+            divergence = jnp.sum(weights * (jnp.exp(behind) - behind - 1))
+            numbers["kl"] = divergence
+            total += config.kl * divergence
+        return total, numbers
+
+    return loss
