@@ -19,6 +19,7 @@ from asyncthink_jax.shown import complain
 STREAMS = ("stdin", "stdout", "stderr")
 # Of a disk, a quota or a device: with these an error tells all, even where it names no file.
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EBADF}
+_OUT_OF_MEMORY = re.compile(r"\bRESOURCE_EXHAUSTED\b|\bout of memory\b", re.IGNORECASE)  # as XLA says it
 _closed: set[str] = set()  # of STREAMS: those that this process was started without
 
 
@@ -80,6 +81,12 @@ def ending() -> Iterator[None]:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
         complain(f"error: {where}{error.strerror or error}")
+        _exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        said = " ".join(str(error).split())[:200]
+        complain(f"error: out of memory{f' ({said})' if said else ''}: a smaller model, fewer slots or rows take less")
         _exit(1)
 
 

@@ -133,6 +133,13 @@ def test_an_error_of_a_file_is_a_line_and_one_without_a_file_a_traceback():
     assert (done.returncode, done.stderr) == (2, "error: a.json is damaged\n")
 
 
+def test_out_of_memory_is_a_line():
+    done = run("raise RuntimeError('INTERNAL: Out of memory\\nallocating 9 bytes.')")
+    assert done.returncode == 1 and done.stderr.startswith("error: out of memory (INTERNAL: Out of memory allocating 9")
+    assert run("raise MemoryError").stderr == "error: out of memory: a smaller model, fewer slots or rows take less\n"
+    assert "Traceback" in run("raise RuntimeError('of something else')").stderr
+
+
 def test_an_argument_that_is_no_utf8_is_refused_unless_it_is_a_question():
     flags = "from absl import flags; [flags.DEFINE_string(n, None, n) for n in ('out', 'question')];"
     program = PROGRAM.replace("BODY", "print(repr(flags.FLAGS.question))").replace("import gc", f"{flags} import gc")
