@@ -144,6 +144,9 @@ class RLConfig(OptimizerFields):
     kl: float = 0.0  # weight of the KL penalty to the cold start
     # Divides by the group's deviation: once all of a group are correct, concurrency counts as correctness did.
     std_normalise: bool = False
+    # What counts the same in the loss of an optimizer step: each token (as in DAPO), trace or episode (as in GRPO).
+    # constant: each token, and the sum is divided by episodes * row_length instead of the tokens (Dr. GRPO).
+    aggregation: Literal["token-mean", "trace-mean", "episode-mean", "constant"] = "token-mean"
     worker_weight: float = 1.0  # loss weight of the workers' tokens (the organizer's is 1)
     worker_keep: float = 1.0  # share of worker traces that are trained on
     # Fresh demonstrations that an iteration imitates beside its episodes, but only their work (searches, tallies,

@@ -5,8 +5,8 @@ One iteration is `Grpo.iteration`:
     1. rollout     decode every problem of the batch `group_size` times                   `Grpo.rollout`
     2. reward      accuracy + lambda * concurrency, or a penalty for a format error       `reward`
     3. advantage   reward minus the mean of its group, one number an episode              `advantages`
-    4. rows        every trace is a row; all its decoded tokens share that number         `training_rows`, `Grpo.batch`
-    5. update      the clipped policy gradient, in `optimizer_steps` minibatches          `make_loss`
+    4. rows        every trace is a row; all its decoded tokens share that number         `training_rows`, `aggregated`
+    5. update      the clipped policy gradient, in `optimizer_steps` minibatches          `make_loss`, `clipped`
 
 What differs from GRPO as first published (arXiv:2402.03300), because the paper says so:
 
@@ -16,7 +16,8 @@ What differs from GRPO as first published (arXiv:2402.03300), because the paper 
 And because the paper leaves it open (each is a field of `RLConfig`):
 
 - No division by the group's deviation, no KL penalty, hence no reference model. Both are switches.
-- The loss is a mean over all decoded tokens of an optimizer step, not over each sample first.
+- The loss is a mean over the decoded tokens of an optimizer step, not over each sample first (`aggregation`). Episodes
+  without an advantage are no part of the mean.
 - The upper clip is wider than the lower one.
 - Each episode trains once: no second pass over a rollout.
 
@@ -39,7 +40,7 @@ from jaxtyping import Array, Float
 from asyncthink_jax.config import RLConfig
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model.transformer import ModelConfig, Params
-from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.protocol.episode import Episode, Trace
 from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training import sft
 from asyncthink_jax.training.experiment import Experiment
@@ -49,6 +50,7 @@ from asyncthink_jax.training.play import Played, means, play, summary
 from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState
 
 Poll = Callable[[], None]  # called now and then; may raise, to give up what is under way
+MEANS = ("entropy", "clipped", "logprob_change", "kl")  # numbers of a step that are means over its tokens
 
 
 class Grpo:
@@ -149,7 +151,7 @@ class Grpo:
             shown = pipeline.drawn_traces(self.experiment.demonstrations, config.row_length, rng, work_only=True)
             rows = rows + imitated_rows(config, shown)
         batch, left_out = packing.pack(rows, config.row_length, config.rows)
-        batch = sft.normalised(batch)
+        batch = step_weights(config, batch)
         sampled = batch["loss_weights"] * (1 - batch["imitated"])
         gap = None
         if self.recompute_logprobs:
@@ -159,7 +161,8 @@ class Grpo:
         if self.reference is not None:
             batch["reference_logprobs"] = np.asarray(self.logprobs(self.reference, batch))
             check_logprobs("the cold start's", batch["reference_logprobs"][batch["loss_weights"] > 0])
-        return Minibatch(batch, sampled, len(left_out), gap)
+        weight = float(batch["loss_weights"].sum()) if config.aggregation == "constant" else 1.0
+        return Minibatch(batch, weight, np.sum(sampled) / weight, len(left_out), gap)
 
     def update(
         self, state: TrainState, minibatches: Sequence[Minibatch], poll: Poll | None
@@ -178,6 +181,7 @@ class Grpo:
             per_part = self.config.rows // self.config.microbatches
             state, numbers = self.step(state, minibatch.rows, -(-filled // per_part))
             numbers = jax.device_get(numbers)
+            numbers |= {name: numbers[name] / minibatch.weight for name in MEANS if name in numbers}
             if self.skips.skipped(numbers):
                 skipped += 1
             else:
@@ -188,7 +192,7 @@ class Grpo:
         numbers |= {name: float(np.mean([one[name] for one in collected])) for name in collected[0]}
         if self.experiment.config.rollout.from_whole_distribution and not skipped:
             first = minibatches[0]
-            change = float(collected[0]["logprob_change"] / np.sum(first.sampled))
+            change = float(collected[0]["logprob_change"] / first.sampled)
             numbers["replay_gap"] = change if first.gap is None else first.gap
         return state, numbers
 
@@ -198,14 +202,16 @@ class Minibatch:
     """The packed rows of one optimizer step.
 
     Attributes:
-        rows: channels [B, L], see `training_rows`; `loss_weights` add up to 1.
-        sampled: their loss weights, but 0 for imitated tokens.
+        rows: channels [B, L], see `training_rows`.
+        weight: what their `loss_weights` add up to.
+        sampled: the share of it that is of sampled tokens; the rest is of imitated ones.
         left_out: traces that found no room.
         gap: mean distance of the sampler's log-probabilities to the trainer's, where these were computed.
     """
 
     rows: dict[str, np.ndarray]
-    sampled: Float[np.ndarray, "B L"]
+    weight: float
+    sampled: float
     left_out: int
     gap: float | None
 
@@ -258,13 +264,9 @@ def training_rows(
     for episode, value in zip(episodes, advantage, strict=True):
         if value == 0:
             continue
-        for trace in episode.traces:
-            worker = trace.role == "worker"
-            if worker and (config.worker_weight == 0 or rng.random() >= config.worker_keep):
-                continue
-            if not trace.decoded_tokens:
-                continue
-            weight = trace.sampled * np.float32(config.worker_weight if worker else 1.0)
+        kept = [trace for trace in episode.traces if _trains(config, trace, rng)]
+        weights = [t.sampled * np.float32(config.worker_weight if t.role == "worker" else 1.0) for t in kept]
+        for trace, weight in zip(kept, aggregated(config, weights), strict=True):
             rows.append(
                 {
                     "tokens": np.concatenate([trace.prompt, trace.tokens]),
@@ -277,29 +279,61 @@ def training_rows(
     return rows
 
 
-def imitated_rows(config: RLConfig, traces: Sequence[packing.Trace]) -> list[packing.Trace]:
-    """Rows for demonstrated traces (tokens and loss weights): no advantage, and marked `imitated`."""
-    return [
-        {
-            "tokens": trace["tokens"],
-            "loss_weights": trace["loss_weights"] * np.float32(config.imitation_weight),
-            "advantages": np.zeros(len(trace["tokens"]), np.float32),
-            "old_logprobs": np.zeros(len(trace["tokens"]), np.float32),
-            "imitated": np.ones(len(trace["tokens"]), np.float32),
-        }
-        for trace in traces
-    ]
+def _trains(config: RLConfig, trace: Trace, rng: np.random.Generator) -> bool:
+    if trace.role == "worker" and (config.worker_weight == 0 or rng.random() >= config.worker_keep):
+        return False
+    return trace.decoded_tokens > 0
 
 
 def _after_prompt(prompt: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(len(prompt), np.float32), values.astype(np.float32)])
 
 
+def imitated_rows(config: RLConfig, traces: Sequence[packing.Trace]) -> list[packing.Trace]:
+    """Rows for the traces of a demonstration (tokens and loss weights): no advantage, and marked `imitated`."""
+    weights = aggregated(config, [trace["loss_weights"] * np.float32(config.imitation_weight) for trace in traces])
+    return [
+        {
+            "tokens": trace["tokens"],
+            "loss_weights": weight,
+            "advantages": np.zeros(len(trace["tokens"]), np.float32),
+            "old_logprobs": np.zeros(len(trace["tokens"]), np.float32),
+            "imitated": np.ones(len(trace["tokens"]), np.float32),
+        }
+        for trace, weight in zip(traces, weights, strict=True)
+    ]
+
+
+def aggregated(config: RLConfig, weights: list[Float[np.ndarray, n]]) -> list[Float[np.ndarray, n]]:
+    """The loss weights of the tokens of one episode's traces, so that what `aggregation` names counts the same.
+
+    Each trace ("trace-mean"), the episode ("episode-mean"), else each token. `step_weights` does the rest.
+    """
+    counts = [max(1, np.count_nonzero(weight)) for weight in weights]
+    if config.aggregation == "trace-mean":
+        return [weight / np.float32(count) for weight, count in zip(weights, counts, strict=True)]
+    if config.aggregation == "episode-mean":
+        return [weight / np.float32(sum(counts)) for weight in weights]
+    return weights
+
+
+def step_weights(config: RLConfig, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The packed rows of an optimizer step with weights that add up to 1: the loss is a mean.
+
+    With "constant" they are divided by a number that is the same for every step, the tokens that its episodes could
+    have: `row_length` each. Then a token counts the same however long the others are (Dr. GRPO, arXiv:2503.20783).
+    """
+    if config.aggregation != "constant":
+        return sft.normalised(batch)
+    episodes = config.prompts // config.optimizer_steps * config.group_size
+    return {**batch, "loss_weights": batch["loss_weights"] / np.float32(episodes * config.row_length)}
+
+
 # --------------------------------------------------------------------------------------------------------- 5. update
 
 
 def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch], tuple[Array, dict[str, Array]]]:
-    """The clipped policy-gradient loss of packed rows, weighted by `loss_weights` (which add up to 1 over a step).
+    """The clipped policy-gradient loss of packed rows, weighted by `loss_weights`.
 
         loss = - sum_t w_t min( r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t )  +  kl * sum_t w_t KL_t
 
@@ -326,11 +360,11 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
         # Where nothing trains the ratio is 1, whatever stands there: 0 * inf would poison the gradient.
         change = jnp.where(trained, logprobs - batch["old_logprobs"], 0.0)
         ratio = jnp.exp(change)
-        clipped = jnp.clip(ratio, 1 - config.clip_low, 1 + config.clip_high)
-        total = -jnp.sum(weights * jnp.where(imitated, logprobs, jnp.minimum(ratio * advantage, clipped * advantage)))
+        gain, clipped_gain = ratio * advantage, clipped(config, ratio) * advantage
+        total = -jnp.sum(weights * jnp.where(imitated, logprobs, jnp.minimum(gain, clipped_gain)))
         numbers = {
             "entropy": jnp.sum(weights * entropy),
-            "clipped": jnp.sum(weights * (ratio * advantage > clipped * advantage)),
+            "clipped": jnp.sum(weights * (gain > clipped_gain)),
             "logprob_change": jnp.sum(weights * jnp.abs(change)),  # imitated tokens count as 0
         }
         if config.kl:
@@ -341,3 +375,8 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
         return total, numbers
 
     return loss
+
+
+def clipped(config: RLConfig, ratio: Float[Array, "B L"]) -> Float[Array, "B L"]:
+    """The ratio, as far as an update may take it: wider above 1 than below ("clip-higher", DAPO, arXiv:2503.14476)."""
+    return jnp.clip(ratio, 1 - config.clip_low, 1 + config.clip_high)

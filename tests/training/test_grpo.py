@@ -154,6 +154,35 @@ def test_a_share_of_the_workers_is_kept_and_every_organizer(config, least, most)
     assert len(again) == len(rows)
 
 
+# What each token of two episodes weighs: the first decoded three and its worker one, the second decoded one.
+@pytest.mark.parametrize(
+    ("aggregation", "organizer", "worker", "other"),
+    [
+        ("token-mean", 1 / 4.5, 0.5 / 4.5, 1 / 4.5),
+        ("trace-mean", 1 / 3 / 2.5, 0.5 / 2.5, 1 / 2.5),
+        ("episode-mean", 1 / 4 / 1.875, 0.5 / 4 / 1.875, 1 / 1.875),
+        ("constant", 1 / 64, 0.5 / 64, 1 / 64),  # 2 episodes of up to 32 tokens a step
+    ],
+)
+def test_tokens_traces_or_episodes_count_the_same(aggregation, organizer, worker, other):
+    sizes = {"prompts": 2, "group_size": 2, "optimizer_steps": 2, "row_length": 32, "worker_weight": 0.5}
+    config = RLConfig(aggregation=aggregation, **sizes)
+    first = episode(traces=[trace([9], [1, 2, 3, 4], joined=(2,)), trace([8, 8], [5], role="worker")])
+    rows = grpo.training_rows(config, [first, episode(traces=[trace([9], [6])])], [1, -1], np.random.default_rng(0))
+    batch = grpo.step_weights(config, packing.pack(rows, 32, 1)[0])
+    weights = dict(zip(batch["tokens"][0].tolist(), batch["loss_weights"][0].tolist(), strict=True))
+    expected = {9: 0, 8: 0, 0: 0, 1: organizer, 2: organizer, 3: 0, 4: organizer, 5: worker, 6: other}
+    assert weights == pytest.approx(expected)
+
+
+def test_a_demonstration_counts_as_an_episode_does():
+    shown = [{"tokens": np.arange(4), "loss_weights": np.array(w, np.float32)} for w in ([0, 1, 3, 0], [0, 0, 1, 1])]
+    for aggregation, expected in (("token-mean", [1, 3, 1, 1]), ("trace-mean", [0.5, 1.5, 0.5, 0.5]),
+                                  ("episode-mean", [0.25, 0.75, 0.25, 0.25])):  # fmt: skip
+        rows = grpo.imitated_rows(RLConfig(aggregation=aggregation), shown)
+        assert [w for row in rows for w in row["loss_weights"].tolist() if w] == pytest.approx(expected)
+
+
 # --- The loss on a toy: two tokens, whose hidden states are (1, 1) and (1, -1), and each of which has probability 1/2.
 
 TOY = ModelConfig(2, layers=1, width=2, heads=1, kv_heads=1, head_dim=2, mlp_width=2, tied_embeddings=False)
@@ -444,6 +473,16 @@ def test_all_rows_of_an_update_train_whatever_microbatches_they_are_in(params):
     assert whole["rows"] == parts["rows"] == 3
     for name in ("loss", "entropy", "gradient_norm"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4), name
+
+
+def test_with_a_constant_divisor_the_loss_is_smaller_and_the_metrics_are_means_all_the_same(params):
+    # Four tokens of two prompts with two episodes each, of up to 16 tokens: the mean over 16 tokens becomes 16 / 64.
+    _, _, mean = updated(params, [0.0, 1.0, 1.0, 0.0])
+    _, _, constant = updated(params, [0.0, 1.0, 1.0, 0.0], aggregation="constant")
+    for name in ("loss", "gradient_norm"):
+        assert constant[name] == pytest.approx(mean[name] * 16 / 64, rel=1e-4), name
+    for name in ("entropy", "clipped", "logprob_change", "replay_gap"):
+        assert constant[name] == pytest.approx(mean[name], rel=1e-4), name
 
 
 def test_the_kl_penalty_is_to_the_reference_and_not_to_the_policy_that_samples(params):
