@@ -65,12 +65,12 @@ def main(argv: list[str]) -> int:
 def _convert_run(workdir: Path, target: Path) -> None:
     # Imported late, so that bad input is reported sooner.
     from asyncthink_jax.model.save_hf import save_hf
+    from asyncthink_jax.play.run_model import run_model
     from asyncthink_jax.storage.checkpoint import CheckpointError
     from asyncthink_jax.storage.restore import restore_params
-    from asyncthink_jax.training import experiment
 
     config = dataclasses.replace(load(workdir / "config.json"), mesh=MeshConfig())
-    built = experiment.build(config, workdir)
+    built = run_model(config, workdir)
     try:
         params = restore_params(built.abstract_params(), workdir, FLAGS.checkpoint)
     except CheckpointError as error:

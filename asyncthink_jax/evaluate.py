@@ -85,13 +85,14 @@ def _config(argv: list[str], overrides: list[str], held: contextlib.ExitStack) -
 def _evaluate(config: Config, workdir: Path, overrides: list[str], held: contextlib.ExitStack) -> int:
     # Imported late, so that bad input is reported sooner.
     from asyncthink_jax.model.tensors import WeightsError
+    from asyncthink_jax.play.run_model import mesh_of
     from asyncthink_jax.storage.checkpoint import CheckpointError
     from asyncthink_jax.storage.metrics import Progress, print_results
     from asyncthink_jax.storage.provenance import provenance
     from asyncthink_jax.storage.restore import restore_params
     from asyncthink_jax.storage.results import changing_results, evaluation_rows, read_results, write_episodes
-    from asyncthink_jax.training import experiment
     from asyncthink_jax.training.evaluation import evaluate
+    from asyncthink_jax.training.experiment import build
 
     temperature = config.rl.temperature if FLAGS.temperature is None else FLAGS.temperature
     about = [config.paradigm, FLAGS.checkpoint, FLAGS.split, f"t{temperature:g}", *sorted(overrides)]
@@ -120,8 +121,8 @@ def _evaluate(config: Config, workdir: Path, overrides: list[str], held: context
             results["paradigms"].setdefault(FLAGS.name or config.paradigm, {})[row] = scores
 
     on_first(take)
-    mesh = experiment.mesh_of(config)
-    built = first_goes_first(lambda: experiment.build(config, workdir, mesh))
+    mesh = mesh_of(config)
+    built = first_goes_first(lambda: build(config, workdir, mesh))
     problems = len(built.splits[FLAGS.split][: FLAGS.problems or None])
     traces = config.pool.parallel_traces if config.paradigm == "parallel" else 1
     total = problems * traces * (FLAGS.samples if temperature > 0 else 1)

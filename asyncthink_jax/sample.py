@@ -80,7 +80,7 @@ def _sample(overrides: list[str]) -> int:
     # Imported late, so that bad input is reported sooner.
     from rich.console import Console
 
-    from asyncthink_jax.training.loading import Settings, load_model
+    from asyncthink_jax.play.thinker import Settings, load_model
 
     names = ("paradigm", "agents", "temperature", "max_tokens", "constrain", "seed", "checkpoint")
     thinker = load_model(

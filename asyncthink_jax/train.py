@@ -111,10 +111,10 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     import jax
 
     from asyncthink_jax.model.tensors import WeightsError
+    from asyncthink_jax.play.run_model import mesh_of
     from asyncthink_jax.storage.checkpoint import CheckpointError
     from asyncthink_jax.storage.metrics import Progress, print_results
     from asyncthink_jax.storage.results import all_measured, read_results
-    from asyncthink_jax.training import experiment
     from asyncthink_jax.training.finite import DivergedError
     from asyncthink_jax.training.run import Run
 
@@ -140,7 +140,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
     jax.config.update("jax_threefry_partitionable", True)
     with Progress({"sft": config.sft.steps, "rl": config.rl.iterations}, quiet=not is_first()) as progress:
         try:
-            mesh = experiment.mesh_of(config)
+            mesh = mesh_of(config)
             built = first_goes_first(lambda: _build(config, workdir, mesh, table, name))
             shared = (InterruptedRunError, DivergedError)
             refusals = (CheckpointError, WeightsError, ConfigError, FileError, OSError)
@@ -174,14 +174,14 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
 def _build(config: Config, workdir: Path, mesh: Any, table: Path, name: str) -> Any:
     from asyncthink_jax.storage.results import set_scores_aside
     from asyncthink_jax.storage.texts import record_set_up
-    from asyncthink_jax.training import experiment
+    from asyncthink_jax.training.experiment import build
 
     saved = workdir / "config.json"
     if not is_first():
         bucket.fetch(workdir)
         if not saved.exists():
             raise ConfigError(f"workdir {workdir} is not the same folder for all processes; name one that they share")
-    built = experiment.build(config, workdir, mesh)
+    built = build(config, workdir, mesh)
     if config.sft.steps and not FLAGS.cold_start:
         built.check_demonstrations(config.sft.row_length)
     if config.rl.iterations and config.rl.imitated_demonstrations:

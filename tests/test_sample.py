@@ -20,10 +20,10 @@ from asyncthink_jax import sample
 from asyncthink_jax.command import split_argv
 from asyncthink_jax.config import CheckpointConfig, Config, ConfigError, RolloutConfig, to_json
 from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.play.thinker import Settings, load_model, majority
 from asyncthink_jax.storage.restore import cold_start_checkpoints
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment as experiment_lib
-from asyncthink_jax.training.loading import Settings, load_model, majority
 
 QUESTION, OTHER = "2 3 5 7 = 11", "3 4 6 9 = 12"
 FROM = "--checkpoint=cold_start"
@@ -132,6 +132,34 @@ def test_a_model_that_is_none_is_refused(tmp_path, refused):
         assert f"--model: {tmp_path / 'config.json'}" in refused("--model", tmp_path)
     (tmp_path / "weights.gguf").write_bytes(b"GGUF")
     assert f"--model: {tmp_path / 'weights.gguf'}" in refused("--model", tmp_path / "weights.gguf")
+
+
+# --- What is loaded for it.
+
+TRAINING = {"asyncthink_jax.training", "grain", "optax", "orbax", "tensorflow_datasets"}
+
+
+def parts_of_training_after(code, **environment):
+    """Those that a process has loaded when it has run this."""
+    told = f"import sys\n{code}\nprint(*({TRAINING} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", told], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_all_that_sample_imports_is_no_part_of_training():
+    code = "import asyncthink_jax.sample, asyncthink_jax.play.thinker, asyncthink_jax.report.lanes"
+    assert parts_of_training_after(code) == set()
+
+
+def test_the_first_question_to_a_run_loads_what_reads_its_checkpoint_and_no_other_part_of_training(
+    model, compiled_once
+):
+    arguments = ["sample", f"--model={model}", FROM, f"--question={QUESTION}"]
+    code = f"from asyncthink_jax import sample\nassert sample.main(sample.FLAGS({arguments}), []) == 0"
+    assert parts_of_training_after(code, **compiled_once) == {"orbax"}
 
 
 # --- What comes out.

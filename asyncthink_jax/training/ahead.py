@@ -26,10 +26,12 @@ from asyncthink_jax.parallel import hlo
 from asyncthink_jax.parallel.chips import Chip
 from asyncthink_jax.parallel.mesh import platform_of
 from asyncthink_jax.parallel.sharding import row_spec
+from asyncthink_jax.play.decoder import multiply_in_full
+from asyncthink_jax.play.run_model import check_mesh
 from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop, lower_prefill
 from asyncthink_jax.training import grpo, sft
 from asyncthink_jax.training.costs import Cost, Costs
-from asyncthink_jax.training.experiment import Experiment, build, check_mesh, multiply_in_full
+from asyncthink_jax.training.experiment import Experiment, build
 from asyncthink_jax.training.logprobs import OldLogprobs
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.state import OptimizerStep, abstract_state

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 
 from asyncthink_jax.model.transformer import Params
+from asyncthink_jax.play.episodes import play, summary
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.training import grpo
 from asyncthink_jax.training.experiment import Experiment
-from asyncthink_jax.training.play import play, summary
 
 
 def evaluate(

@@ -40,13 +40,13 @@ from jaxtyping import Array, Float
 from asyncthink_jax.config import RLConfig
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model.transformer import ModelConfig, Params
+from asyncthink_jax.play.episodes import Played, means, play, summary
 from asyncthink_jax.protocol.episode import Episode, Trace
 from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training import sft
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.finite import Skips, check_episodes, check_logprobs
 from asyncthink_jax.training.logprobs import OldLogprobs, token_logprobs
-from asyncthink_jax.training.play import Played, means, play, summary
 from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState
 
 Poll = Callable[[], None]  # called now and then; may raise, to give up what is under way

@@ -23,6 +23,7 @@ from asyncthink_jax.files import name_of
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.multihost import is_first, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
+from asyncthink_jax.play.episodes import means
 from asyncthink_jax.storage import bucket
 from asyncthink_jax.storage.checkpoint import CheckpointError, Checkpoints, Restored
 from asyncthink_jax.storage.metrics import MetricsWriter, Progress
@@ -42,7 +43,6 @@ from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_episodes, remedies
 from asyncthink_jax.training.grpo import Grpo
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.play import means
 from asyncthink_jax.training.state import OptimizerStep, TrainState, abstract_state, new_state
 
 

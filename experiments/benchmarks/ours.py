@@ -17,12 +17,12 @@ from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import rollout_specs
+from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals
 from asyncthink_jax.protocol.wire import Wire
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.state import DecodingModel, Limits
-from asyncthink_jax.training.experiment import decoding_model
 
 FREE = -1  # in a script: whatever the model samples
 FORKS = 8  # fork ids of every vocabulary here

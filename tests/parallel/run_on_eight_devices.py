@@ -10,11 +10,11 @@ import pytest
 from asyncthink_jax.config import Config, PoolConfig, RLConfig, RolloutConfig, SFTConfig
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
+from asyncthink_jax.play.episodes import Played, play
 from asyncthink_jax.storage.metrics import Progress, read_metrics
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import grpo as grpo_lib
 from asyncthink_jax.training.experiment import build
-from asyncthink_jax.training.play import Played, play
 from asyncthink_jax.training.run import Run
 
 SFT, RL = 5, 2  # steps, iterations

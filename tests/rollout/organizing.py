@@ -15,11 +15,11 @@ from scripted import FORKS, Pool, episode_of
 from asyncthink_jax.data import packing
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.transformer import ModelConfig, Params
+from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.protocol.episode import Episode
 from asyncthink_jax.protocol.grammar import tag_literals
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.sampling import token_uniforms
-from asyncthink_jax.training.experiment import decoding_model
 
 IDS = range(1, FORKS + 1)
 WORDS = ["solve", "=", "work", ":", " a", " w", " r", " s", *(f" b{i}" for i in IDS)]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncthink_jax.model import transformer
+from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.rollout.state import Where
-from asyncthink_jax.training.experiment import decoding_model
 
 CONFIG = transformer.ModelConfig(vocab_size=11, layers=2, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=32)
 SLOTS, AGENTS, LENGTH, WORKER_LENGTH = 2, 3, 12, 6

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 from organizing import CONFIG, POOL, organizing_params
 
+from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.rollout.state import Queue
-from asyncthink_jax.training.experiment import decoding_model
 
 CONTEXT = 2048
 

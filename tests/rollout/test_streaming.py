@@ -10,10 +10,10 @@ import pytest
 from organizing import CONFIG, POOL, VOCABULARY, episodes, organizing_params, prompts
 from scripted import Pool, Script, episode_of, interpret, on_engine, table_of
 
+from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.rollout import engine as engine_lib
 from asyncthink_jax.rollout import watch as watch_lib
 from asyncthink_jax.rollout.state import TraceEnd
-from asyncthink_jax.training.experiment import decoding_model
 
 BUFFERS = ("tokens", "sampled", "logprobs", "model_logprobs", "steps")
 EPISODES = 20  # in 8 slots: some have not begun, some are over, when the first looks are taken

@@ -18,6 +18,7 @@ from asyncthink_jax.model.lora import LoRA
 from asyncthink_jax.model.save_hf import save_hf
 from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.model.weights import load, open_weights
+from asyncthink_jax.play.thinker import Settings, load_model
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.prompts import Prompts, organizer_examples, organizer_instructions, worker_instructions
 from asyncthink_jax.storage.metrics import Progress
@@ -25,7 +26,6 @@ from asyncthink_jax.storage.restore import cold_start_checkpoints
 from asyncthink_jax.storage.texts import record_set_up
 from asyncthink_jax.tasks import Countdown, Sudoku
 from asyncthink_jax.training import experiment
-from asyncthink_jax.training.loading import Settings, load_model
 from asyncthink_jax.training.run import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")  # asked for by qwix

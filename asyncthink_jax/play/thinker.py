@@ -39,14 +39,13 @@ from asyncthink_jax.model.weights import load as load_weights
 from asyncthink_jax.model.weights import open_weights
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import rollout_specs
+from asyncthink_jax.play.decoder import make_engine, multiply_in_full
+from asyncthink_jax.play.run_model import problems, run_model
 from asyncthink_jax.protocol.episode import Episode, side_by_side
 from asyncthink_jax.protocol.prompts import Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
-from asyncthink_jax.storage.checkpoint import CheckpointError
-from asyncthink_jax.storage.restore import restore_params
 from asyncthink_jax.storage.texts import check_prompts
-from asyncthink_jax.training import experiment
 
 # For a released model, whose prompts alone are some 760 tokens; what a run uses stands in its config.
 UNTRAINED = RolloutConfig(
@@ -202,7 +201,7 @@ def _released(source: str, settings: Settings) -> Thinker:
     config = _chosen(config, settings)
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"  # CPUs are slower in 16 bits
     model = dataclasses.replace(config.model, dtype=dtype)
-    experiment.multiply_in_full(model)
+    multiply_in_full(model)
     if weights.context is not None and config.rollout.context > weights.context:
         raise ConfigError(
             f"rollout.context is {config.rollout.context}, {source} was made for {weights.context} tokens"
@@ -223,7 +222,7 @@ def _released(source: str, settings: Settings) -> Thinker:
         **_common(config, settings),
         tokenizer=tokenizer,
         prompts=prompts,
-        engine=experiment.make_engine(config.rollout, model, grammar, tokenizer, prompts, mesh, whole_cache=True),
+        engine=make_engine(config.rollout, model, grammar, tokenizer, prompts, mesh, whole_cache=True),
         load_params=load_params,
     )
 
@@ -231,12 +230,16 @@ def _released(source: str, settings: Settings) -> Thinker:
 def _of_run(workdir: Path, settings: Settings) -> Thinker:
     config = _chosen(load(workdir / "config.json", settings.overrides), settings)
     mesh = _mesh(config)
-    built = experiment.build(config, workdir, mesh)
-    engine = experiment.make_engine(
+    built = run_model(config, workdir, mesh)
+    engine = make_engine(
         config.rollout, built.dense_model, built.grammar, built.tokenizer, built.prompts, mesh, whole_cache=True
     )
 
     def load_params() -> Params:
+        # Imported late: orbax, which a released model doesn't need.
+        from asyncthink_jax.storage.checkpoint import CheckpointError
+        from asyncthink_jax.storage.restore import restore_params
+
         try:
             return built.to_rollout_layout(restore_params(built.abstract_params(), workdir, settings.checkpoint))
         except (CheckpointError, WeightsError) as error:
@@ -245,7 +248,7 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
     def check(question: str) -> None:
         for word in question.split():
             if isinstance(built.tokenizer, SentencePieceTokenizer) and not built.tokenizer.knows(f" {word}"):
-                example = built.splits["test"][0].query
+                example = problems(config, workdir)["test"][0].query
                 raise ConfigError(
                     f"the model has no token for {word!r}; a question of its task ({config.task.name}) is {example!r}"
                 )
