@@ -46,7 +46,6 @@ class Trace:
       sampled: bool[n], True = decoded by the agent, False = inserted at a Join (text and `</JOIN-i>`).
       logprobs: float32[n], of the decoded tokens in the distribution that they were drawn from, at the sampling
         temperature (1 if greedy), 0 where inserted.
-      model_logprobs: float32[n], the same in the model's own distribution: at temperature 1, with no token left out.
       steps: int32[n], the step at which each token came; an inserted one has the step at which it could be read.
       events: an organizer's Forks and Joins, in order.
       end: why it ended: "answer", "return", "format_error", "budget" (tokens or row used up, or end-of-text), "stopped"
@@ -59,7 +58,6 @@ class Trace:
     tokens: NDArray[np.int32]
     sampled: NDArray[np.bool_]
     logprobs: NDArray[np.float32]
-    model_logprobs: NDArray[np.float32]
     steps: NDArray[np.int32]
     events: list[Event]
     end: End

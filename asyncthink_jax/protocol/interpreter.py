@@ -247,7 +247,6 @@ class _Row:
             tokens=np.array(self.tokens, np.int32),
             sampled=np.array(self.sampled, np.bool_),
             logprobs=np.zeros(len(self.tokens), np.float32),
-            model_logprobs=np.zeros(len(self.tokens), np.float32),
             steps=np.array(self.steps, np.int32),
             events=self.events,
             end=self.end,

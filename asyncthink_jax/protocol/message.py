@@ -23,7 +23,6 @@ COLUMNS = {
     "tokens": np.dtype("<i4"),
     "steps": np.dtype("<i4"),
     "logprobs": np.dtype("<f4"),
-    "model_logprobs": np.dtype("<f4"),
     "sampled": np.dtype("?"),
 }
 _NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # of an episode

@@ -216,7 +216,6 @@ class Engine:
             tokens=tokens,
             sampled=jnp.zeros((rows, length), bool),
             logprobs=jnp.zeros((rows, length), jnp.float32),
-            model_logprobs=jnp.zeros((rows, length), jnp.float32),
             steps=jnp.zeros((rows, length), jnp.int32),
             finished=blank_episodes((room,), traces),
             current=blank_episodes((slots,), traces),

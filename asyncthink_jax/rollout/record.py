@@ -24,7 +24,7 @@ class Rollout:
     They are finished, or, where somebody watches, as far as they have come: a trace that is RUNNING in a `record` whose
     organizer is RUNNING too has more to come.
 
-    `tokens`, `sampled`, `logprobs`, `model_logprobs` and `steps` are [n, T, L], as in the engine's State; `record` has
+    `tokens`, `sampled`, `logprobs` and `steps` are [n, T, L], as in the engine's State; `record` has
     the fields of the engine's Episodes as NumPy arrays [n, T] or [n]; `prompt_lengths` is [n], and so is `numbers`:
     which of the prompts each episode belongs to. With one process these are all, in order, with several those that ran
     on devices of this one; what is counted (`engine_steps`, `occupancy`, `prefills`) is of all devices.
@@ -34,7 +34,6 @@ class Rollout:
     tokens: np.ndarray
     sampled: np.ndarray
     logprobs: np.ndarray
-    model_logprobs: np.ndarray
     steps: np.ndarray
     record: dict[str, np.ndarray]
     prompt_lengths: np.ndarray
@@ -74,7 +73,6 @@ class Rollout:
             tokens=by_episode(state.tokens),
             sampled=by_episode(state.sampled),
             logprobs=by_episode(state.logprobs),
-            model_logprobs=by_episode(state.model_logprobs),
             steps=by_episode(state.steps),
             record=record,
             prompt_lengths=np.array([len(prompts[n]) for n in numbers], int),
@@ -157,7 +155,6 @@ class Rollout:
             tokens=self.tokens[n, 0, start:stop].copy(),
             sampled=sampled,
             logprobs=self.logprobs[n, 0, start:stop].copy(),
-            model_logprobs=self.model_logprobs[n, 0, start:stop].copy(),
             steps=steps,
             events=[Event(action, i, at) for at, action, i in sorted(forks + joins)],
             end=_end(r["end"][0]),
@@ -179,7 +176,6 @@ class Rollout:
             tokens=self.tokens[n, i, own].copy(),
             sampled=self.sampled[n, i, own].copy(),
             logprobs=self.logprobs[n, i, own].copy(),
-            model_logprobs=self.model_logprobs[n, i, own].copy(),
             steps=self.steps[n, i, own].copy(),
             events=[],
             end=end,

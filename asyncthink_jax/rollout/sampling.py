@@ -61,7 +61,7 @@ def sample(
     options: Sampling = EVERYTHING,
     allowed: Bool[Array, "R V"] | None = None,
     decoded: tuple[Int[Array, "R L"], Bool[Array, "R L"]] | None = None,
-) -> tuple[Int[Array, "R"], Float[Array, "R"], Float[Array, "R"]]:
+) -> tuple[Int[Array, "R"], Float[Array, "R"]]:
     """Draws a token a row by inverting the distribution function at `uniforms`; temperature 0 is greedy.
 
     One uniform a row, and not the V a row that Gumbel noise takes.
@@ -71,12 +71,10 @@ def sample(
         decoded: known tokens of the rows, and which of them count for the repetition penalty (needed if it is on).
 
     Returns:
-        The tokens; their log-probabilities in the distribution that they were drawn from, at `temperature` (at 1 if
-        greedy), which is what the trainer's forward pass recomputes if nothing but the temperature changes it; and
-        their log-probabilities in the model's own distribution, at temperature 1 and with nothing left out.
+        The tokens, and their log-probabilities in the distribution that they were drawn from, at `temperature` (at 1
+        if greedy). The trainer's forward pass recomputes these if nothing but the temperature changes the distribution.
     """
     logits = logits.astype(jnp.float32)
-    model_logits = logits
     if allowed is not None:
         logits = jnp.where(allowed, logits, -jnp.inf)
     if options.repetition_penalty != 1:
@@ -86,8 +84,7 @@ def sample(
     likeliest = jnp.argmax(logits, axis=-1)
     logprobs = jax.nn.log_softmax(_filtered(logits / jnp.where(greedy, 1.0, temperature), options))
     tokens = jnp.where(greedy, likeliest, _draw(jnp.exp(logprobs), uniforms)).astype(jnp.int32)
-    of_tokens = lambda x: jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]  # noqa: E731
-    return tokens, of_tokens(logprobs), of_tokens(model_logits) - jax.nn.logsumexp(model_logits, axis=-1)
+    return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
 
 
 def _draw(probabilities: Float[Array, "R V"], uniforms: Float[Array, "R"]) -> Int[Array, "R"]:

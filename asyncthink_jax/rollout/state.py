@@ -100,7 +100,6 @@ class State:
     tokens: Int[Array, "QT L"]
     sampled: Bool[Array, "QT L"]
     logprobs: Float[Array, "QT L"]  # in the distribution sampled from
-    model_logprobs: Float[Array, "QT L"]  # in the model's own
     steps: Int[Array, "QT L"]
     finished: "Episodes"  # [Q, ...]: the episodes that have ended
     # The episode each slot works on.

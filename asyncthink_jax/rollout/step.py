@@ -128,7 +128,7 @@ class Step:
             known = self.buffer_row(state, trace).reshape(-1)
             decoded = (state.tokens.at[known].get(mode="clip"), state.sampled.at[known].get(mode="clip"))
         drawn = sample(logits, uniforms, temperature, self.sampling, allowed, decoded)
-        token, logprob, model_logprob = (x.reshape(trace.shape) for x in drawn)
+        token, logprob = (x.reshape(trace.shape) for x in drawn)
 
         chosen = jnp.where(ready, state.row_trace, -1)
         place = (self.buffer_row(state, chosen), position)
@@ -142,7 +142,6 @@ class Step:
             tokens=state.tokens.at[place].set(token, mode="drop"),
             sampled=state.sampled.at[place].set(True, mode="drop"),
             logprobs=state.logprobs.at[place].set(logprob, mode="drop"),
-            model_logprobs=state.model_logprobs.at[place].set(model_logprob, mode="drop"),
             steps=state.steps.at[place].set(at(now.clock, trace), mode="drop"),
             engine_steps=state.engine_steps + 1,
             sampled_tokens=state.sampled_tokens + jnp.sum(ready, axis=1),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asyncthink_jax.rollout.engine import Engine
     from asyncthink_jax.rollout.state import State
 
-BUFFERS = ("tokens", "sampled", "logprobs", "model_logprobs", "steps")
+BUFFERS = ("tokens", "sampled", "logprobs", "steps")
 WINDOW = 64  # tokens of a trace that are fetched at once
 
 
@@ -35,7 +35,7 @@ class View:
         self.engine, self.places = engine, places
         self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
         shape = (len(prompts), engine.traces, engine.limits.context)
-        kinds = (np.int32, np.bool_, np.float32, np.float32, np.int32)
+        kinds = (np.int32, np.bool_, np.float32, np.int32)
         self.buffers = {name: np.zeros(shape, kind) for name, kind in zip(BUFFERS, kinds, strict=True)}
         self.seen = np.zeros(shape[:2], int)  # known tokens that are in the copy
         for n, prompt in enumerate(prompts):

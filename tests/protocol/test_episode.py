@@ -28,7 +28,6 @@ def trace(role, decoded, fork_id=None, events=(), end="answer"):
         tokens=np.arange(decoded, dtype=np.int32),
         sampled=np.ones(decoded, np.bool_),
         logprobs=np.zeros(decoded, np.float32),
-        model_logprobs=np.zeros(decoded, np.float32),
         steps=np.zeros(decoded, np.int32),
         events=list(events),
         end=end,

@@ -75,7 +75,6 @@ def one_episode(**changes):
         tokens=np.array([4, 5], np.int32),
         sampled=np.array([True, False]),
         logprobs=np.array([-0.5, 0], np.float32),
-        model_logprobs=np.array([-0.25, 0], np.float32),
         steps=np.array([1, 2], np.int32),
         events=[Event("fork", 1, 1)],
         end="answer",
@@ -93,7 +92,7 @@ def test_what_is_unpacked_is_what_was_packed_in_every_bit_and_type(items):
 
 def test_a_token_costs_17_bytes_and_an_episode_little_more():
     long = one_episode(**{name: np.zeros(4000, dtype) for name, dtype in COLUMNS.items() if name != "prompt"})
-    assert len(pack({7: long})) < 17 * 4000 + 4 * 3 + 500
+    assert len(pack({7: long})) < 13 * 4000 + 4 * 3 + 500
 
 
 def test_an_array_of_another_type_is_not_sent_as_other_numbers():
@@ -138,8 +137,8 @@ class Runs:
         (b'{"-1": {}}\n', "does not begin with a line of numbered episodes"),
         (b'{"1": {}}\n', "episode 1 in a message has not the fields task"),
         (b"{}\nx", "has 1 bytes of arrays, where its lengths say 0"),
-        (pack({3: one_episode()})[:-1], "bytes of arrays, where its lengths say 46"),
-        (pack({3: one_episode()}) + b"x", "bytes of arrays, where its lengths say 46"),
+        (pack({3: one_episode()})[:-1], "bytes of arrays, where its lengths say 38"),
+        (pack({3: one_episode()}) + b"x", "bytes of arrays, where its lengths say 38"),
         (setting("episode", "agents", True), "episode 3 in a message has agents of type bool"),
         (setting("episode", "traces", {}), "episode 3 in a message has traces of type dict"),
         (setting("episode", "__class__", "x"), "episode 3 in a message has not the fields"),

@@ -15,7 +15,7 @@ from asyncthink_jax.rollout import engine as engine_lib
 from asyncthink_jax.rollout import watch as watch_lib
 from asyncthink_jax.rollout.state import TraceEnd
 
-BUFFERS = ("tokens", "sampled", "logprobs", "model_logprobs", "steps")
+BUFFERS = ("tokens", "sampled", "logprobs", "steps")
 EPISODES = 20  # in 8 slots: some have not begun, some are over, when the first looks are taken
 
 

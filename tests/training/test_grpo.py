@@ -41,7 +41,6 @@ def trace(prompt, tokens, joined=(), role="organizer", logprobs=-0.7):
         tokens=np.array(tokens, np.int32),
         sampled=sampled,
         logprobs=np.where(sampled, np.float32(logprobs), np.float32(0)),
-        model_logprobs=np.where(sampled, np.float32(-9.9), np.float32(0)),
         steps=np.cumsum(sampled).astype(np.int32),
         events=[],
         end="answer" if role == "organizer" else "return",
