@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from asyncthink_jax.config import CHECKPOINTS, Config, ConfigError, saved_config
+from asyncthink_jax.config import CHECKPOINTS, Config, ConfigError, is_run, saved_config
 from asyncthink_jax.files import locked
 from asyncthink_jax.storage import bucket
 
@@ -32,7 +32,10 @@ class Start:
                     bucket.fetch(folder)
         saved = folder / "config.json"
         if not saved.is_file():
-            raise ConfigError(f"start_from: {self.run} holds no run (no config.json in it)")
+            ways = ", ".join(f"RUN@{which}" for which in CHECKPOINTS)
+            raise ConfigError(f"start_from: {self.run} holds no run (no config.json in it); it is RUN, or {ways}")
+        if not is_run(folder):
+            raise ConfigError(f"start_from: {self.run} is no run of train; a model of others goes into `pretrained`")
         theirs = saved_config(saved).pretrained
         if theirs != config.pretrained:
             raise ConfigError(

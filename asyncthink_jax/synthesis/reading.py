@@ -21,13 +21,16 @@ from asyncthink_jax.protocol.grammar import Grammar, Tag, tag_literal
 from asyncthink_jax.protocol.parser import Action, Parser
 
 _HEADING = re.compile(
-    r"^[ \t#*]*\[(problem|thinking|fragments|sequence|organizer|worker [0-9]{1,4})\][ \t*:]*$",
+    r"^[ \t#*]*\[ *(problem|thinking|fragments|sequence|organizer|worker [0-9]{1,4}) *\][ \t*:]*$",
     re.MULTILINE | re.IGNORECASE,
 )
 # How models mark reasoning that is no part of the answer; [thinking] is a section of ours.
 _THINK = re.compile(r"<(/?)(?:[a-z]+:)?(think|thinking|thoughts?|reasoning)>|\[(/?)THINK\]", re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})([^`\n]*)$", re.MULTILINE)  # [1]: a language, which an opening one may name
-_ITEM = re.compile(r"\s*(?:[0-9]+[.)]|[-*])\s+(.*)")
+_ITEM = re.compile(r"\s*(?:\*\*[0-9]+[.):]\*\*|\(?[0-9]+[.):]+|[-*\u2022\u2013])\s+(.*)")
+_END = re.compile(
+    r"\s*(?:([-*_=])(?:\s*\1){2,}|\[/?end\]|<[|\uff5c][^<>\s]{1,60}[|\uff5c]>)\s*"
+)  # no text: a rule, a mark
 _JOIN = re.compile(r"<JOIN-([0-9]+)>")
 _JOINED = re.compile(r"</JOIN-[0-9]+>")
 MAX_FRAGMENTS = 100
@@ -110,6 +113,8 @@ def read_fragments(text: str) -> list[str]:
         if _FENCE.fullmatch(line):
             if items:
                 break  # what follows is no part of it
+        elif _END.fullmatch(line):
+            ended = True
         elif match := _ITEM.fullmatch(line):
             items.append([match[1].strip()])
             ended = False

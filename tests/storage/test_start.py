@@ -60,8 +60,13 @@ def test_a_run_begins_with_the_parameters_and_the_tokenizer_of_another(trained, 
 def test_what_a_run_cannot_begin_with_is_refused(trained, tmp_path):
     config, new = config_with("sft.steps=0"), tmp_path / "new"
     new.mkdir()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}')
     for change, says in (
         (f"start_from={tmp_path / 'nowhere'}", "holds no run"),
+        (f"start_from={trained}@newest", r"@newest holds no run .*; it is RUN, or .*RUN@latest"),
+        (f"start_from={model}", "is no run of train; a model of others goes into `pretrained`"),
         (f"start_from={trained}\ntask.name=sudoku", "has a tokenizer of the words of countdown_tiny alone"),
         (f"start_from={trained}\ntask.max_target=300", "has no token for "),
     ):

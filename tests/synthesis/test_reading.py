@@ -155,6 +155,13 @@ def test_reasoning_without_an_end_leaves_nothing_and_what_stands_in_the_answer_s
         ("[thinking]\na\n[fragments]\n```\n1. b\n2. c\n```\nBye", ["b", "c"]),
         ("```\n[fragments]\n1. b\n```python\nx = 1\n```\n2. c\n```\nBye", ["b"]),
         ("[fragments]\n1. b\n2. c\n\nTell me if you want another form.", ["b", "c"]),
+        ("[fragments]\n1. b\n2. c\n---\nMore?", ["b", "c"]),
+        ("[fragments]\n1. b\n2. c\n* * *", ["b", "c"]),
+        ("[fragments]\n1. b\n2. c\n<|im_end|>", ["b", "c"]),
+        ("[ fragments ]\n(1) b\n(2) c", ["b", "c"]),
+        ("[fragments]\n\N{BULLET} b\n\N{BULLET} c", ["b", "c"]),
+        ("[fragments]\n**1.** b\n**2.** c", ["b", "c"]),
+        ("[fragments]\n1: b\n2: c", ["b", "c"]),
         ("[fragments]\n1. b\n\n   more\n\nNow:\n2. c", ["b more", "c"]),
     ],
 )
