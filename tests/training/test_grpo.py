@@ -376,15 +376,18 @@ def chances(params):
     return jax.nn.softmax(transformer.logits(MODEL, params, hidden)[0, 0])
 
 
-def bandit(params, worth, **config):
-    """The chances after each of 24 updates on a bandit: an episode draws one token, which has this worth (else 0)."""
+def bandit(params, worth, then=(), **config):
+    """The chances after each of 24 updates on a bandit: an episode draws one token, which has this worth (else 0).
+
+    `then`: tokens that every episode has behind it, of which no log-probability is recorded.
+    """
     first_state, update = update_of(**config)
     state, rng, found = first_state(jax.tree.map(jnp.copy, params)), np.random.default_rng(0), []
     for _ in range(24):
         found.append(np.asarray(chances(state.params), float))
         drawn = [1, 2, *rng.choice(MODEL.vocab_size, 10, p=found[-1] / found[-1].sum())]
         episodes = [
-            episode(worth.get(int(token), 0.0), [trace([9], [int(token)], logprobs=np.log(found[-1][token]))])
+            episode(worth.get(int(token), 0.0), [trace([9], [int(token), *then], logprobs=np.log(found[-1][token]))])
             for token in rng.permutation(drawn)
         ]
         state, _ = update(state, episodes, rng)
