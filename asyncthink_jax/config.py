@@ -139,6 +139,8 @@ class RLConfig(OptimizerFields):
     warmup_steps: int = 4
     optimizer_steps: int = 2  # minibatches an iteration's episodes are cut into
     rows: int = 64
+    # Level of the probability ratio: of each token, or one of each trace (GSPO; use with clips of 3e-4 and 4e-4).
+    ratio: Literal["token", "trace"] = "token"
     clip_low: float = 0.2  # ratio clip below 1
     clip_high: float = 0.28  # ratio clip above 1 ("clip-higher")
     kl: float = 0.0  # weight of the KL penalty to the cold start

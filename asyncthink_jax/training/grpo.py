@@ -6,7 +6,7 @@ One iteration is `Grpo.iteration`:
     2. reward      accuracy + lambda * concurrency, or a penalty for a format error       `reward`
     3. advantage   reward minus the mean of its group, one number an episode              `advantages`
     4. rows        every trace is a row; all its decoded tokens share that number         `training_rows`, `aggregated`
-    5. update      the clipped policy gradient, in `optimizer_steps` minibatches          `make_loss`, `clipped`
+    5. update      the clipped policy gradient, in `optimizer_steps` minibatches          `make_loss`, `ratios`
 
 What differs from GRPO as first published (arXiv:2402.03300), because the paper says so:
 
@@ -35,7 +35,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from asyncthink_jax.config import RLConfig
 from asyncthink_jax.data import packing, pipeline
@@ -337,11 +337,11 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
 
         loss = - sum_t w_t min( r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t )  +  kl * sum_t w_t KL_t
 
-    r_t is the probability ratio to the policy that sampled, at the sampling temperature. Both sides are of the whole
-    vocabulary: where the sampler drew from less (top-k, a format constraint, ..), the old log-probabilities are the
-    trainer's own (`Grpo.batch`), for the sampler's belong to another distribution. KL_t is the k3 estimator against the
-    cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0. Of tokens that
-    are `imitated` it is -log p instead.
+    r_t is the probability ratio (`ratios`) to the policy that sampled, at the sampling temperature. Both sides are of
+    the whole vocabulary: where the sampler drew from less (top-k, a format constraint, ..), the old log-probabilities
+    are the trainer's own (`Grpo.batch`), for the sampler's belong to another distribution. KL_t is the k3 estimator
+    against the cold start, whose log-probabilities stand in the channel `reference_logprobs` where `kl` is not 0. Of
+    tokens that are `imitated` it is -log p instead.
     """
 
     def loss(params: Params, batch: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -359,7 +359,7 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
         trained = (weights > 0) & ~imitated
         # Where nothing trains the ratio is 1, whatever stands there: 0 * inf would poison the gradient.
         change = jnp.where(trained, logprobs - batch["old_logprobs"], 0.0)
-        ratio = jnp.exp(change)
+        ratio = ratios(config, change, trained, batch["segment_ids"])
         gain, clipped_gain = ratio * advantage, clipped(config, ratio) * advantage
         total = -jnp.sum(weights * jnp.where(imitated, logprobs, jnp.minimum(gain, clipped_gain)))
         numbers = {
@@ -375,6 +375,30 @@ def make_loss(model: ModelConfig, config: RLConfig) -> Callable[[Params, Batch],
         return total, numbers
 
     return loss
+
+
+def ratios(
+    config: RLConfig, change: Float[Array, "B L"], trained: Bool[Array, "B L"], segment_ids: Int[Array, "B L"]
+) -> Float[Array, "B L"]:
+    """The probability ratio that each token is trained by: its own ("token") or that of its trace ("trace").
+
+    The ratio of a trace is GSPO's of a sequence (arXiv:2507.18071): the probability of all its decoded tokens over
+    what it was, to the power of 1 / their number. A sequence is a trace and not the episode, since a trace is one
+    sample from one prompt. A worker that has changed much clips itself alone, and not the organizer.
+
+    Args:
+        change: log-probability now minus when sampled; 0 where not `trained`.
+        trained: what the policy gradient is of.
+        segment_ids: which trace a token of a row belongs to.
+    """
+    if config.ratio == "token":
+        return jnp.exp(change)
+
+    def of_row(change: Array, counted: Array, segments: Array) -> Array:  # each [L]; at most L traces
+        total, count = (jax.ops.segment_sum(x, segments, num_segments=len(x) + 1) for x in (change, counted))
+        return (total / jnp.maximum(count, 1))[segments]
+
+    return jnp.exp(jax.vmap(of_row)(change, trained.astype(change.dtype), segment_ids))
 
 
 def clipped(config: RLConfig, ratio: Float[Array, "B L"]) -> Float[Array, "B L"]:
