@@ -15,7 +15,6 @@ input (one line on stderr), 130 when interrupted or asked to stop.
 
 import contextlib
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from asyncthink_jax.files import FileError, check_writable, locked, name_of, rep
 from asyncthink_jax.parallel import multihost
 from asyncthink_jax.parallel.multihost import ProcessError, first_goes_first, is_first, leaving_together, on_first
 from asyncthink_jax.parallel.preemption import InterruptedRunError, Preemption
+from asyncthink_jax.sections import LARGEST
 from asyncthink_jax.shown import complain
 from asyncthink_jax.storage import bucket
 
@@ -62,7 +62,7 @@ def _config(argv: list[str], overrides: list[str], held: contextlib.ExitStack) -
         raise ConfigError(f"unexpected argument {argv[1]!r}; options start with --")
     if FLAGS.workdir is None:
         raise ConfigError("--workdir is missing; see --help")
-    if FLAGS.temperature is not None and not 0 <= FLAGS.temperature < math.inf:
+    if FLAGS.temperature is not None and not 0 <= FLAGS.temperature <= LARGEST:
         raise ConfigError(f"--temperature is {FLAGS.temperature}, but must be a number from 0")
     if FLAGS.checkpoint not in CHECKPOINTS:
         raise ConfigError(f"--checkpoint {FLAGS.checkpoint!r} is not one of {', '.join(CHECKPOINTS)}")

@@ -20,6 +20,7 @@ from absl import flags, logging
 
 from asyncthink_jax import command
 from asyncthink_jax.config import CHECKPOINTS, PARADIGMS, ConfigError
+from asyncthink_jax.sections import LARGEST
 from asyncthink_jax.shown import complain
 
 FLAGS = flags.FLAGS
@@ -66,8 +67,8 @@ def _check_flags() -> None:
         raise ConfigError(f"--agents {FLAGS.agents}: in the sequential paradigm one agent thinks alone")
     if not 0 <= FLAGS.seed < 2**31:
         raise ConfigError(f"--seed is {FLAGS.seed}, but must be from 0 to {2**31 - 1}")
-    if FLAGS.temperature is not None and not 0 <= FLAGS.temperature < math.inf:
-        raise ConfigError(f"--temperature is {FLAGS.temperature}, but must be at least 0")
+    if FLAGS.temperature is not None and not 0 <= FLAGS.temperature <= LARGEST:
+        raise ConfigError(f"--temperature is {FLAGS.temperature}, but must be a number from 0")
     if FLAGS.question is not None and not FLAGS.question.strip():
         raise ConfigError("--question is empty")
     if FLAGS.question is None and command.is_closed("stdin"):

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-_LARGEST = 3.4028234e38  # a float32 of more is infinite
+LARGEST = 3.4028234e38  # a float32 of more is infinite
 
 
 class ConfigError(ValueError):
@@ -158,7 +158,7 @@ def fits(value: Any, hint: Any) -> bool:
         item_hints = [arguments[0]] * len(value) if arguments[1:] == (...,) else list(arguments)
         return isinstance(value, tuple) and len(value) == len(item_hints) and all(map(fits, value, item_hints))
     if hint is float:  # neither NaN nor an infinity, also in float32
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, hint)

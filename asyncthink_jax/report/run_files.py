@@ -90,6 +90,8 @@ def _read(folder: Any, named: str) -> RunFiles:
     if "://" not in named:
         check_sum(Path(named) / "config.json")
     results = _object(folder / "results.json", "remove it, and `train` scores the run again", check_results)
+    if config and "model_type" in config:
+        raise ReportError(f"{named} holds no run, but a model of others")
     if not (config or results or evaluations or metrics.exists()):
         raise ReportError(
             f"{named} holds no run (no config.json, metrics.jsonl, results.json or eval/*/episodes.jsonl in it)"

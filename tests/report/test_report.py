@@ -205,8 +205,12 @@ def test_an_evaluation_that_has_lost_episodes_is_refused(tmp_path):
 def test_bad_flags_and_empty_folders_are_refused_with_one_line(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "qwen3"}')
     for arguments, told in (
         (["--workdir", empty], f"{empty} holds no run"),
+        (["--workdir", model], f"{model} holds no run, but a model of others"),
         ([], "--workdir is missing"),
         (["--workdir", empty, "more"], "unexpected argument 'more'"),
         (["--workdir", "gs://bucket/run"], "--out is missing"),
