@@ -1,16 +1,19 @@
 """Multi-solution Countdown by Qwen3-4B at the paper's sizes, on a TPU slice: cold start, then RL.
 
 Reproduces:  the setting of the paper's main results (Qwen3-4B; c = 4, 2,048 tokens an organizer, 512 a worker, as in
-             its math tasks), on the demo's small problems (tasks/countdown.py); on the paper's: countdown_mcd.py.
-Hardware:    TPU v5e-64, v6e-16 or v5p-16 (8 chips). Which slices other sizes fit, and by how much: docs/tpu_pods.md.
-Time:        never run. That every step compiles and fits is checked by
-             python -m asyncthink_jax.compile --config experiments/countdown_qwen3.py --topology v5e:8x8
-             (with --config.rollout.slots=512 there, as the table of docs/tpu_pods.md has it, a rollout of 512
-             episodes needs one pass)
-Command:     launch/tpu_vm.sh, see launch/README.md; on the slice it is
-             python -m asyncthink_jax.train --config experiments/countdown_qwen3.py --workdir gs://BUCKET/countdown_qwen3
+             its math tasks), on the demo's small problems (tasks/countdown.py). countdown_mcd.py has the paper's
+             problems.
+Command:     launch/tpu_vm.sh, see launch/README.md; on the slice it runs
+             python -m asyncthink_jax.train --config experiments/countdown_qwen3.py --workdir
+             gs://BUCKET/countdown_qwen3
              Another size: --config.pretrained=Qwen/Qwen3-0.6B and its sizes (asyncthink_jax/model/presets.py).
-Special:     what the paper leaves open is as in comparable work with models of this size: AdamW at 1e-6, clip 0.2 and
+Expect:      no number: never run, and the paper has none for these problems. Every step compiles and fits:
+             python -m asyncthink_jax.compile --config experiments/countdown_qwen3.py --topology v5e:8x8
+             (with --config.rollout.slots=512, as in the table of docs/tpu_pods.md, a rollout of 512 episodes needs one
+             pass)
+Hardware:    TPU v5e-64, v6e-16 or v5p-16 (8 chips). docs/tpu_pods.md has the slices for other sizes.
+Time:        never run.
+Special:     What the paper leaves open is as in comparable work with models of this size: AdamW at 1e-6, clip 0.2 and
              0.28, no KL term, temperature 1, no division by the group's deviation.
 """
 

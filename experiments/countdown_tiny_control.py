@@ -1,11 +1,12 @@
 """The control of the tiny demo: the cold start trained on for the time that RL would have taken, and no RL.
 
-Shows:       that what RL gains is not what more imitation would have gained.
-Same as experiments/countdown_tiny.py but for: three quarters of the steps of the cold start again, which take the time
-             of RL (the learning rate falls over all of them, which is the control's best chance), no RL.
+Shows:       that more imitation does not gain what RL gains.
+Same as experiments/countdown_tiny.py but for: three quarters more steps of the cold start, which take the time of RL.
+             The learning rate falls over all of them, the control's best chance. No RL.
+Command:     make baselines
+Expect:      all four correct 45.2 ± 2.0% on a critical path of 142 ± 2.7 (seed 0, temperature 0.6).
 Hardware:    2 CPU cores.
 Time:        14 minutes.
-Command:     make baselines
 """
 
 import dataclasses

@@ -1,16 +1,16 @@
 """4x4 Sudoku, from random weights to a model that organizes its own solving, on a laptop.
 
-Reproduces:  nothing of the paper as it stands: there 4x4 Sudoku is asked of a model trained on Countdown alone
-             (experiments/countdown_mcd.py has the command). This is a small demo of the task, and of its demonstrations
-             at work.
+Reproduces:  nothing of the paper: there 4x4 Sudoku is asked of a model trained on Countdown alone
+             (experiments/countdown_mcd.py has the command). This is a small demo of the task and of its demonstrations.
 Task:        4x4 puzzles of 5 to 8 clues with one solution; pool c = 4; 400 test problems, whose solutions occur in no
              other split in any guise (asyncthink_jax/tasks/sudoku.py).
-Hardware:    2 CPU cores.
-Time:        not run in full. 800 steps of the cold start took 2:50 minutes on one core, and were too few: 40% of the
-             looks return the right row, no puzzle is solved (experiments/LOG.md).
 Command:     python -m asyncthink_jax.train --config experiments/sudoku_tiny.py --workdir runs/sudoku_tiny
-Special:     a row of a grid is one token (`task.words`). The reward is that of experiments/countdown_tiny.py.
-Chosen on:   nothing yet: sizes and optimizer are those of experiments/countdown_tiny.py, lengths are the longest of the
+Expect:      no number yet: not run in full. 800 steps of the cold start were too few: 40% of the looks return the right
+             row, and no puzzle is solved (experiments/LOG.md).
+Hardware:    2 CPU cores.
+Time:        800 steps of the cold start took 2:50 minutes on one core.
+Special:     A row of a grid is one token (`task.words`). The reward is that of experiments/countdown_tiny.py.
+Chosen on:   nothing yet. Sizes and optimizer are those of experiments/countdown_tiny.py, lengths are the longest of the
              demonstrations.
 """
 

@@ -18,7 +18,8 @@ from asyncthink_jax.protocol.episode import Episode, Event, Trace
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.parser import Parser
 from asyncthink_jax.tasks import TASKS
-from experiments import table
+from experiments import scores, table
+from experiments.studies import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "asyncthink_jax"
@@ -210,6 +211,29 @@ def test_every_experiment_has_a_row():
             assert f"({path.name})" in text
 
 
+EXPERIMENTS = {
+    path.stem: ast.get_docstring(tree_of(path))
+    for path in sorted((ROOT / "experiments").glob("*.py"))
+    if "def get_config" in path.read_text(encoding="utf-8")
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_note_of_an_experiment_pairs_its_command_with_the_number_to_expect(name):
+    note = EXPERIMENTS[name]
+    expected = re.search(r"^Command: .*?^Expect: (.*?)^\w+: ", note, re.DOTALL | re.MULTILINE)
+    assert expected, "Command, then Expect"
+    told = " ".join(expected[1].split())
+    shown = [study for study in BY_NAME.values() if study.config == name and not study.overrides]
+    if name == "countdown_tiny_parallel":
+        shown = [BY_NAME["parallel"]]
+    for study in shown:
+        rows = scores.rows_of(table.load(), study.name, table.LAST_STAGE.get(study.name, "after_rl"))
+        assert f"{scores.cell(rows, ('', 'all_correct', 100, 1))}%" in told
+        assert scores.cell(rows, ("", "critical_path", 1, 0)) in told
+    assert shown or "never run" in told or "not run" in told
+
+
 # --------------------------------------------------------------------------------------------------------- examples
 
 
@@ -234,7 +258,7 @@ def test_the_python_examples_of_a_page_give_what_stands_there(page):
 def test_the_line_of_episodes_jsonl_in_the_docs_has_the_fields_of_an_episode():
     shown = json.loads(re.search(r"```json\n(.*?)```", text_of("docs/files.md"), re.DOTALL)[1])
     none = np.zeros(0, np.int32)
-    trace = Trace("organizer", None, none, none, none.astype(bool), *[none.astype(np.float32)] * 2, none, [], "answer")
+    trace = Trace("organizer", None, none, none, none.astype(bool), none.astype(np.float32), none, [], "answer")
     made = Episode("", {}, "async", 1, 0, [trace], "", {}, None, 0, 0.0, None).to_json(str)
     assert list(shown) == list(made)
     for one in shown["traces"]:
