@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("*.md", "docs/*.md", "experiments/*.md", "launch/**/*.md")
 LINKED = (
     "LICENSE",
+    "docs/*.css",
     "asyncthink_jax/**/*.py",
     "tests/**/*.py",
     "experiments/**/*.py",

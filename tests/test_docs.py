@@ -136,6 +136,24 @@ def _defined(node: ast.stmt) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
+# ---------------------------------------------------------------------------------------------------------- English
+
+
+def sentences_in(document: str) -> list[str]:
+    """Of the paragraphs and lists: no tables, no blocks of code."""
+    text = re.sub(r"^```.*?^```", "", text_of(document), flags=re.DOTALL | re.MULTILINE)
+    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )|\n(?=\|)", text)
+    prose = [" ".join(part.split()) for part in parts if not part.startswith(("    ", "|", "<", "#", "!"))]
+    return [sentence for part in prose for sentence in re.split(r"(?<=[.:;?!]) (?=[A-Z`\[(*])", part)]
+
+
+@pytest.mark.parametrize("document", [document for document in DOCS if document != "CHANGELOG.md"])
+def test_sentences_are_short_and_name_their_nouns(document):
+    sentences = sentences_in(document)
+    assert sentences and not [sentence for sentence in sentences if len(sentence.split()) > 40]
+    assert document == "CONTRIBUTING.md" or "so many" not in text_of(document)
+
+
 # --------------------------------------------------------------------------------------------------------- commands
 
 
