@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from asyncthink_jax import sections
 from asyncthink_jax.files import FileError, check_sum, read_object
-from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.rules import INF, RANGES, relations
 from asyncthink_jax.sections import ConfigError, did_you_mean

@@ -19,7 +19,7 @@ from absl.testing import flagsaver
 from asyncthink_jax import sample
 from asyncthink_jax.command import split_argv
 from asyncthink_jax.config import CheckpointConfig, Config, ConfigError, RolloutConfig, to_json
-from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.play.thinker import Settings, load_model, majority
 from asyncthink_jax.storage.restore import cold_start_checkpoints
 from asyncthink_jax.tasks import Countdown

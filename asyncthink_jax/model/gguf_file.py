@@ -15,12 +15,14 @@ from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from asyncthink_jax import stated
-from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError, check_sizes
-from asyncthink_jax.model.transformer import ModelConfig, RopeScaling, rope_frequencies
+from asyncthink_jax.model.hf_config import FAMILIES
+from asyncthink_jax.model.parameters import BY_PATH, ModelConfig, Naming, RopeScaling, rows
+from asyncthink_jax.model.tensors import WeightsError, check_sizes
+from asyncthink_jax.model.transformer import rope_frequencies
 from asyncthink_jax.untrusted.gguf import TensorInfo, read_header
 
-ARCHITECTURES = ("llama", "qwen3")
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+_EMBEDDING, _OUTPUT = (BY_PATH[path].name("gguf") for path in ("embed", "unembed"))
 ROPE_FREQS = "rope_freqs.weight"  # what the frequencies are divided by, where they are scaled
 CHUNK = 1 << 24  # elements dequantized at a time
 
@@ -47,9 +49,8 @@ class GgufFile:
             found = [id_ for name in names for id_ in metadata.token_ids(name, self.config.vocab_size)]
             if ids := list(dict.fromkeys(found)):
                 self.special_tokens[f"{key}_token_id"] = ids if len(ids) > 1 else ids[0]
-        q, k = (BY_PATH[f"layers/{name}/kernel"] for name in "qk")
-        layers = range(self.config.layers if metadata.architecture == "llama" else 0)
-        self._permuted = {tensor.name("gguf", layer) for tensor in (q, k) for layer in layers}
+        reordered = [row for row in rows(self.config) if row.rope and metadata.family.gguf_pairs]
+        self._paired = {row.name("gguf", layer) for row in reordered for layer in range(self.config.layers)}
 
     def _config(self, metadata: "_Metadata") -> ModelConfig:
         get = metadata.get
@@ -69,10 +70,10 @@ class GgufFile:
         scaling = get("rope.scaling.type", str, "linear" if factors else "none")
         if scaling != "none":
             raise WeightsError(f"{self.path}: rope scaling {scaling!r} is not supported, only that of Llama 3")
-        if "token_embd.weight" not in self._tensors:
-            raise WeightsError(f"{self.path}: tensor token_embd.weight is missing")
+        if _EMBEDDING not in self._tensors:
+            raise WeightsError(f"{self.path}: tensor {_EMBEDDING} is missing")
         config = ModelConfig(
-            vocab_size=get("vocab_size", int, self.shapes()["token_embd.weight"][0]),
+            vocab_size=get("vocab_size", int, self.shapes()[_EMBEDDING][0]),
             layers=get("block_count", int),
             width=width,
             heads=heads,
@@ -81,8 +82,8 @@ class GgufFile:
             mlp_width=get("feed_forward_length", int),
             rope_theta=get("rope.freq_base", float, 1e4),
             norm_eps=get("attention.layer_norm_rms_epsilon", float),
-            tied_embeddings="output.weight" not in self._tensors,
-            qk_norm=metadata.architecture == "qwen3",
+            tied_embeddings=_OUTPUT not in self._tensors,
+            **metadata.family.fields,
         )
         check_sizes(config, self.shapes(), str(self.path))
         return self._with_rope_scaling(config)
@@ -107,16 +108,14 @@ class GgufFile:
         return str(self.path)
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        if len(index) == 1:
-            return self._dequantized(name, slice(None))[index]
-        rows, columns = index
-        if name not in self._permuted:
-            return self._dequantized(name, rows)[:, columns]
+        ours, *rest = index
+        if name not in self._paired:
+            return self._dequantized(name, ours)[slice(None), *rest]
         size = self.config.head_dim
-        first, last = rows.start // size * size, -(-rows.stop // size) * size  # whole heads
-        pairs = self._dequantized(name, slice(first, last))[:, columns]
-        halves = pairs.reshape(-1, size // 2, 2, pairs.shape[1]).swapaxes(1, 2).reshape(pairs.shape)
-        return halves[rows.start - first : rows.stop - first]
+        first, last = ours.start // size * size, -(-ours.stop // size) * size  # whole heads
+        pairs = self._dequantized(name, slice(first, last))[slice(None), *rest]
+        halves = pairs.reshape(-1, size // 2, 2, *pairs.shape[1:]).swapaxes(1, 2).reshape(pairs.shape)
+        return halves[ours.start - first : ours.stop - first]
 
     def _dequantized(self, name: str, rows: slice) -> np.ndarray:
         """Rows of a tensor as the file has them, in fp32."""
@@ -163,8 +162,9 @@ class _Metadata:
     def __init__(self, values: Mapping[str, Any], path: Path):
         self._values, self._path = values, path
         self.architecture = values.get("general.architecture")
-        if self.architecture not in ARCHITECTURES:
-            raise WeightsError(f"{path}: architecture {self.architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+        if self.architecture not in FAMILIES:
+            raise WeightsError(f"{path}: architecture {self.architecture!r} is not one of {', '.join(FAMILIES)}")
+        self.family = FAMILIES[self.architecture]
         parts = values.get("split.count")
         if isinstance(parts, int) and parts > 1:
             raise WeightsError(f"{path} is one of {parts} parts; merge them (llama-gguf-split --merge)")

@@ -1,17 +1,47 @@
-"""The `config.json` of Hugging Face models, to and from `ModelConfig`.
+"""The families of models, and the `config.json` of Hugging Face models, to and from `ModelConfig`.
 
 What would change the results and is not in the transformer (biases, sliding windows, other rotary embeddings or
 activations, quantization) is refused.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from asyncthink_jax import stated
+from asyncthink_jax.model.parameters import ModelConfig, RopeScaling
 from asyncthink_jax.model.tensors import WeightsError
-from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
 
-# model_type -> the name that `architectures` has.
-FAMILIES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the models of one `model_type` have in common.
+
+    Attributes:
+        architecture: its name in `architectures`.
+        fields: of ModelConfig; no two families have the same ones.
+        off: keys of its config.json for features that the transformer hasn't, which are written as turned off.
+        required: keys of its config.json that have no default here.
+        gguf_pairs: GGUF files have the rows of each head that is rotated pair by pair (0, H/2, 1, H/2 + 1, ..).
+    """
+
+    architecture: str
+    fields: Mapping[str, Any]
+    off: Mapping[str, Any]
+    required: tuple[str, ...] = ()
+    gguf_pairs: bool = False
+
+
+# By `model_type`, which is `general.architecture` in GGUF files.
+FAMILIES = {
+    "llama": Family("LlamaForCausalLM", {"qk_norm": False}, {"mlp_bias": False}, gguf_pairs=True),
+    "qwen3": Family(
+        "Qwen3ForCausalLM",
+        {"qk_norm": True},
+        {"use_sliding_window": False, "sliding_window": None},
+        required=("num_key_value_heads", "head_dim"),
+    ),
+}
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _REQUIRED = object()
 
@@ -50,12 +80,13 @@ def from_hf(data: Any, where: str) -> ModelConfig:
     if windows or (data.get("sliding_window") is not None and "use_sliding_window" not in data):
         raise WeightsError(f"{where}: sliding-window attention is not supported, only full attention")
 
+    required = FAMILIES[family].required
+
     def field(key: str, kind: type, default: Any = _REQUIRED) -> Any:
-        return _field(data, key, kind, where, default)
+        return _field(data, key, kind, where, _REQUIRED if key in required else default)
 
     width, heads = field("hidden_size", int), field("num_attention_heads", int)
-    qwen = family == "qwen3"
-    if not qwen and data.get("head_dim") is None and width % heads:
+    if "head_dim" not in required and data.get("head_dim") is None and width % heads:
         raise WeightsError(f"{where}: num_attention_heads {heads} doesn't divide hidden_size {width}")
     theta, scaling = _rope(data, where)
     return ModelConfig(
@@ -63,14 +94,14 @@ def from_hf(data: Any, where: str) -> ModelConfig:
         layers=field("num_hidden_layers", int),
         width=width,
         heads=heads,
-        kv_heads=field("num_key_value_heads", int, _REQUIRED if qwen else heads),
-        head_dim=field("head_dim", int, _REQUIRED if qwen else width // heads),
+        kv_heads=field("num_key_value_heads", int, heads),
+        head_dim=field("head_dim", int, width // heads),
         mlp_width=field("intermediate_size", int),
         rope_theta=theta,
         rope_scaling=scaling,
         norm_eps=field("rms_norm_eps", float, 1e-6),
         tied_embeddings=field("tie_word_embeddings", bool, False),
-        qk_norm=qwen,
+        **FAMILIES[family].fields,
     )
 
 
@@ -143,7 +174,11 @@ def special_tokens(data: dict[str, Any], where: str, vocabulary: int) -> dict[st
 def to_hf(config: ModelConfig, dtype: str, context: int, special_tokens: dict[str, Any]) -> dict[str, Any]:
     """What config.json has to say about a model, in the keys that versions 4 and 5 of transformers both read."""
     scaling = config.rope_scaling
-    family = "qwen3" if config.qk_norm else "llama"
+    model_type, family = next(
+        (name, one)
+        for name, one in FAMILIES.items()
+        if all(getattr(config, field) == value for field, value in one.fields.items())
+    )
     llama3 = {
         "rope_type": "llama3",
         "factor": float(scaling.factor),
@@ -152,10 +187,10 @@ def to_hf(config: ModelConfig, dtype: str, context: int, special_tokens: dict[st
         "original_max_position_embeddings": scaling.original_context,
     }
     data = {
-        "architectures": [FAMILIES[family]],
+        "architectures": [family.architecture],
         # The version in whose words this is. Without one, transformers takes the tokenizer beside it for a broken one.
         "transformers_version": "4.51.0",
-        "model_type": family,
+        "model_type": model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
         "intermediate_size": config.mlp_width,
@@ -175,5 +210,4 @@ def to_hf(config: ModelConfig, dtype: str, context: int, special_tokens: dict[st
         "initializer_range": 0.02,
         "attention_dropout": 0.0,
     }
-    own = {"use_sliding_window": False, "sliding_window": None} if config.qk_norm else {"mlp_bias": False}
-    return data | own | {key: special_tokens.get(key) for key in SPECIAL_TOKENS}
+    return data | dict(family.off) | {key: special_tokens.get(key) for key in SPECIAL_TOKENS}

@@ -25,6 +25,11 @@ class LoRA:
     alpha: float = 16.0  # the adapters' product counts alpha / rank times
 
 
+def is_adapter(path: str) -> bool:
+    """Whether a path of a parameter tree ends at an adapter's matrix."""
+    return path.endswith((A, B))
+
+
 def is_installed() -> bool:
     """Whether qwix, which makes the adapters, can be imported; a model without adapters doesn't need it."""
     return find_spec("qwix") is not None

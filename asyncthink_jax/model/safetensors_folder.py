@@ -8,7 +8,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from asyncthink_jax.model.hf_config import context, from_hf, special_tokens
-from asyncthink_jax.model.tensors import BY_PATH, Naming, WeightsError, check_sizes
+from asyncthink_jax.model.parameters import BY_PATH, Naming
+from asyncthink_jax.model.tensors import WeightsError, check_sizes
 from asyncthink_jax.shown import complain
 from asyncthink_jax.untrusted.files import check_file, read_json
 

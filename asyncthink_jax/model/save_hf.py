@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from asyncthink_jax.model.hf_config import to_hf
+from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.model.safetensors_folder import INDEX
 from asyncthink_jax.model.tensors import FileTensor, WeightsError, file_tensors
-from asyncthink_jax.model.transformer import ModelConfig, Params, abstract_params
+from asyncthink_jax.model.transformer import Params, abstract_params
 
 TYPES = {"float32": "F32", "bfloat16": "BF16"}
 
@@ -116,11 +117,10 @@ def _write_file(path: Path, tensors: Sequence[FileTensor], params: Params, dtype
 def _matrix(one: FileTensor, params: Params, dtype: str) -> np.ndarray:
     """A tensor in the layout of the file."""
     value: Any = params
-    for key in one.tensor.path.split("/"):
+    for key in one.row.path.split("/"):
         value = value[key]
-    value = np.asarray(value[one.layer] if one.tensor.stacked else value)
-    if one.tensor.inputs is not None:
-        value = value.reshape(one.shape[::-1]).T
+    value = np.asarray(value[one.layer] if one.row.in_layers else value)
+    value = value.transpose([axis for group in one.row.file_axes for axis in group]).reshape(one.shape)
     return np.ascontiguousarray(value, np.dtype(dtype))
 
 

@@ -8,7 +8,6 @@ Shapes: B training rows, R rollout rows, L tokens, W new tokens a row, C cache p
 K key/value heads, H head dim, F feed-forward width, V vocabulary.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -29,47 +28,12 @@ from asyncthink_jax.model.cache import (
     stored,
     write,
 )
-from asyncthink_jax.model.lora import LoRA, adapted, cast
+from asyncthink_jax.model.lora import Params, adapted, cast
+from asyncthink_jax.model.parameters import BY_PATH, ModelConfig
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
 
-Params = dict[str, Any]
 Rope = tuple[Float[Array, "B L 1 H/2"], Float[Array, "B L 1 H/2"]]  # cosines and sines
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Slower rotation for longer texts than a model was first trained on ("llama3", of Llama 3.1 and later).
-
-    Frequencies whose wavelength is above `original_context` / `low_frequency_factor` tokens are divided by `factor`,
-    those below `original_context` / `high_frequency_factor` stay, and those between are mixed.
-    """
-
-    factor: float = 1.0  # 1 = none
-    low_frequency_factor: float = 1.0
-    high_frequency_factor: float = 4.0
-    original_context: int = 8192  # tokens
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the model; what is not a size is the same for every Qwen3 and Llama model."""
-
-    vocab_size: int
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp_width: int
-    rope_theta: float = 1e6
-    rope_scaling: RopeScaling = RopeScaling()
-    norm_eps: float = 1e-6
-    tied_embeddings: bool = True
-    qk_norm: bool = True  # Qwen3 has it, Llama has not
-    dtype: str = "float32"  # of activations and cache; parameters are kept in fp32
-    remat: str = "none"  # what training recomputes: "none", "full" (all but layer inputs), "dots" (all but matmuls)
-    lora: LoRA = dataclasses.field(default_factory=LoRA)  # adapters that alone are trained
 
 
 @partial(jax.jit, static_argnums=0)
@@ -173,7 +137,7 @@ def decode(
     for (part, n), new in unwritten.items():
         layers[part][n] = write(layers[part][n], places[part], new)
     caches = tuple({"k": tuple(k for k, _ in part), "v": tuple(v for _, v in part)} for part in layers)
-    return RMSNorm(config.norm_eps).apply({"params": params["final_norm"]}, x), caches
+    return RMSNorm(config, "final_norm").apply({"params": params["final_norm"]}, x), caches
 
 
 def prefill(config: ModelConfig, params: Params, tokens: Int[Array, "R L"]) -> Cache:
@@ -209,9 +173,9 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens, positions, segment_ids):
         c = self.config
-        table = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
+        table = _parameter(self, c, "embed")
         if not c.tied_embeddings:  # read by `logits`
-            self.param("unembed", nn.initializers.normal(0.02), (c.width, c.vocab_size))
+            _parameter(self, c, "unembed")
         x = embed(c, table, tokens)
         layers = nn.scan(
             _remat(Block, c.remat),
@@ -224,7 +188,7 @@ class Transformer(nn.Module):
             unroll=c.layers if c.layers <= 4 and c.remat == "none" else 1,
         )
         x, _ = layers(c, name="layers")(x, rope_table(c, positions), segment_ids)
-        return RMSNorm(c.norm_eps, name="final_norm")(x)
+        return RMSNorm(c, "final_norm", name="final_norm")(x)
 
 
 class Block(nn.Module):
@@ -234,19 +198,18 @@ class Block(nn.Module):
 
     def setup(self):
         c = self.config
-        projection = partial(Projection, adapted=bool(c.lora.rank))
-        self.attention_norm = RMSNorm(c.norm_eps)
-        self.q = projection((c.width,), (c.heads, c.head_dim))
-        self.k = projection((c.width,), (c.kv_heads, c.head_dim))
-        self.v = projection((c.width,), (c.kv_heads, c.head_dim))
+        self.attention_norm = RMSNorm(c, "layers/attention_norm")
+        self.q = Projection(c, "layers/q")
+        self.k = Projection(c, "layers/k")
+        self.v = Projection(c, "layers/v")
         if c.qk_norm:
-            self.q_norm = RMSNorm(c.norm_eps)
-            self.k_norm = RMSNorm(c.norm_eps)
-        self.o = projection((c.heads, c.head_dim), (c.width,))
-        self.mlp_norm = RMSNorm(c.norm_eps)
-        self.gate = projection((c.width,), (c.mlp_width,))
-        self.up = projection((c.width,), (c.mlp_width,))
-        self.down = projection((c.mlp_width,), (c.width,))
+            self.q_norm = RMSNorm(c, "layers/q_norm")
+            self.k_norm = RMSNorm(c, "layers/k_norm")
+        self.o = Projection(c, "layers/o")
+        self.mlp_norm = RMSNorm(c, "layers/mlp_norm")
+        self.gate = Projection(c, "layers/gate")
+        self.up = Projection(c, "layers/up")
+        self.down = Projection(c, "layers/down")
 
     def __call__(self, x, rope, segment_ids):
         """Packed rows; the second value is the scan's (it has no per-layer output)."""
@@ -267,22 +230,19 @@ class Block(nn.Module):
 
 
 class Projection(nn.Module):
-    """A linear map without bias from the last axes `inputs` to the axes `outputs`.
+    """A linear map without bias, whose kernel is the row `<prefix>/kernel` of the table of parameters."""
 
-    adapted: with an adapter beside it, which is put in by whoever finds the product of `x` and the parameter itself.
-    """
-
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    adapted: bool = False
+    config: ModelConfig
+    prefix: str
 
     @nn.compact
     def __call__(self, x):
-        # Qwen3's `initializer_range`. With variance scaling the layers' larger outputs drown the embedding: learning to
-        # copy a sequence (tiny preset, Adam 2e-3), the loss after 60 steps was 3.41 instead of 0.21.
-        kernel = self.param("kernel", nn.initializers.normal(0.02), self.inputs + self.outputs)
-        product = jnp.tensordot if self.adapted or platform() != "cpu" else _tensordot
-        return product(x, kernel.astype(x.dtype), len(self.inputs))
+        row = BY_PATH[f"{self.prefix}/kernel"]
+        kernel = _parameter(self, self.config, row.path)
+        # An adapter is put in by whoever finds the product of `x` and the parameter itself.
+        own_gradient = platform() == "cpu" and not self.config.lora.rank
+        product = _tensordot if own_gradient else jnp.tensordot
+        return product(x, kernel.astype(x.dtype), len(row.inputs))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -311,16 +271,23 @@ _tensordot.defvjp(_tensordot_forward, _tensordot_backward)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale over the last axis, computed in fp32."""
+    """x / rms(x) * scale over the last axis, computed in fp32; the scale is the row `<prefix>/scale` of the table."""
 
-    eps: float
+    config: ModelConfig
+    prefix: str
 
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        scale = _parameter(self, self.config, f"{self.prefix}/scale")
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.config.norm_eps)
         return (y * scale).astype(x.dtype)
+
+
+def _parameter(module: nn.Module, config: ModelConfig, path: str) -> Array:
+    """The parameter of a row of the table, which `module` holds under the last part of its path."""
+    row = BY_PATH[path]
+    return module.param(path.rpartition("/")[2], row.initializer, row.shape(config))
 
 
 def embed(config: ModelConfig, table: Float[Array, "V D"], tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:

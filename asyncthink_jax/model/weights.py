@@ -17,10 +17,11 @@ import numpy as np
 
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.gguf_file import GgufFile
+from asyncthink_jax.model.parameters import BY_PATH, ModelConfig, Naming, Parameter, path_name
 from asyncthink_jax.model.safetensors_folder import SafetensorsFolder
 from asyncthink_jax.model.sources import local_path
-from asyncthink_jax.model.tensors import BY_PATH, Naming, Tensor, WeightsError, file_tensors, path_name
-from asyncthink_jax.model.transformer import ModelConfig, Params
+from asyncthink_jax.model.tensors import WeightsError, file_tensors
+from asyncthink_jax.model.transformer import Params
 
 Bounds = list[tuple[int, int]]  # first and last + 1 of each dimension
 
@@ -97,7 +98,7 @@ def load(weights: Weights, config: ModelConfig | None = None, shardings: Any = N
     """The parameters of `config` (default: the file's), checked first.
 
     Args:
-        shardings: a tree like the parameters', see `parallel.sharding.param_specs`; default: all on one device. With
+        shardings: a tree like the parameters', see `parameters.param_specs`; default: all on one device. With
             several processes each reads what its own devices hold.
         dtype: of the parameters.
 
@@ -118,7 +119,7 @@ def load(weights: Weights, config: ModelConfig | None = None, shardings: Any = N
 
 
 def _load(
-    weights: Weights, tensor: Tensor, shape: tuple[int, ...], sharding: jax.sharding.Sharding, dtype: np.dtype
+    weights: Weights, row: Parameter, shape: tuple[int, ...], sharding: jax.sharding.Sharding, dtype: np.dtype
 ) -> jax.Array:
     # Not `jax.make_array_from_callback`: that first collects the parts of all devices, a second copy of the parameter.
     devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
@@ -127,24 +128,24 @@ def _load(
         devices.setdefault(bounds, []).append(device)
     parts = []
     for bounds, holders in devices.items():
-        part = _read_part(weights, tensor, shape, list(bounds), dtype)
+        part = _read_part(weights, row, shape, list(bounds), dtype)
         parts += [jax.device_put(part, device) for device in holders]
         jax.block_until_ready(parts[-len(holders) :])
     return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
-def _read_part(weights: Weights, tensor: Tensor, shape: tuple[int, ...], bounds: Bounds, dtype: np.dtype) -> np.ndarray:
+def _read_part(weights: Weights, row: Parameter, shape: tuple[int, ...], bounds: Bounds, dtype: np.dtype) -> np.ndarray:
     """The part of a parameter of shape `shape` that lies within `bounds`."""
-    if not tensor.stacked:
-        part = _read(weights, tensor, tensor.name(weights.naming), shape, bounds)
+    if not row.in_layers:
+        part = _read(weights, row, row.name(weights.naming), shape, bounds)
         return np.ascontiguousarray(part, dtype)
     out = np.empty([stop - start for start, stop in bounds], dtype)
-    for place, layer in enumerate(range(*bounds[0])):
-        out[place] = _read(weights, tensor, tensor.name(weights.naming, layer), shape[1:], bounds[1:])
+    for n, layer in enumerate(range(*bounds[0])):
+        out[n] = _read(weights, row, row.name(weights.naming, layer), shape[1:], bounds[1:])
     return out
 
 
-def _read(weights: Weights, tensor: Tensor, name: str, shape: tuple[int, ...], bounds: Bounds) -> np.ndarray:
+def _read(weights: Weights, row: Parameter, name: str, shape: tuple[int, ...], bounds: Bounds) -> np.ndarray:
     """A part of one tensor of the file, in the parameter's layout. Raises WeightsError if it isn't finite."""
 
     def read(*index: slice) -> np.ndarray:
@@ -153,21 +154,22 @@ def _read(weights: Weights, tensor: Tensor, name: str, shape: tuple[int, ...], b
             raise WeightsError(f"{weights.where(name)}: tensor {name} has numbers that are not finite (NaN, infinity)")
         return part
 
-    if tensor.inputs is None:
-        return read(*(slice(*bound) for bound in bounds))
-    at = tensor.inputs
-    columns, rows = _flat(shape[:at], bounds[:at]), _flat(shape[at:], bounds[at:])
-    matrix = read(rows, columns).T
-    part = matrix.reshape(*_lengths(shape[:at], bounds[:at]), *_lengths(shape[at:], bounds[at:]))
-    # Of a group of axes, what was read is whole in all but the first.
-    return part[tuple(slice(None) if n in (0, at) else slice(*bound) for n, bound in enumerate(bounds))]
+    groups = row.file_axes
+    part = read(*(_flat(shape, bounds, group) for group in groups))
+    part = part.reshape([length for group in groups for length in _lengths(shape, bounds, group)])
+    part = part.transpose(np.argsort([axis for group in groups for axis in group]))
+    # Of the axes that a file flattens into one, all but the first were read whole.
+    first = {group[0] for group in groups}
+    return part[tuple(slice(None) if n in first else slice(*bound) for n, bound in enumerate(bounds))]
 
 
-def _flat(shape: tuple[int, ...], bounds: Bounds) -> slice:
-    """The rows of a matrix that hold the entries within `bounds` of the first of the axes that make them."""
-    rest = math.prod(shape[1:])
-    return slice(bounds[0][0] * rest, bounds[0][1] * rest)
+def _flat(shape: tuple[int, ...], bounds: Bounds, group: tuple[int, ...]) -> slice:
+    """The part of a file's axis that holds the entries within `bounds` of the first of the axes flattened into it."""
+    rest = math.prod(shape[axis] for axis in group[1:])
+    start, stop = bounds[group[0]]
+    return slice(start * rest, stop * rest)
 
 
-def _lengths(shape: tuple[int, ...], bounds: Bounds) -> tuple[int, ...]:
-    return bounds[0][1] - bounds[0][0], *shape[1:]
+def _lengths(shape: tuple[int, ...], bounds: Bounds, group: tuple[int, ...]) -> list[int]:
+    start, stop = bounds[group[0]]
+    return [stop - start, *(shape[axis] for axis in group[1:])]

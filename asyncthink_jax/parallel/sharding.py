@@ -1,12 +1,12 @@
-"""Which array lives where: one table for the parameters, one line for the rows.
+"""Which array lives where: two layouts for parameters, one line for rows.
 
-A parameter's path in the tree gives it logical axes (what its dimensions mean); a layout gives each logical axis the
-mesh axes it is split over. There are two layouts. TRAINING splits parameters and optimizer state over `fsdp` as well as
-`tensor`; ROLLOUT has them whole on every data/fsdp device, so that the decode loop gathers no parameters.
+A parameter's dimensions have logical axes, which say what they mean (`model/parameters.py`). A layout gives each
+logical axis the mesh axis over which it is split; an axis that it doesn't name is not split. TRAINING splits
+parameters and optimizer state over `fsdp` as well as `tensor`. ROLLOUT has them whole on every data/fsdp device: the
+decode loop gathers no parameters.
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,55 +15,27 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from asyncthink_jax.parallel.mesh import AXES, platform_of
+from asyncthink_jax.parallel.mesh import platform_of
 
 Layout = dict[str, str | None]
 Axes = tuple[str | None, ...]
 
-# The last dimensions of every parameter; the leading `layers` axis of stacked layers is never split. In the rollout
-# layout layers stand one by one (`layers/3/q/kernel`).
-PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"embed$", ("vocab", "width")),
-    (r"unembed$", ("width", "vocab")),
-    (r"layers/(\d+/)?q/kernel$", ("width", "heads", None)),
-    (r"layers/(\d+/)?[kv]/kernel$", ("width", "kv_heads", None)),
-    (r"layers/(\d+/)?o/kernel$", ("heads", None, "width")),
-    (r"layers/(\d+/)?(gate|up)/kernel$", ("width", "mlp")),
-    (r"layers/(\d+/)?down/kernel$", ("mlp", "width")),
-    (r"kernel_lora_[ab]$", (None, None)),  # thin: what splitting them saves is less than what gathering costs
-    (r"scale$", (None,)),
-)
 TRAINING: Layout = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "width": "fsdp"}
 ROLLOUT: Layout = TRAINING | {"width": None}
 
-MAX_REPLICATED = 16  # elements of an optimizer's counters and coefficients, which no line of the table names
 ROWS = ("data", "fsdp")  # the mesh axes over which rows of a batch are split
 
 
-def param_specs(abstract_params: Any, mesh: Mesh | AbstractMesh, layout: Layout = TRAINING) -> Any:
-    """The NamedSharding of every parameter, as a tree like `abstract_params`.
+def split_by(axes: Axes, shape: Sequence[int], mesh: Mesh | AbstractMesh, layout: Layout, what: str) -> NamedSharding:
+    """The sharding of an array whose dimensions have these logical axes (None: not split).
 
-    Works on any tree whose paths end like the parameters' (an optimizer state holds such trees); an array that the
-    table doesn't name, a step counter for example, is replicated if it is tiny. Raises ValueError, in one line,
-    for a larger array that no line names and for a dimension that its mesh axis doesn't divide.
+    Raises ValueError, in one line that begins with `what`, for a dimension that its mesh axis doesn't divide.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _param_spec(_name(path), leaf, mesh, layout), abstract_params
-    )
-
-
-def divides(abstract_params: Any, sizes: Sequence[int]) -> bool:
-    """Whether a mesh of (data, fsdp, tensor) devices divides all that the parameters are split over."""
-    try:
-        param_specs(abstract_params, AbstractMesh(tuple(sizes), AXES))
-    except ValueError:
-        return False
-    return True
-
-
-def rollout_specs(abstract_params: Any, mesh: Mesh) -> Any:
-    """`param_specs` in the rollout layout: replicated over data and fsdp, split over tensor."""
-    return param_specs(abstract_params, mesh, ROLLOUT)
+    spec = [layout.get(axis) if axis else None for axis in axes]
+    for size, axis in zip(shape, spec, strict=True):
+        if axis and size % mesh.shape[axis]:
+            raise ValueError(f"{what} {tuple(shape)}: mesh axis {axis}={mesh.shape[axis]} doesn't divide {size}")
+    return NamedSharding(mesh, P(*spec))
 
 
 def row_spec(mesh: Mesh, axis: int = 0) -> NamedSharding:
@@ -97,6 +69,13 @@ def shard(tree: Any, shardings: Any) -> Any:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(place, tree, shardings)
+
+
+def laid_out(tree: Any, shardings: Any) -> Any:
+    """The `jax.ShapeDtypeStruct`s of `tree`, with these shardings (one for all, or a tree of them)."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def own_rows(tree: Any) -> Any:
@@ -203,22 +182,3 @@ def _constrain(x: jax.Array, *dimensions: Any) -> jax.Array:
 def _is_automatic(mesh: Any) -> bool:
     """Whether there is a mesh, all in the partitioner's hands."""
     return not mesh.empty and all(kind == AxisType.Auto for kind in mesh.axis_types)
-
-
-def _param_spec(name: str, leaf: Any, mesh: Mesh | AbstractMesh, layout: Layout) -> NamedSharding:
-    logical = next((axes for pattern, axes in PARAMETERS if re.search(rf"(^|/){pattern}", name)), None)
-    if logical is None or leaf.ndim < len(logical):
-        if leaf.size <= MAX_REPLICATED:
-            return NamedSharding(mesh, P())
-        raise ValueError(f"parameter {name} {leaf.shape}: no line of the table in parallel/sharding.py names it")
-    spec = [None] * (leaf.ndim - len(logical)) + [layout[axis] if axis else None for axis in logical]
-    for size, axis in zip(leaf.shape, spec, strict=True):
-        if axis and size % mesh.shape[axis]:
-            raise ValueError(
-                f"parameter {name} {leaf.shape}: mesh axis {axis}={mesh.shape[axis]} doesn't divide {size}"
-            )
-    return NamedSharding(mesh, P(*spec))
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens
 from asyncthink_jax.model import lora, transformer
-from asyncthink_jax.model.transformer import ModelConfig, Params
+from asyncthink_jax.model.parameters import ModelConfig, divides, param_specs, rollout_specs
+from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
-from asyncthink_jax.parallel.sharding import divides, param_specs, rollout_specs, shard
+from asyncthink_jax.parallel.sharding import laid_out, shard
 from asyncthink_jax.play.decoder import make_engine, multiply_in_full
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.prompts import Prompts
@@ -69,8 +70,7 @@ class RunModel:
         return self._abstract(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, self.model.dtype), frozen))
 
     def _abstract(self, shapes: Params) -> Params:
-        layout = param_specs(shapes, self.mesh)
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
+        return laid_out(shapes, param_specs(shapes, self.mesh))
 
     @functools.cached_property
     def engine(self) -> Engine:

@@ -33,12 +33,12 @@ from asyncthink_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, prompts_for
 from asyncthink_jax.data.tokenizer_files import load_tokenizer
 from asyncthink_jax.model import transformer
+from asyncthink_jax.model.parameters import rollout_specs
 from asyncthink_jax.model.tensors import WeightsError
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.model.weights import load as load_weights
 from asyncthink_jax.model.weights import open_weights
 from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.parallel.sharding import rollout_specs
 from asyncthink_jax.play.decoder import make_engine, multiply_in_full
 from asyncthink_jax.play.run_model import problems, run_model
 from asyncthink_jax.protocol.episode import Episode, side_by_side

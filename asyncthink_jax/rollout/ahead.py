@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from asyncthink_jax.parallel.mesh import platform_of
-from asyncthink_jax.parallel.sharding import ROWS, replicated, rollout_specs, row_spec
+from asyncthink_jax.parallel.sharding import ROWS, laid_out, replicated, row_spec
 from asyncthink_jax.rollout.engine import Engine, step_scope
 from asyncthink_jax.rollout.state import Queue
 
@@ -19,7 +19,7 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
 
     Args:
         engine: with a mesh, whose devices may be those of `jax.experimental.topologies.get_topology_desc(..)`.
-        params: arrays or `jax.ShapeDtypeStruct`s; they are laid out as for a rollout.
+        params: `jax.ShapeDtypeStruct`s with the shardings of a rollout.
         rounds: prompts in the queues, in multiples of the slots.
         prompt_length: of the prompts that are read at once, 0 = none (see rollout/prefill.py).
     """
@@ -33,10 +33,10 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
             per_prompt,
         )
     return engine._advance.trace(
-        jax.tree.map(_laid_out, params, rollout_specs(params, mesh)),
-        jax.tree.map(_laid_out, state, engine._shardings(state)),
+        params,
+        laid_out(state, engine._shardings(state)),
         Queue(*(per_prompt for _ in Queue._fields)),
-        _laid_out(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh)),
+        laid_out(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh)),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
         read_length=limits.context,
@@ -55,10 +55,5 @@ def lower_prefill(engine: Engine, params: Any, length: int) -> jax.stages.Lowere
         axis_names=set(ROWS),
         check_vma=False,
     )
-    params = jax.tree.map(_laid_out, params, rollout_specs(params, mesh))
     tokens = jax.ShapeDtypeStruct((engine.shards, length), jnp.int32, sharding=row_spec(mesh))
     return jax.jit(read).trace(params, tokens).lower(lowering_platforms=(platform_of(mesh),))
-
-
-def _laid_out(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

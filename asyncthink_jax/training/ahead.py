@@ -22,10 +22,11 @@ from asyncthink_jax.config import Config
 from asyncthink_jax.data import packing
 from asyncthink_jax.data.byte_tokenizer import ByteTokenizer
 from asyncthink_jax.data.tokenizer import prompts_for
+from asyncthink_jax.model.parameters import rollout_specs
 from asyncthink_jax.parallel import hlo
 from asyncthink_jax.parallel.chips import Chip
 from asyncthink_jax.parallel.mesh import platform_of
-from asyncthink_jax.parallel.sharding import row_spec
+from asyncthink_jax.parallel.sharding import laid_out, row_spec
 from asyncthink_jax.play.decoder import multiply_in_full
 from asyncthink_jax.play.run_model import check_mesh
 from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop, lower_prefill
@@ -120,6 +121,7 @@ def steps(experiment: Experiment, prompt_length: int | None = None) -> Iterator[
     prompt = prompt_length or max(1, rollout.context - rollout.organizer_budget)
     rounds = -(-max(rollout.slots, config.rl.prompts * config.rl.group_size) // rollout.slots)
     rolled = jax.eval_shape(experiment.reshard, trained, frozen)
+    rolled = laid_out(rolled, rollout_specs(rolled, mesh))
     reference = on_a_chip(trained) if config.rl.iterations and config.rl.kl else 0.0
     platforms, moments = (platform_of(mesh),), _moments(experiment, config) + reference
 

@@ -14,10 +14,11 @@ All counts are of one chip.
 """
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
-from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.parameters import ModelConfig, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,7 @@ class Costs:
     @property
     def layers(self) -> int:
         """W."""
-        m = self.model
-        return m.layers * (m.width * m.head_dim * (2 * m.heads + 2 * m.kv_heads) + 3 * m.width * m.mlp_width)
+        return self.model.layers * sum(math.prod(row.shape(self.model)) for row in rows(self.model) if row.is_matrix)
 
     @property
     def output(self) -> int:

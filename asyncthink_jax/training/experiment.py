@@ -12,9 +12,10 @@ from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.data import demonstration_file
 from asyncthink_jax.data.pipeline import Demonstrations, packed_batch
 from asyncthink_jax.model import lora, transformer
+from asyncthink_jax.model.parameters import param_specs
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.model.weights import load
-from asyncthink_jax.parallel.sharding import param_specs, shard
+from asyncthink_jax.parallel.sharding import shard
 from asyncthink_jax.play.run_model import RunModel, mesh_of, problems, run_model
 from asyncthink_jax.storage.texts import check_prompts
 from asyncthink_jax.tasks.task import Splits

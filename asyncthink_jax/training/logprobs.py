@@ -6,7 +6,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import lora, transformer
-from asyncthink_jax.model.transformer import ModelConfig, Params
+from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import replicated, row_shards, row_spec, shard
 from asyncthink_jax.training.state import Batch

@@ -11,10 +11,9 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from asyncthink_jax.config import OptimizerFields
+from asyncthink_jax.model.lora import is_adapter
+from asyncthink_jax.model.parameters import find, path_name
 from asyncthink_jax.parallel.sharding import constrain_stack, devices_of_stack
-
-# How many axes of a weight [layers, ..] behind that of the layers a matrix product sums over; the rest is its outputs.
-MATRICES = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
 
 
 def make_optimizer(fields: OptimizerFields, steps: int) -> optax.GradientTransformation:
@@ -45,7 +44,7 @@ def make_optimizer(fields: OptimizerFields, steps: int) -> optax.GradientTransfo
             b2=fields.b2,
             mu_dtype=fields.momentum_dtype,
             weight_decay=fields.weight_decay,
-            mask=_is_matrix,
+            mask=_decayed,
         )
     return optax.chain(optax.clip_by_global_norm(fields.grad_clip), rule)
 
@@ -92,8 +91,9 @@ def _stack(matrices: list[jax.Array]) -> jax.Array:
 
 def _as_matrices(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
     """A weight [layers, ..] as [layers, inputs, outputs]."""
-    summed = MATRICES[_names(path)[-2]]
-    return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1 : 1 + summed]), -1)
+    row = find(path)
+    assert row is not None and row.is_matrix
+    return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1 : 1 + len(row.inputs)]), -1)
 
 
 def _upright(matrix: jax.Array) -> jax.Array:
@@ -101,12 +101,13 @@ def _upright(matrix: jax.Array) -> jax.Array:
 
 
 def _rules(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: "muon" if _names(path)[-2] in MATRICES else "adam", params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: "muon" if _is_matrix(path) else "adam", params)
 
 
-def _is_matrix(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1].startswith("kernel"), params)
+def _decayed(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path) or is_adapter(path_name(path)), params)
 
 
-def _names(path: tuple[Any, ...]) -> list[str]:
-    return ["", *(str(entry.key) for entry in path if hasattr(entry, "key"))]
+def _is_matrix(path: tuple[Any, ...]) -> bool:
+    row = find(path)
+    return row is not None and row.is_matrix

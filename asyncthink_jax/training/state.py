@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import lora
+from asyncthink_jax.model.parameters import param_specs
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.mesh import platform
-from asyncthink_jax.parallel.sharding import param_specs, replicated, row_spec, shard
+from asyncthink_jax.parallel.sharding import laid_out, replicated, row_spec, shard
 from asyncthink_jax.training.finite import PARAMETERS, all_finite, left_out
 
 Batch = dict[str, Array]  # packed rows, each [B, L]; see data/packing.py
@@ -33,7 +34,7 @@ class TrainState:
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A stage's first state, laid out by the table in parallel/sharding.py: moments are split like their parameters.
+    """A stage's first state, laid out by the table in model/parameters.py: moments are split like their parameters.
 
     `params` are donated: they are not held twice.
     """
@@ -44,9 +45,7 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mes
 def abstract_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The shapes, types and shardings of `new_state`."""
     shapes = jax.eval_shape(_first_state(optimizer), params)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, param_specs(shapes, mesh)
-    )
+    return laid_out(shapes, param_specs(shapes, mesh))
 
 
 def _first_state(optimizer: optax.GradientTransformation) -> Callable[[Params], TrainState]:

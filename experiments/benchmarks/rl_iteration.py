@@ -11,7 +11,7 @@ import numpy as np
 
 from asyncthink_jax.config import RLConfig
 from asyncthink_jax.data import packing
-from asyncthink_jax.parallel.sharding import rollout_specs
+from asyncthink_jax.model.parameters import rollout_specs
 from asyncthink_jax.rollout.state import Limits
 from asyncthink_jax.training import grpo, sft
 from asyncthink_jax.training.optimizer import make_optimizer

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from asyncthink_jax.model import transformer
+from asyncthink_jax.model.parameters import rollout_specs
 from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.parallel import hlo
 from asyncthink_jax.parallel.chips import topology
 from asyncthink_jax.parallel.mesh import make_mesh
+from asyncthink_jax.parallel.sharding import laid_out
 from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop
 from asyncthink_jax.rollout.state import Limits
 from experiments.benchmarks.common import arguments, report
@@ -38,7 +40,7 @@ def main() -> None:
     )
     layers = jax.eval_shape(functools.partial(transformer.unstacked, flags.model), params)  # as of a rollout
     started = time.monotonic()
-    compiled = lower_decode_loop(ours.engine, layers).compile()
+    compiled = lower_decode_loop(ours.engine, laid_out(layers, rollout_specs(layers, mesh))).compile()
     seconds = time.monotonic() - started
     program = hlo.parse(compiled.as_text())
     body = hlo.loop_of_scope(program, NARROW_STEP)

@@ -17,11 +17,10 @@ from safetensors.numpy import save_file
 
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.hf_config import to_hf
+from asyncthink_jax.model.parameters import ModelConfig, param_specs
 from asyncthink_jax.model.tensors import file_tensors
-from asyncthink_jax.model.transformer import ModelConfig
 from asyncthink_jax.model.weights import load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.parallel.sharding import param_specs
 
 CONFIG = ModelConfig(vocab_size=98_304, layers=16, width=2048, heads=16, kv_heads=8, head_dim=128, mlp_width=6144)
 
@@ -33,7 +32,7 @@ def write(folder: pathlib.Path) -> None:
     files: dict[str, dict[str, np.ndarray]] = {}
     weight_map = {}
     for number, one in enumerate(file_tensors(CONFIG, "hf")):
-        name = f"model-{1 + one.layer // 2 if one.tensor.stacked else 0:05}.safetensors"
+        name = f"model-{1 + one.layer // 2 if one.row.in_layers else 0:05}.safetensors"
         files.setdefault(name, {})[one.name] = np.resize(np.roll(block, number), one.shape)
         weight_map[one.name] = name
         for done in [file for file in files if file != name]:

@@ -9,8 +9,8 @@ from gguf.quants import dequantize, quantize
 
 from asyncthink_jax import stated
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.tensors import TENSORS, WeightsError, file_tensors
-from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
+from asyncthink_jax.model.parameters import ModelConfig, RopeScaling, rows
+from asyncthink_jax.model.tensors import WeightsError, file_tensors
 from asyncthink_jax.model.weights import _read_part, load, open_weights
 
 QWEN3 = ModelConfig(
@@ -44,7 +44,7 @@ def write(path, config, kind, *, edit=lambda keys, tensors: None, freqs=None):
             continue
         data = stored(rng, one.shape, kind)
         expected[one.name] = dequantize(data, Q[kind])
-        if not config.qk_norm and one.tensor.path in ("layers/q/kernel", "layers/k/kernel"):
+        if not config.qk_norm and one.row.path in ("layers/q/kernel", "layers/k/kernel"):
             # As llama.cpp's converter does: the halves of a head become pairs.
             half = config.head_dim // 2
             data = data.reshape(-1, 2, half, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
@@ -94,9 +94,9 @@ def test_every_type_is_read_as_the_package_dequantizes_it(tmp_path, config, kind
     assert weights.context == 128 and weights.special_tokens == {"eos_token_id": 2}
     params = load(weights)
     for one in file_tensors(config, "gguf"):
-        ours = leaf(params, one.tensor.path)
-        ours = np.asarray(ours[one.layer] if one.tensor.stacked else ours)
-        matrix = expected[one.name] if one.tensor.inputs is None else expected[one.name].T
+        ours = leaf(params, one.row.path)
+        ours = np.asarray(ours[one.layer] if one.row.in_layers else ours)
+        matrix = expected[one.name] if not one.row.inputs else expected[one.name].T
         np.testing.assert_array_equal(ours, matrix.reshape(ours.shape), err_msg=one.name)
 
 
@@ -105,14 +105,12 @@ def test_any_part_of_a_parameter_is_that_part_of_the_whole(tmp_path):
     weights = open_weights(tmp_path / "model.gguf")
     params = load(weights)
     rng = np.random.default_rng(0)
-    for tensor in TENSORS:
-        if tensor.path in ("unembed", "layers/q_norm/scale", "layers/k_norm/scale"):
-            continue
-        whole = leaf(params, tensor.path)
+    for row in rows(LLAMA):
+        whole = leaf(params, row.path)
         for _ in range(3):
             bounds = [tuple(sorted(rng.choice(n + 1, 2, replace=False))) for n in whole.shape]
-            part = _read_part(weights, tensor, whole.shape, bounds, np.dtype("float32"))
-            np.testing.assert_array_equal(part, whole[tuple(slice(*b) for b in bounds)], err_msg=tensor.path)
+            part = _read_part(weights, row, whole.shape, bounds, np.dtype("float32"))
+            np.testing.assert_array_equal(part, whole[tuple(slice(*b) for b in bounds)], err_msg=row.path)
 
 
 def test_the_scaled_frequencies_of_llama_3_are_told_by_their_factors(tmp_path):

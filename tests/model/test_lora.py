@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.lora import LoRA
-from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.state import OptimizerStep, new_state
 

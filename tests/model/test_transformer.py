@@ -10,7 +10,7 @@ import pytest
 
 from asyncthink_jax.model import cache as kv_cache
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.transformer import ModelConfig, RopeScaling
+from asyncthink_jax.model.parameters import ModelConfig, RopeScaling
 
 QWEN = ModelConfig(vocab_size=40, layers=3, width=24, heads=4, kv_heads=2, head_dim=8, mlp_width=32)
 LLAMA = dataclasses.replace(
@@ -266,10 +266,11 @@ def test_recomputation_changes_no_gradient():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), expected, gradient(remat))
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [((8,), (4, 16)), ((4, 2), (64,))])
-def test_gradients_of_a_projection_are_those_of_tensordot_and_copy_no_wide_layer(inputs, outputs):
+@pytest.mark.parametrize(("prefix", "inputs", "outputs"), [("layers/q", (8,), (4, 16)), ("layers/o", (4, 2), (64,))])
+def test_gradients_of_a_projection_are_those_of_tensordot_and_copy_no_wide_layer(prefix, inputs, outputs):
     x, weights = (jax.random.normal(jax.random.key(n), (6, 32, *shape)) for n, shape in enumerate((inputs, outputs)))
-    projection = transformer.Projection(inputs, outputs)
+    sizes = {"width": 8, "head_dim": 16} if prefix == "layers/q" else {"width": 64, "head_dim": 2}
+    projection = transformer.Projection(dataclasses.replace(QWEN, heads=4, **sizes), prefix)
     params = projection.init(jax.random.key(2), x)["params"]
 
     def loss(product, x, kernel):

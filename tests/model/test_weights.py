@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -12,8 +13,8 @@ from golden_models import GOLDEN, NAMES, cached, expected, packed, padded
 from safetensors.numpy import load_file, save_file
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.tensors import TENSORS, WeightsError, file_tensors
-from asyncthink_jax.model.transformer import RopeScaling
+from asyncthink_jax.model.parameters import TABLE, Parameter, RopeScaling, path_name, rows
+from asyncthink_jax.model.tensors import WeightsError, file_tensors
 from asyncthink_jax.model.weights import _read_part, load, open_weights
 
 
@@ -54,7 +55,26 @@ def test_the_table_names_every_parameter_once():
         weights = open_weights(GOLDEN / name)
         found = {one.name: one.shape for one in file_tensors(weights.config, "hf")}
         assert found == weights.shapes()
-    assert len({tensor.path for tensor in TENSORS}) == len(TENSORS)
+    assert len({row.path for row in TABLE}) == len(TABLE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parameters_that_the_transformer_makes_are_those_of_the_table(name):
+    config = open_weights(GOLDEN / name).config
+    made = jax.tree_util.tree_leaves_with_path(transformer.abstract_params(config))
+    stacks = {row.path: (config.layers,) * row.in_layers + row.shape(config) for row in rows(config)}
+    assert {path_name(path): leaf.shape for path, leaf in made} == stacks
+
+
+def test_a_bias_of_heads_is_one_axis_in_files():
+    config = open_weights(GOLDEN / "llama3").config
+    row = Parameter("layers/k/bias", "kv_heads head_dim", "self_attn.k_proj.bias", "attn_k.bias")
+    assert row.inputs == () and not row.is_matrix
+    assert row.shape(config) == (2, 8) and row.file_shape(config) == (16,)
+    stored = {f"model.layers.{layer}.self_attn.k_proj.bias": np.arange(16.0) + 100 * layer for layer in range(2)}
+    weights = SimpleNamespace(naming="hf", read=lambda name, index: stored[name][index])
+    part = _read_part(weights, row, (2, 2, 8), [(1, 2), (1, 2), (3, 5)], np.dtype("float32"))
+    np.testing.assert_array_equal(part, [[[111, 112]]])
 
 
 @pytest.mark.parametrize("name", ["qwen3_untied", "llama3"])
@@ -62,16 +82,16 @@ def test_any_part_of_a_parameter_is_that_part_of_the_whole(name):
     weights = open_weights(GOLDEN / name)
     params = load(weights)
     rng = np.random.default_rng(0)
-    for tensor in TENSORS:
+    for row in TABLE:
         whole = params
-        for key in tensor.path.split("/"):
+        for key in row.path.split("/"):
             whole = whole.get(key) if whole else None
         if whole is None:
             continue
         for _ in range(4):
             bounds = [tuple(sorted(rng.choice(n + 1, 2, replace=False))) for n in whole.shape]
-            part = _read_part(weights, tensor, whole.shape, bounds, np.dtype("float32"))
-            np.testing.assert_array_equal(part, whole[tuple(slice(*b) for b in bounds)], err_msg=tensor.path)
+            part = _read_part(weights, row, whole.shape, bounds, np.dtype("float32"))
+            np.testing.assert_array_equal(part, whole[tuple(slice(*b) for b in bounds)], err_msg=row.path)
 
 
 # --- Files: several of them, other types, and what is refused.

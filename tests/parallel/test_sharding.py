@@ -12,9 +12,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from asyncthink_jax.model import transformer
+from asyncthink_jax.model.parameters import param_specs, rollout_specs
 from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.parallel.sharding import param_specs, rollout_specs
 
 
 def on_eight_devices(program, flags=""):
@@ -63,7 +63,7 @@ def test_optimizer_state_is_laid_out_like_the_parameters():
 
 
 def test_a_parameter_that_no_line_names_is_refused():
-    with pytest.raises(ValueError, match=r"parameter layers/router/kernel \(20, 4\): no line of the table"):
+    with pytest.raises(ValueError, match=r"parameter layers/router/kernel \(20, 4\): no row of the table"):
         param_specs({"layers": {"router": {"kernel": np.zeros((20, 4))}}}, make_mesh())
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from asyncthink_jax.config import Config, MeshConfig, RLConfig, RolloutConfig, SFTConfig
 from asyncthink_jax.model.lora import LoRA
-from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.parallel.chips import Chip
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.training.ahead import STEPS, compile_step, experiment_on, on_a_chip, sent_bytes, steps

@@ -8,7 +8,7 @@ import pytest
 
 from asyncthink_jax.config import SFTConfig
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.transformer import ModelConfig
+from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.training import sft
 from asyncthink_jax.training.costs import Costs
 

@@ -11,9 +11,10 @@ from optax.contrib import MuonDimensionNumbers
 
 from asyncthink_jax.config import OptimizerFields
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.transformer import ModelConfig
-from asyncthink_jax.training.optimizer import MATRICES, make_optimizer
+from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.training.optimizer import make_optimizer
 
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 MODEL = ModelConfig(11, layers=2, width=12, heads=2, kv_heads=1, head_dim=4, mlp_width=16, tied_embeddings=False)
 FIELDS = {"warmup_steps": 0, "learning_rate": 0.1, "adam_learning_rate": 0.01, "grad_clip": 1e9}
 
