@@ -121,8 +121,13 @@ class _Output(io.TextIOWrapper):
 
     def __init__(self, stream: io.TextIOWrapper):
         self._replaced = stream  # loggers may have it, and without a reference it would close what both write to
-        how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-        super().__init__(stream.buffer, stream.encoding, "backslashreplace", **how)
+        super().__init__(
+            stream.buffer,
+            stream.encoding,
+            "backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
 
     def write(self, text: str) -> int:
         with naming("standard output"):

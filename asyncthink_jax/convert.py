@@ -45,10 +45,10 @@ def main(argv: list[str]) -> int:
         for name, choices in (("checkpoint", CHECKPOINTS), ("dtype", DTYPES)):
             if FLAGS[name].value not in choices:
                 raise ConfigError(f"--{name} {FLAGS[name].value!r} is not one of {', '.join(choices)}")
+        source: Any = FLAGS["from"].value
         target = Path(FLAGS.to)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ConfigError(f"--to {target} is not empty; name a new folder")
-        source = FLAGS["from"].value
         if is_run(Path(source)):
             _convert_run(Path(source), target)
         elif FLAGS["checkpoint"].present:
@@ -98,7 +98,7 @@ def _convert_weights(source: str, target: Path) -> None:
 
     weights = open_weights(source)
     beside = _tokenizer_files(weights.path) if weights.path.is_dir() else ()
-    length = {} if weights.context is None else {"context": weights.context}
+    length: dict[str, Any] = {} if weights.context is None else {"context": weights.context}
     save_hf(
         target,
         weights.config,

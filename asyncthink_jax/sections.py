@@ -47,11 +47,11 @@ def classes(cls: Any) -> Iterator[Any]:
 def leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted path, type) of every field that is no section."""
     for name, hint in hints(type(section)).items():
-        if not dataclasses.is_dataclass(hint):
+        if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
             yield f"{prefix}{name}", hint
             continue
         value = getattr(section, name)
-        if not isinstance(value, hint):  # type: ignore[arg-type]
+        if not isinstance(value, hint):
             raise ConfigError(f"config field {prefix + name!r}: {value!r} is not a {hint.__name__}")
         yield from leaves(value, f"{prefix}{name}.")
 

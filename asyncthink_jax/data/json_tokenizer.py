@@ -67,6 +67,7 @@ class JsonTokenizer(Tokenizer):
         plain, self._prefix = _without_prefix(definition)
         self._plain = _made(plain) if self._prefix else self._model
         self._added = self._model.get_added_tokens_decoder()
+        self.added_texts = [token.content for token in self._added.values() if not token.special]
         # A byte-level vocabulary writes some texts otherwise; such a token is none of the library's special ones.
         ids = [*config.get("eos_token_id", ()), *config.get("bos_token_id", ())]
         texts = {i: text_of(i) for i in ids if i not in self._added}
@@ -103,10 +104,6 @@ class JsonTokenizer(Tokenizer):
         model = self._model if first or self._prefix == "always" else self._plain
         with panics_refused():
             return model.encode(text, add_special_tokens=False).ids
-
-    @cached_property
-    def added_texts(self) -> list[str]:
-        return [token.content for token in self._added.values() if not token.special]
 
     @cached_property
     def controls(self) -> dict[str, int]:

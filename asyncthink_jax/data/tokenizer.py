@@ -271,9 +271,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         }
         # A text that ends may end by any of them; it begins in one way.
         if name == "eos" or not text:
-            numbers = list(dict.fromkeys(itertools.chain(*numbers.values())))
-            if numbers:
-                found[key] = numbers if name == "eos" else numbers[:1]
+            ids = list(dict.fromkeys(itertools.chain(*numbers.values())))
+            if ids:
+                found[key] = ids if name == "eos" else ids[:1]
     more = [
         _text_of(one)
         for values in (config, special)

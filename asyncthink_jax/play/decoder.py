@@ -70,7 +70,7 @@ def decoding_model(config: ModelConfig, rows_of_slot: int = 1, worker_length: in
     split = rows_of_slot > 1 and worker_length is not None
 
     def init_cache(rows: int, length: int) -> Any:
-        if not split:
+        if rows_of_slot == 1 or worker_length is None:
             return (transformer.init_cache(config, rows, length),)
         slots = rows // rows_of_slot
         return (

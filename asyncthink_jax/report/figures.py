@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from asyncthink_jax.report.style import FAINT, INK, PAPER, color, hover, legend_below, new_figure, style
+from asyncthink_jax.report.style import FAINT, INK, PAPER, Look, color, hover, legend_below, new_figure, style
 from asyncthink_jax.report.text import one_line, shortened
 from asyncthink_jax.storage.metrics import ROWS, STAGES
 
@@ -79,7 +79,7 @@ def learning_curves(lines: Lines, others: Mapping[str, Lines] | None = None, *, 
             figure.axes[0].plot([], [], "--", color=color(OTHERS[n % len(OTHERS)]), label=_shown(name))[0]
             for n, name in enumerate(others)
         ]
-        look = {"frameon": False, "fontsize": 9, "labelcolor": INK, "ncols": min(len(dashed), 4)}
+        look: Look = {"frameon": False, "fontsize": 9, "labelcolor": INK, "ncols": min(len(dashed), 4)}
         figure.legend(handles=dashed, loc="outside lower center", **look)
     return figure
 
@@ -96,13 +96,13 @@ def _draw_series(
     if stage != "rl":
         return
     if cold_start and steps.size and steps[0] == 1:
-        look = {"markersize": 7, "markerfacecolor": PAPER, "markeredgecolor": hue, "markeredgewidth": 1.6}
+        look: Look = {"markersize": 7, "markerfacecolor": PAPER, "markeredgecolor": hue, "markeredgewidth": 1.6}
         (mark,) = axes.plot(steps[:1], scale * values[:1], "D", **look, label=f"{label}, cold start", clip_on=False)
         hover(mark, f"after the cold start: {label} {scale * values[0]:.4g}")
     steps, values = _points(lines, "validation", name)
     for n, (step, value) in enumerate(zip(steps, scale * values, strict=True)):
-        look = {"markersize": 6, "markeredgecolor": PAPER, "label": None if n else f"{label}, validation"}
-        (dot,) = axes.plot([step], [value], "o", color=hue, **look)
+        told = None if n else f"{label}, validation"
+        (dot,) = axes.plot([step], [value], "o", color=hue, markersize=6, markeredgecolor=PAPER, label=told)
         hover(dot, f"validation at iteration {step:.0f}: {label} {value:.4g}")
 
 
@@ -142,8 +142,8 @@ def at_least_bars(results: Mapping[str, Any]) -> Figure:
             if np.isfinite(share):
                 about = f" ± {error:.1f}" if error else ""
                 hover(bar, f"{_name(name)}: {share:.1f}{about} % with at least {count} (n = {scores['n']})")
-                label = {"ha": "center", "va": "bottom", "fontsize": 8.5 if len(entries) <= 3 else 7, "color": INK}
-                axes.text(x, share + error + 1.5, f"{share:.0f}", **label)
+                size = 8.5 if len(entries) <= 3 else 7
+                axes.text(x, share + error + 1.5, f"{share:.0f}", ha="center", va="bottom", fontsize=size, color=INK)
     axes.set_xticks(range(len(counts)), ["all" if i == 0 else f"≥ {count}" for i, count in enumerate(counts)])
     axes.tick_params(axis="x", labelsize=10.5, labelcolor=INK, length=0)
     axes.set_ylim(0, 108)
@@ -177,11 +177,11 @@ def accuracy_against_path(results: Mapping[str, Any], lines: Lines = ()) -> Figu
                 error = stages[stage].get("stderr", {})
                 spread = (100 * error.get("all_correct", 0), error.get("critical_path", 0))
                 axes.errorbar([x], [y], *spread, fmt="none", ecolor=hue, elinewidth=1, alpha=0.7)
-                face = {"markerfacecolor": PAPER if stage == "after_sft" else hue, "markeredgecolor": hue}
+                face: Look = {"markerfacecolor": PAPER if stage == "after_sft" else hue, "markeredgecolor": hue}
                 (mark,) = axes.plot([x], [y], "o", markersize=9, markeredgewidth=2, zorder=3, **face)
                 main.append((x, y))
             else:
-                look = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.65}
+                look: Look = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.65}
                 (mark,) = axes.plot([x], [y], "D" if "greedy" in stage else "s", color=hue, **look)
             hover(mark, told)
         both = [points[stage] for stage in ("after_sft", "after_rl") if stage in points]
@@ -207,18 +207,26 @@ def _names(axes: Axes, labels: Sequence[Label]) -> None:
     left, right = axes.get_xlim()
     for name, point, _ in labels:
         is_right = point[0] > left + 0.6 * (right - left)
-        side = {"xytext": (-9, -15) if is_right else (9, 7), "ha": "right" if is_right else "left"}
+        side: Look = {"xytext": (-9, -15) if is_right else (9, 7), "ha": "right" if is_right else "left"}
         axes.annotate(name, point, textcoords="offset points", fontsize=9.5, color=INK, **side)
 
 
 def _numbers(axes: Axes, labels: Sequence[Label]) -> None:
     """In each point, and what they stand for beside the axes: so many names would lie over each other."""
-    look = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "fontweight": "bold", "color": PAPER, "zorder": 4}
+    look: Look = {
+        "ha": "center",
+        "va": "center_baseline",
+        "fontsize": 6.5,
+        "fontweight": "bold",
+        "color": PAPER,
+        "zorder": 4,
+    }
     told = []
     for number, (name, point, hue) in enumerate(labels, 1):
         axes.text(*point, str(number), **look)
         told += axes.plot([], [], "o", color=hue, markersize=7, label=f"{number}  {name}")
-    axes.get_figure().legend(handles=told, loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=INK)
+    assert isinstance(axes.figure, Figure)
+    axes.figure.legend(handles=told, loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=INK)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -246,7 +254,7 @@ def _legend_of_marks(figure: Figure, axes: Axes, results: Mapping[str, Any], has
         for mark, face, edge, label in marks
     ]
     handles += axes.plot([], [], "--", color=color("axis"), linewidth=1.6, label="frontier")
-    look = {"ncols": len(handles), "frameon": False, "fontsize": 9, "labelcolor": INK, "columnspacing": 1.2}
+    look: Look = {"ncols": len(handles), "frameon": False, "fontsize": 9, "labelcolor": INK, "columnspacing": 1.2}
     figure.legend(handles=handles, loc="outside lower center", **look)
 
 

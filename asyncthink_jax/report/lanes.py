@@ -126,8 +126,8 @@ class _Agent:
         if count > 1 and self.trace is not None and self.trace["role"] == "worker":
             lines.append(Text(_cut(self.about, room), "bold"))
         written = _written(self.trace["spans"], count * room) if self.trace else Text()
-        wrapped = written.wrap(Console(width=room), room, overflow="fold") if written.plain else []
-        for line in list(wrapped)[-(count - len(lines)) :] if count > len(lines) else []:
+        wrapped = list(written.wrap(Console(width=room), room, overflow="fold")) if written.plain else []
+        for line in wrapped[-(count - len(lines)) :] if count > len(lines) else []:
             line.rstrip()
             lines.append(line)
         lines += [Text()] * (count - len(lines))

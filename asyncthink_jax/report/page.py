@@ -133,7 +133,7 @@ def _provenance(run: RunFiles, results: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of the run's own numbers, else of the first ones there are."""
     if run.results.get("date"):
         return run.results
-    stages = results["paradigms"].get(run.row or "") or next(iter(results["paradigms"].values()), {})
+    stages: Mapping[str, Any] = results["paradigms"].get(run.row or "") or next(iter(results["paradigms"].values()), {})
     return next((scores for scores in reversed(list(stages.values())) if scores), {})
 
 

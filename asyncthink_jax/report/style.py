@@ -7,6 +7,7 @@ apart by people who see no red or no green.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -58,6 +59,9 @@ def css() -> str:
     """The colours as custom properties of a page, light or dark as its reader has it."""
     light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLORS.items()) for i in (0, 1))
     return f":root{{{light}}}\n@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
+
+
+Look = dict[str, Any]  # arguments of matplotlib by name
 
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:

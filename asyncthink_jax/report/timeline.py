@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 
 from asyncthink_jax.report.layout import Bar, Layout, Link, asked, clean, layout, worker_texts
-from asyncthink_jax.report.style import FAINT, INK, WORKERS, color, hover, new_figure
+from asyncthink_jax.report.style import FAINT, INK, WORKERS, Look, color, hover, new_figure
 from asyncthink_jax.report.text import harmless, shortened
 
 ORGANIZER, WAITING, RETURNED, CRITICAL = (color(name) for name in ("navy", "waiting", "returned", "critical"))
@@ -78,7 +78,7 @@ def _draw_bar(axes: Axes, bar: Bar) -> list[Artist]:
     if bar.end <= bar.start:
         return []
     if bar.kind == "returned":
-        line = {"color": RETURNED, "linewidth": 3.0, "solid_capstyle": "butt", "zorder": 1.5}
+        line: Look = {"color": RETURNED, "linewidth": 3.0, "solid_capstyle": "butt", "zorder": 1.5}
         return [*axes.plot([bar.start, bar.end], [bar.lane] * 2, **line)]
     fill = {"organizer": ORGANIZER, "waiting": WAITING}.get(bar.kind) or _worker_colors(bar.fork_id or 1)[0]
     x_per_inch, y_per_inch = _units_per_inch(axes)
@@ -103,6 +103,7 @@ def _draw_bar(axes: Axes, bar: Bar) -> list[Artist]:
 
 def _units_per_inch(axes: Axes) -> tuple[float, float]:
     box = axes.get_position()
+    assert isinstance(axes.figure, Figure)
     width, height = axes.figure.get_size_inches()
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     return (right - left) / (box.width * width), abs(top - bottom) / (box.height * height)
@@ -116,13 +117,20 @@ def _draw_link(axes: Axes, link: Link, is_late: bool) -> list[Artist]:
     line = _worker_colors(link.fork_id)[1]
     shaft = axes.plot([link.step] * 2, [0, link.lane - (0 if is_late else HALF)], color=line, linewidth=1.6, zorder=1)
     marker, tip = ("v", link.lane - HALF - 0.05) if link.kind == "fork" else ("^", HALF + 0.05)
-    head = {"marker": marker, "color": line, "markersize": 6, "markeredgewidth": 0, "clip_on": False, "zorder": 3.5}
+    head: Look = {
+        "marker": marker,
+        "color": line,
+        "markersize": 6,
+        "markeredgewidth": 0,
+        "clip_on": False,
+        "zorder": 3.5,
+    }
     return [*shaft, *axes.plot([link.step], [tip], **head)]
 
 
 def _draw_critical(axes: Axes, critical: list[tuple[int, int, int]]) -> None:
     """Along the lower edge of the bars; from lane to lane behind the bars, so that it strikes out no text."""
-    line = {"color": CRITICAL, "linewidth": 2.8, "solid_capstyle": "round", "clip_on": False}
+    line: Look = {"color": CRITICAL, "linewidth": 2.8, "solid_capstyle": "round", "clip_on": False}
     edge = HALF + 0.06
     for i, (lane, start, end) in enumerate(critical):
         axes.plot([start, end], [lane + edge] * 2, zorder=4, **line)
@@ -152,7 +160,7 @@ def _draw_labels(figure: Figure, axes: Axes, plan: Layout, episode: Mapping[str,
             lines = [(f"{bar.fork_id}  {query}", 9.5, "bold", -0.12), (f"→ {returned}", 8.5, "normal", 0.13)]
             for text, size, weight, shift in lines:
                 if text.strip("→ "):
-                    look = {"size": size, "weight": weight, "ink": color("on-worker")}
+                    look: Look = {"size": size, "weight": weight, "ink": color("on-worker")}
                     _fit(figure, axes, bar, text, y=bar.lane + shift, **look)
         elif bar.kind == "waiting":
             _fit(figure, axes, bar, "waits", size=8.5, weight="normal", y=bar.lane, ink=INK, centered=True)
@@ -161,7 +169,7 @@ def _draw_labels(figure: Figure, axes: Axes, plan: Layout, episode: Mapping[str,
 def _fit(figure, axes, bar: Bar, text: str, *, size, weight, y, ink, centered=False) -> None:
     """Writes `text` into a bar; cut to the words that fit, or left out if not even the first does."""
     pad = 0.06 * _units_per_inch(axes)[0]
-    style = {"fontsize": size, "fontweight": weight, "color": ink, "va": "center", "zorder": 6}
+    style: Look = {"fontsize": size, "fontweight": weight, "color": ink, "va": "center", "zorder": 6}
     label = axes.text(bar.start + pad, y, harmless(text[:400]), parse_math=False, **style)
     renderer = FigureCanvasAgg(figure).get_renderer()
     to_data = axes.transData.inverted()
@@ -198,7 +206,7 @@ def _draw_title(figure: Figure, episode: Mapping[str, Any], height: float, width
     elif episode.get("score") and "correct" in episode["score"]:
         wanted = episode["problem"].get("n_solutions")
         facts.append(f"{episode['score']['correct']}{f' of {wanted}' if wanted else ''} correct")
-    facts_look = {"fontsize": 11, "color": INK, "va": "center", "ha": "right", "parse_math": False}
+    facts_look: Look = {"fontsize": 11, "color": INK, "va": "center", "ha": "right", "parse_math": False}
     figure.text(right, 1 - 0.27 / height, "   ·   ".join(facts), **facts_look)
     answer = "no answer" if episode.get("answer") is None else harmless(clean(episode["answer"]))
     answer = shortened(answer, ANSWER)
@@ -215,7 +223,7 @@ def _draw_legend(figure: Figure, plan: Layout, width: float) -> None:
     if "returned" in kinds:
         handles.append(Line2D([], [], color=RETURNED, linewidth=3, label="result not joined yet"))
     if plan.links:
-        arrow = {"linestyle": "none", "color": FAINT, "markersize": 7}
+        arrow: Look = {"linestyle": "none", "color": FAINT, "markersize": 7}
         handles.append(Line2D([], [], marker="v", label="fork", **arrow))
         handles.append(Line2D([], [], marker="^", label="join", **arrow))
     handles.append(Line2D([], [], color=CRITICAL, linewidth=2.6, label="critical path"))

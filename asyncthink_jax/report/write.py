@@ -6,6 +6,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,10 @@ def _of_episodes(draw: _Figures, run: RunFiles, count: int) -> dict[str, list[Dr
     shown: dict[str, list[DrawnEpisode]] = {}
     for place, (name, episodes) in enumerate(run.episodes.items()):
         drawn = []
-        for one in _checked(lambda episodes=episodes: choose(episodes, count), run, name):
+        for one in _checked(partial(choose, episodes, count), run, name):
             anchor = f"episode{place + 1}-{one.kind}"
             where = f"{name}, line {one.number}"
-            figure = _checked(lambda one=one, anchor=anchor: timeline.draw(one.episode, anchor=anchor), run, where)
+            figure = _checked(partial(timeline.draw, one.episode, anchor=anchor), run, where)
             # The run's own are files too; episode.png is the typical one.
             file = anchor if place else "episode" if one.kind == "typical" else f"episode_{one.kind}"
             svg = draw(file, figure, f"Timeline of an episode: {one.why}", as_file=place == 0)

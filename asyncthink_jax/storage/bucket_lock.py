@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class BucketLock:
                 break
             found = self._patiently(self._read)
             if found is not None and self._is_left_over(found):
-                self._patiently(lambda left=found: self._remove(left))
+                self._patiently(partial(self._remove, found))
         else:
             raise BucketError(f"{self._bucket} is taken and left again and again by other machines; try again later")
         threading.Thread(target=self._beat_on, daemon=True).start()
@@ -93,7 +94,7 @@ class BucketLock:
         try:
             with self._writing:
                 found = self._read()
-                if self._is_own(found):
+                if found is not None and self._is_own(found):
                     self._remove(found)
         except Exception:  # each kind of bucket has its own
             complain(f"{self._bucket}/{LOCK} could not be removed; the next machine waits {SILENCE_S:.0f} s for it")

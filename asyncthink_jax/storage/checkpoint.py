@@ -347,9 +347,11 @@ _has_finite = jax.jit(lambda part: jax.numpy.isfinite(part).all())
 
 # What may go wrong with a checkpoint that is whole.
 _PASSING = (MemoryError, PermissionError, ConnectionError, TimeoutError)
-_PASSING_WORDS = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-_PASSING_WORDS += ("Permission denied", "Too many open files", "out of memory", "Cannot allocate memory")
-_PASSING_WORDS += ("Input/output error", "Stale file handle", "Connection", "timed out")  # a disk or a network
+_PASSING_WORDS = [
+    *("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED"),
+    *("Permission denied", "Too many open files", "out of memory", "Cannot allocate memory"),
+    *("Input/output error", "Stale file handle", "Connection", "timed out"),  # a disk or a network
+]
 
 
 def _restore(folder: epath.Path, wanted: Any, partial: bool) -> Restored:

@@ -326,8 +326,8 @@ def check_scores(row: Any, where: str) -> None:
     _check(isinstance(samples, int) and samples > 0, f"{where}.samples", "a number of samples")
     _check(isinstance(row.get("split", ""), str), f"{where}.split", "the name of a split")
     for name in ("at_least", "stderr"):
-        default = {} if name == "stderr" else None
-        for key, value in _object(row.get(name, default), f"{where}.{name}").items():
+        given = row.get(name, {}) if name == "stderr" else row.get(name)
+        for key, value in _object(given, f"{where}.{name}").items():
             _check(value is None or is_number(value), f"{where}.{name}.{key}", "a number")
             _check(name == "stderr" or key.isdecimal(), f"{where}.{name}.{key}", "a count of solutions")
     for name, part in _object(row.get("groups", {}), f"{where}.groups").items():
@@ -336,7 +336,7 @@ def check_scores(row: Any, where: str) -> None:
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:
     _check(isinstance(value, Mapping), where, "an object")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _check(right: bool, where: str, what: str) -> None:

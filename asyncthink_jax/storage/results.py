@@ -68,12 +68,12 @@ def changing_results(workdir: Path) -> Iterator[dict[str, Any]]:
 def set_scores_aside(workdir: Path, name: str, saved: Config, now: Config) -> None:
     """Renames the rows that a longer run will score anew: of "async" they become those of "async_6_iterations"."""
     if now.sft.steps > saved.sft.steps:
-        stages, length = ("after_sft", "after_rl"), f"{saved.sft.steps}_steps"
+        stages, length = ["after_sft", "after_rl"], f"{saved.sft.steps}_steps"
     else:
-        stages, length = ("after_rl",), f"{saved.rl.iterations}_iterations"
+        stages, length = ["after_rl"], f"{saved.rl.iterations}_iterations"
     with changing_results(workdir) as results:
         rows = results["paradigms"].get(name, {})
-        old = {row: rows.pop(row) for row in list(rows) if row.startswith(stages)}
+        old = {row: rows.pop(row) for row in list(rows) if row.startswith(tuple(stages))}
         if old:
             results["paradigms"].setdefault(f"{name}_{length}", {}).update(old)
 

@@ -200,9 +200,10 @@ def compile_step(step: Step, chip: Chip) -> Compiled:
         temporary = used
     else:
         memory = compiled.memory_analysis()
+        assert memory is not None  # CPU, GPU and TPU compilers all tell
         argument, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
         output = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        program = hlo.parse(compiled.as_text())
+        program = hlo.parse(compiled.as_text() or "")
         body = hlo.entry(program) if step.scope is None else hlo.loop_of_scope(program, step.scope)
         collectives = {
             kind: {"count": count, "bytes": size}

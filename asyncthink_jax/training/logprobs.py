@@ -10,7 +10,7 @@ from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import replicated, row_shards, row_spec, shard
-from asyncthink_jax.training.state import Batch
+from asyncthink_jax.training.state import Batch, HostBatch
 
 
 def token_logprobs(
@@ -72,8 +72,8 @@ class OldLogprobs:
         self.mesh, self.frozen = mesh, frozen
 
         def of_part(params: Params, part: Batch) -> Array:
-            names = ("tokens", "positions", "segment_ids")
-            return token_logprobs(model, params, *(part[name] for name in names), temperature, chunk)[0]
+            tokens, positions, segments = part["tokens"], part["positions"], part["segment_ids"]
+            return token_logprobs(model, params, tokens, positions, segments, temperature, chunk)[0]
 
         def logprobs(trained: Params, frozen: Params, batch: Batch) -> Array:
             params = lora.join(trained, frozen)
@@ -86,7 +86,7 @@ class OldLogprobs:
         # Whole on every device: each process packs the whole batch.
         self._jitted = jax.jit(logprobs, out_shardings=replicated(mesh))
 
-    def __call__(self, params: Params, batch: Batch) -> Array:
+    def __call__(self, params: Params, batch: HostBatch) -> Array:
         with jax.set_mesh(self.mesh):
             return self._jitted(params, self.frozen, shard(batch, row_spec(self.mesh)))
 

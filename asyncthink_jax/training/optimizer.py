@@ -73,7 +73,7 @@ def orthogonalize() -> optax.GradientTransformation:
                 _, inputs, outputs = matrices[i].shape
                 part = part.swapaxes(1, 2) if inputs > outputs else part
                 done[i] = math.sqrt(max(1.0, outputs / inputs)) * part.reshape(done[i].shape)
-        return tree.unflatten(done)
+        return jax.tree.unflatten(tree, done)
 
     return optax.stateless(update)
 

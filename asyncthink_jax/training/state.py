@@ -1,10 +1,11 @@
 """The training state and the one jitted step that both stages take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
@@ -18,6 +19,7 @@ from asyncthink_jax.parallel.sharding import laid_out, replicated, row_spec, sha
 from asyncthink_jax.training.finite import PARAMETERS, all_finite, left_out
 
 Batch = dict[str, Array]  # packed rows, each [B, L]; see data/packing.py
+HostBatch = Mapping[str, np.ndarray]  # such rows before they are on the devices
 Loss = Callable[[Params, Batch], tuple[Float[Array, ""], dict[str, Array]]]
 
 
@@ -79,7 +81,9 @@ class OptimizerStep:
         self.frozen, self.skips = frozen or {}, skips
         self._jitted = jax.jit(self._step, donate_argnums=0)
 
-    def __call__(self, state: TrainState, batch: Batch, used: int | None = None) -> tuple[TrainState, dict[str, Array]]:
+    def __call__(
+        self, state: TrainState, batch: HostBatch, used: int | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
         """One step, on a batch of always the same number of rows, of whose microbatches the first `used` are computed.
 
         The numbers beside the loss's: the norm of the gradient, and whether all parameters are finite now.
@@ -88,8 +92,8 @@ class OptimizerStep:
         """
         used = self.microbatches if used is None else used
         with jax.set_mesh(self.mesh):
-            batch = shard(batch, row_spec(self.mesh))
-            return self._jitted(state, self.frozen, batch, jnp.asarray(used, jnp.int32))
+            rows = shard(batch, row_spec(self.mesh))
+            return self._jitted(state, self.frozen, rows, jnp.asarray(used, jnp.int32))
 
     def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
         """The program of a call, from shapes with shardings alone; `.compile()` compiles it for the mesh's devices."""
