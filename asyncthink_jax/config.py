@@ -135,6 +135,10 @@ class RLConfig(OptimizerFields):
     iterations: int = 80  # an iteration = one batch of episodes + `optimizer_steps`
     prompts: int = 16  # problems an iteration
     group_size: int = 8  # episodes a problem
+    # Groups that are trained on: all, or those with unequal rewards, for which further problems are sampled until
+    # there are `prompts` of them or `max_rollouts` are done (dynamic sampling, DAPO).
+    groups: Literal["all", "unequal"] = "all"
+    max_rollouts: int = 4  # rollouts of `prompts` problems an iteration at most, with groups=unequal
     temperature: float = 0.7  # sampling; at 1.0 a tiny model's workers fell apart
     warmup_steps: int = 4
     optimizer_steps: int = 2  # minibatches an iteration's episodes are cut into

@@ -67,6 +67,7 @@ RANGES: list[tuple[str, float, float]] = [
     ("rl.iterations", 0, INF),
     ("rl.prompts", 1, INF),
     ("rl.group_size", 2, INF),  # a group of one has no advantage
+    ("rl.max_rollouts", 1, 1000),  # each has random numbers of its own up to here
     ("rl.temperature", 1e-3, INF),
     ("rl.optimizer_steps", 1, INF),
     ("rl.clip_low", 0, 1),

@@ -2,32 +2,33 @@
 
 One iteration is `Grpo.iteration`:
 
-    1. rollout     decode every problem of the batch `group_size` times                   `Grpo.rollout`
+    1. rollout     decode every problem of the batch `group_size` times                   `Grpo.sample`, `kept`
     2. reward      accuracy + lambda * concurrency, or a penalty for a format error       `reward`
     3. advantage   reward minus the mean of its group, one number an episode              `advantages`
     4. rows        every trace is a row; all its decoded tokens share that number         `training_rows`, `aggregated`
     5. update      the clipped policy gradient, in `optimizer_steps` minibatches          `make_loss`, `ratios`
 
-What differs from GRPO as first published (arXiv:2402.03300), because the paper says so:
+What differs from GRPO as first published (arXiv:2402.03300) because the paper says so:
 
 - The sample is an episode: the organizer and all its workers share one reward and one advantage.
 - Text that a Join inserts is read but not trained.
 
-And because the paper leaves it open (each is a field of `RLConfig`):
+What differs because the paper leaves it open (`RLConfig` has the switches):
 
-- No division by the group's deviation, no KL penalty, hence no reference model. Both are switches.
+- No division by the group's deviation. No KL penalty, hence no reference model.
 - The loss is a mean over the decoded tokens of an optimizer step, not over each sample first (`aggregation`). Episodes
   without an advantage are no part of the mean.
 - The upper clip is wider than the lower one.
-- Each episode trains once: no second pass over a rollout.
 
-Not in the paper at all, and off by default: three more terms of the reward (`reward`), and demonstrations imitated
-beside the episodes (`imitated_rows`).
+What is left out: a second pass over a rollout's episodes, and rollouts by any but the latest parameters. What is not in
+the paper at all, and off by default: three more terms of the reward (`reward`), and demonstrations imitated beside the
+episodes (`imitated_rows`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -93,25 +94,58 @@ class Grpo:
             NonFiniteError: a number isn't finite, and no further update may be left out (`skips`).
         """
         config, started = self.config, time.monotonic()
-        played = self.rollout(number, state.params, problems, poll)
-        for episode in played.episodes:
-            episode.reward = reward(config, episode)
+        rollouts, chosen = self.sample(number, state.params, problems, poll)
         rolled_out = time.monotonic()
         rng = np.random.default_rng((self.experiment.config.seed, number))
-        state, numbers = self.learn(state, played.episodes, rng, poll if may_stop else None)
-        numbers |= means(summary(played.episodes, config.group_size, self.experiment.config.task.wanted))
-        numbers["occupancy"] = played.occupancy
+        state, numbers = self.learn(state, chosen, rng, poll if may_stop else None)
+        episodes = [episode for one in rollouts for episode in one.episodes]  # those that train are no fair sample
+        numbers |= means(summary(episodes, config.group_size, self.experiment.config.task.wanted))
+        if config.groups != "all":
+            numbers |= {"rollouts": len(rollouts), "groups": len(chosen) // config.group_size}
+        numbers["occupancy"] = float(np.mean([one.occupancy for one in rollouts]))
         numbers["rollout_seconds"] = rolled_out - started
         numbers["update_seconds"] = time.monotonic() - rolled_out
-        numbers["tokens_per_second"] = played.decoded_tokens / (time.monotonic() - started)
+        decoded = sum(one.decoded_tokens for one in rollouts)
+        numbers["tokens_per_second"] = decoded / (time.monotonic() - started)
         return state, numbers
 
-    def rollout(self, number: int, params: Params, problems: Iterator[Problem], poll: Poll) -> Played:
-        """Step 1: `prompts` problems, `group_size` episodes of each in a row."""
+    def sample(
+        self, number: int, params: Params, problems: Iterator[Problem], poll: Poll
+    ) -> tuple[list[Played], list[Episode]]:
+        """Steps 1 and 2: rollouts of an iteration, and of their rewarded episodes the groups that are trained on.
+
+        One rollout, or with `groups` other than "all" up to `max_rollouts`, until `prompts` groups are kept. Groups
+        beyond that are dropped, so that all that the next iteration depends on is the state of `problems`.
+        """
+        config = self.config
+        params = self.experiment.to_rollout_layout(params)
+        rollouts: list[Played] = []
+        chosen: list[Episode] = []
+        wanted = config.prompts * config.group_size
+        while len(chosen) < wanted and len(rollouts) < (1 if config.groups == "all" else config.max_rollouts):
+            played = self.rollout(number, len(rollouts), params, problems, poll)
+            for episode in played.episodes:
+                episode.reward = reward(config, episode)
+            rewards = np.array([episode.reward for episode in played.episodes], float).reshape(-1, config.group_size)
+            keep = np.repeat(kept(config, rewards), config.group_size)
+            chosen += itertools.compress(played.episodes, keep)
+            rollouts.append(played)
+        return rollouts, chosen[:wanted]
+
+    def rollout(self, number: int, place: int, params: Params, problems: Iterator[Problem], poll: Poll) -> Played:
+        """`prompts` problems, `group_size` episodes of each in a row.
+
+        Args:
+            number: of the iteration.
+            place: of the rollout in it, from 0.
+            params: in the rollout layout.
+            problems: the next ones are taken.
+            poll: called now and then.
+        """
         experiment, config = self.experiment, self.config
         chosen = [next(problems) for _ in range(config.prompts)]
-        key = jax.random.fold_in(jax.random.key(experiment.config.seed), number)
-        params = experiment.to_rollout_layout(params)
+        # Apart from each other, and from the key of evaluation, which is 1_000_003.
+        key = jax.random.fold_in(jax.random.key(experiment.config.seed), number + 2_000_003 * place)
         return play(experiment, params, chosen, config.group_size, key, config.temperature, merge=False, poll=poll)
 
     def learn(
@@ -236,6 +270,13 @@ def reward(config: RLConfig, episode: Episode) -> float:
     total = score["accuracy"] + config.concurrency_weight * concurrency
     total += config.all_correct_bonus * (score["accuracy"] == 1.0)
     return total - config.wrong_penalty * score.get("wrong", 0) / max(1, score.get("answered", 0))
+
+
+def kept(config: RLConfig, rewards: Float[np.ndarray, "P G"]) -> np.ndarray:
+    """Which of P groups are trained on, bool [P]: all, or those with an advantage (DAPO, arXiv:2503.14476)."""
+    if config.groups == "all":
+        return np.ones(len(rewards), bool)
+    return np.ptp(rewards, axis=1) != 0  # one that isn't a number is kept: it ends the run
 
 
 # ------------------------------------------------------------------------------------------------------ 3. advantage
