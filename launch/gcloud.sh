@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # the settings come from tpu_vm.sh, some results go there
-# How tpu_vm.sh calls gcloud: with a time limit, and with one line for whatever goes wrong. Read in by tpu_vm.sh, whose
-# settings ($name, $zone, ..) it takes. What may fail in passing returns 1 with the reason in $problem.
-# It costs nothing by itself; what the calls make is billed until `tpu_vm.sh delete`.
+# Calls gcloud for tpu_vm.sh: with a time limit, and one line for every error. tpu_vm.sh sources this file and sets $name,
+# $zone, .. . A call that may succeed later returns 1, with the reason in $problem.
+# It costs nothing by itself; the slices that it makes are billed until `tpu_vm.sh delete`.
 
-# What a command has to say, and what it was asked for; a dry run shows its gcloud calls alone.
+# `say` prints messages, `show` results; a dry run shows only its gcloud calls.
 say() { [ -n "$dry_run" ] || echo "$*" >&2; }
 show() { [ -n "$dry_run" ] || echo "$*"; }
 
@@ -17,7 +17,7 @@ give_up() { # exit code 1: something outside went wrong
   exit 1
 }
 
-# Numbers go into arithmetic, where bash would run a command that stands in an array index, and reads 010 as eight.
+# Checks numbers before arithmetic, where bash would run a command in an array index and reads 010 as eight.
 is_count() { [[ $1 =~ ^[1-9][0-9]{0,3}$ ]]; }
 is_whole() { [[ $1 =~ ^(0|[1-9][0-9]{0,5})$ ]]; }
 
@@ -33,7 +33,7 @@ quoted() {
   printf %s "${all# }"
 }
 
-# The one of the words 2.. with the fewest letters to change, to name it in an error.
+# The nearest of words 2.. to the first, by letters to change; for error messages.
 nearest() {
   printf '%s\n' "$@" | awk '
     NR == 1 { word = $0; next }
@@ -51,7 +51,7 @@ nearest() {
     }'
 }
 
-# gcloud is there, has an account, and knows a project. Before anything is made.
+# Checks first that gcloud exists, has an account, and knows a project.
 check_gcloud() {
   [ -z "$dry_run" ] || return 0
   command -v gcloud >/dev/null || give_up "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
@@ -68,8 +68,8 @@ check_gcloud() {
   [ -n "$output" ] || give_up "no project; add --project ID, or run: gcloud config set project ID"
 }
 
-# call SECONDS ASSUMED ARGUMENT..: runs gcloud; what it prints is in $output. In a dry run it is only shown, and ASSUMED
-# is taken for what it would print.
+# call SECONDS ASSUMED ARGUMENT..: runs gcloud and puts its output into $output. A dry run only shows the call, and takes
+# ASSUMED for its output.
 call() {
   local limit=${TPU_LIMIT:-$1} assumed=$2 code=0
   shift 2
@@ -91,13 +91,13 @@ call() {
   return "$code"
 }
 
-# One line out of what gcloud wrote: the worker's own error, else the API's message, else gcloud's error, else its last.
+# One line of gcloud's output: the worker's own error, else the API's message, else gcloud's error, else the last line.
 explain() {
   local line
   line=$(sed -n 's/^error: //p' "$scratch/messages" | head -n 1)
   [ -n "$line" ] || line=$(sed -n 's/^ *"message": "\(.*\)",\{0,1\}$/\1/p' "$scratch/messages" | tail -n 1 | sed 's/\\"/"/g')
   [ -n "$line" ] || line=$(sed -n 's/^ERROR: \(([a-z. -]*) \)\{0,1\}//p' "$scratch/messages" | tail -n 1)
-  # What gcloud tells of its own connections comes after what the worker said.
+  # gcloud's lines about its own connections follow the worker's.
   [ -n "$line" ] || line=$(grep -v '^[[:space:]]*$\|^#####\|^S[CS][HP]: \|^Using s[cs][hp] ' "$scratch/messages" | tail -n 1) || true
   case $line in
     *on_tpu_vm.sh*'No such file'*) line="it is not set up; launch/tpu_vm.sh setup does that" ;;
@@ -114,7 +114,7 @@ tpu() { # tpu SECONDS ASSUMED GROUP VERB ARGUMENT..
   call "$limit" "$assumed" compute tpus "$group" "$verb" "$@" --zone="$zone" ${project:+"--project=$project"} --quiet
 }
 
-# Like `tpu .. describe`, but what doesn't exist is no failure: $output is then ABSENT.
+# Like `tpu .. describe`, but something that doesn't exist is no failure: $output is then ABSENT.
 describe() {
   local assumed=$1
   shift
@@ -129,8 +129,8 @@ nodes() {
   for ((i = 0; i < slices; i++)); do echo "$name-$i"; done
 }
 
-# Sets $state: READY, ABSENT, or the first of the slices' states that is neither; of a queued resource its own until it
-# is ACTIVE. And $found_type, the accelerator type. What was queued for is found whether or not that is said again.
+# Sets $state: READY, ABSENT, or the first of the slices' states that is neither; for a queued resource its own state
+# until it is ACTIVE. Sets $found_type, the accelerator type. Finds a queued resource without --queued too.
 look_up() {
   found_type=
   if [ -n "$queued" ]; then
@@ -145,7 +145,7 @@ look_up() {
   [ "$state" != ACTIVE ] || look_at_nodes "$1"
 }
 
-# Sets $state to that of the queued resource, and $slices to how many it has.
+# Sets $state to that of the queued resource, and $slices to its number of slices.
 look_at_queue() {
   local count
   describe "$1" queued-resources describe "$name" \
@@ -167,11 +167,11 @@ look_at_nodes() {
   done
 }
 
-# Whether the slice in $state has been taken away, and has to be made again.
+# Whether the slice in $state was preempted and has to be made again.
 lost() { case $state in PREEMPTED | TERMINATED | SUSPENDING | SUSPENDED | FAILED) ;; *) return 1 ;; esac }
 
-# on_all SECONDS ASSUMED COMMAND: runs a shell line on every worker of every slice, and returns the first exit code that
-# isn't 0. What they print is in $output, together.
+# on_all SECONDS ASSUMED COMMAND: runs a shell line on every worker of every slice. Returns the first exit code that isn't
+# 0. $output has the output of all.
 on_all() {
   local node all='' first=0 code first_problem=
   for node in $(nodes); do

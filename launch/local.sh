@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Trains with several real processes on this machine, as a slice of several hosts does, on simulated CPU devices:
+# Trains with several real processes on this machine, like a slice of several hosts, on simulated CPU devices:
 #
 #     launch/local.sh N CONFIG [WORKDIR] [FLAG..]
 #     launch/local.sh 2 experiments/countdown_tiny.py runs/two --config.seed=1
 #     DEVICES=4 launch/local.sh 2 experiments/countdown_tiny.py
 #
-# WORKDIR is runs/<name of CONFIG> if it is left out. FLAGs go to `python -m asyncthink_jax.train`. Process 0 prints here,
-# process i to WORKDIR.process<i>.log. If one dies, the others are ended, with one line that says which.
+# The default of WORKDIR is runs/<name of CONFIG>. FLAGs go to `python -m asyncthink_jax.train`. Process 0 prints here,
+# process i to WORKDIR.process<i>.log. If one dies, the others are ended, and one line says which one died.
 #
 #     DEVICES   devices of each process (2)
-#     PYTHON    the interpreter (that of `make setup`, else python3)
-#     PORT      where the processes find each other (a free one)
-#     GRACE     seconds that the others have to save and end, once a process is gone (30)
+#     PYTHON    the interpreter (the one of `make setup`, else python3)
+#     PORT      of process 0, where the processes find each other (a free one)
+#     GRACE     seconds for the others to save and end after a process is gone (30)
 #
-# What it costs: nothing but this machine's time. How to stop it: Ctrl-C, or SIGTERM to this script; every process then
-# saves, and the same command goes on. A second Ctrl-C stops at once. A terminal that hangs up stops it too, except under
-# nohup, where a hangup is ignored from the start and bash leaves it so.
+# What it costs: only this machine's time. How to stop it: Ctrl-C, or SIGTERM to this script. Every process then saves, and
+# the same command continues. A second Ctrl-C stops at once. A terminal that hangs up stops it too, except under nohup,
+# where a hangup is ignored from the start and bash leaves it so.
 #
 # The processes find each other on 127.0.0.1, so nobody else on the network can reach them there.
 set -euo pipefail
@@ -31,7 +31,7 @@ main() {
   for ((i = 0; i < count; i++)); do start "$i"; done
   while any_alive; do
     [ -z "$deadline" ] || [ "$SECONDS" -lt "$deadline" ] || send KILL
-    # In the background, since a signal has to wait for what is in the foreground.
+    # In the background, since bash handles a signal only after the foreground command.
     sleep 0.2 &
     wait $! 2>/dev/null || true
   done
@@ -54,7 +54,7 @@ read_arguments() {
   flags=(${@+"$@"})
   devices=${DEVICES:-2}
   grace=${GRACE:-30}
-  # Numbers go into arithmetic, which reads 010 as eight.
+  # Checks numbers before arithmetic, which reads 010 as eight.
   [[ $grace =~ ^(0|[1-9][0-9]{0,5})$ ]] || fail "GRACE '$grace' is no number of seconds"
   [[ $devices =~ ^[1-9][0-9]{0,3}$ ]] || fail "DEVICES '$devices' is no positive number"
   local parent
@@ -77,7 +77,7 @@ fail() {
   exit 2
 }
 
-# Below the ports that the system gives to outgoing connections.
+# A free port below those that the system gives to outgoing connections.
 free_port() {
   local port
   while port=$((20000 + RANDOM % 10000)); (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
@@ -98,7 +98,7 @@ start() {
 
 log_of() { echo "$workdir.process$1.log"; }
 
-# Notes which processes have ended, and ends the others if one died.
+# Records which processes have ended, and ends the others if one died.
 any_alive() {
   local i some=1
   for ((i = 0; i < count; i++)); do

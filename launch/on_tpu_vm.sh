@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The half of tpu_vm.sh that runs on every worker of a slice. `tpu_vm.sh setup` brings it there; nobody calls it by hand.
+# The part of tpu_vm.sh that runs on every worker of a slice. `tpu_vm.sh setup` copies it there; nobody calls it by hand.
 #
-#     install         puts the checkout that this file lies in into its place, and makes the virtual environment
+#     install         moves this file's checkout into its place, and makes the virtual environment
 #     start FLAG..    python -m asyncthink_jax.train FLAG.., detached from the session
 #     status          one line: "worker HOST: STATE | last line of the log", see `state` below
-#     stop            asks training to save and to end, and waits until it has
+#     stop            asks training to save and end, and waits for it
 #     logs [-f]       the end of the log; -f follows it
 #
 # It costs nothing by itself; the VM that it runs on is billed until `tpu_vm.sh delete`.
@@ -44,7 +44,7 @@ install() {
   # The VM images have Python 3.10, and the package needs 3.11: uv brings one.
   PATH=$HOME/.local/bin:$PATH
   if ! command -v uv >/dev/null; then
-    # The variable is for images whose Python belongs to the system; pip installs for the user alone.
+    # The variable is for images whose Python belongs to the system; pip installs only for the user.
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user "uv==$uv_version" ||
       fail 6 "could not install uv with pip; see the lines above, or: sudo apt-get install python3-pip"
   fi
@@ -68,11 +68,11 @@ start() {
   fail 5 "started nothing in $((tries / 10)) s; see 'tpu_vm.sh logs'"
 }
 
-# Waits for training, and writes down how it ended.
+# Waits for training, and records how it ended.
 supervise() {
   local pid code=0 signalled=
-  # A VM that is taken away sends SIGTERM to every process. It is not passed on, since training has got it too, and takes
-  # a second one as the order to end without saving.
+  # A preempted VM sends SIGTERM to every process. It is not passed on: training has received it too, and a second one
+  # would make it end without saving.
   trap 'signalled=1' TERM INT
   cd "$checkout"
   echo "== $(date -u '+%F %T') python -m asyncthink_jax.train $*"
@@ -115,7 +115,7 @@ running() {
   local pid
   pid=$(cat "$train/pid" 2>/dev/null) || return 1
   [[ $pid =~ ^[0-9]+$ ]] || return 1
-  # After a reboot the number may be another process's.
+  # After a reboot another process may have this number.
   grep -q asyncthink_jax.train "/proc/$pid/cmdline" 2>/dev/null
 }
 

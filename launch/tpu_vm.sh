@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A TPU slice on Google Cloud, from nothing to training and back to nothing. launch/README.md goes through it step by step.
+# Creates a TPU slice on Google Cloud, trains on it and deletes it. launch/README.md goes through it step by step.
 #
 #     launch/tpu_vm.sh create --name demo --zone us-west4-a --type v5litepod-16 --spot
 #     launch/tpu_vm.sh setup  --name demo --zone us-west4-a
@@ -7,35 +7,35 @@
 #     launch/tpu_vm.sh delete --name demo --zone us-west4-a
 #
 # Commands; each may be repeated:
-#     create   makes the VM (or asks the queue for it, and waits); makes a preempted one again
+#     create   makes the VM (or queues for it and waits); makes a preempted one again
 #     setup    copies the checkout's tracked files to all workers and installs them
-#     train    starts training on all workers, detached; -- FLAG.. hands flags to asyncthink_jax.train
-#     status   state of the VM, whether it trains, last line of each worker's log
+#     train    starts training on all workers, detached; -- FLAG.. passes flags to asyncthink_jax.train
+#     status   state of the VM and of training, last line of each worker's log
 #     logs     the end of the log; -f follows it; --worker N
 #     ssh      a shell on worker 0 or --worker N; -- COMMAND.. runs a command instead (--worker all: everywhere)
 #     stop     training saves and ends; the VM stays, and is billed
 #     delete   deletes the VM and its queued resource
 #
 # Settings, as flags or in the environment:
-#     --name NAME      TPU_NAME      of the VM
+#     --name NAME      TPU_NAME      name of the VM
 #     --zone ZONE      TPU_ZONE      like us-west4-a
 #     --project ID     TPU_PROJECT   default: gcloud's
 #     --type TYPE      TPU_TYPE      accelerator type: v5litepod-16, v6e-16, v5p-16, ..
-#     --version V      TPU_VERSION   runtime software version; default: what goes with the type
+#     --version V      TPU_VERSION   runtime software version; default: the one for the type
 #     --spot           TPU_SPOT=1    cheaper, may be preempted
-#     --queued         TPU_QUEUED=1  through a queued resource, which waits for capacity
-#     --slices N       TPU_SLICES    so many slices of the type (queued)
-#     --service-account EMAIL  TPU_SERVICE_ACCOUNT  that the VMs act as; default: the project's, which may do much more
-#     --scopes LIST    TPU_SCOPES    of its rights, those that the VMs have at most; default: gcloud's
+#     --queued         TPU_QUEUED=1  use a queued resource, which waits for capacity
+#     --slices N       TPU_SLICES    number of slices of the type (queued)
+#     --service-account EMAIL  TPU_SERVICE_ACCOUNT  account of the VMs; default: the project's, with far more rights
+#     --scopes LIST    TPU_SCOPES    most rights of the account that the VMs have; default: gcloud's
 #     --bucket GS      TPU_BUCKET    gs://..; the run's workdir is NAME/ in it
 #     --config FILE    TPU_CONFIG    the experiment
-#     --watch                        train: stays, and brings a preempted VM back, which resumes from the bucket
+#     --watch                        train: keep watching; a preempted VM is made again and resumes from the bucket
 #     --worker N, -f, --dry-run      --dry-run prints every gcloud command and runs none
-#     TPU_RETRIES=5 TPU_BACKOFF=60   of --watch: tries after errors, seconds before the first (doubled each time)
-#     TPU_POLL=60 TPU_LIMIT=..       seconds between looks; seconds that any gcloud call may take
+#     TPU_RETRIES=5 TPU_BACKOFF=60   for --watch: tries after errors, seconds before the first (doubled each time)
+#     TPU_POLL=60 TPU_LIMIT=..       seconds between looks; time limit of a gcloud call in seconds
 #
-# What it costs: a slice is billed by chip and hour from create to delete, whether it trains or not. On demand about 1 USD
-# an hour for a v5e chip, 3 for v6e, 4 for v5p: some 20 USD an hour for v5litepod-16; spot about half, or less. Check
+# What it costs: a slice is billed by chip and hour from create to delete, whether it trains or not. On demand a v5e chip
+# costs about 1 USD an hour, v6e 3, v5p 4: about 20 USD an hour for v5litepod-16. Spot costs about half, or less. Check
 # current prices: https://cloud.google.com/tpu/pricing
 # How to stop it: launch/tpu_vm.sh delete, with the same --name and --zone.
 #
@@ -110,7 +110,7 @@ read_flags() {
             ;;
         esac
         ;;
-      *) fail "unexpected '$1'; flags begin with --, and what is handed on follows a --" ;;
+      *) fail "unexpected '$1'; flags begin with --, and flags for training follow a --" ;;
     esac
   done
 }
@@ -266,7 +266,7 @@ asyncthink_jax.new && bash asyncthink_jax.new/launch/on_tpu_vm.sh install" ||
   say "$name is set up"
 }
 
-# What git tracks, as it is in the working tree now: `stash create` makes a commit of that, and changes nothing else.
+# The tracked files as they are in the working tree now: `stash create` makes a commit of them and changes nothing else.
 pack() {
   local tree
   tree=$(git -C "$root" -c user.name=setup -c user.email=setup@localhost stash create) || tree=HEAD
@@ -301,7 +301,7 @@ start() {
 }
 
 # Sets $training: running, idle, done, failed CODE, interrupted or stopped (see on_tpu_vm.sh), or new if nothing is set up.
-# Workers differ for moments only; what matters most wins. $output has a line for each worker.
+# Workers differ only for moments; the most important state wins. $output has a line for each worker.
 training_state() {
   local code=0 word found
   on_all 120 'worker dry-run: idle | ' "$on_vm status" || code=$?
@@ -344,7 +344,7 @@ ssh_to_worker() {
   esac
 }
 
-# A call that the user sits before: with their terminal, and without a limit.
+# An interactive call: with the user's terminal and without a time limit.
 attach() {
   set -- compute tpus tpu-vm ssh "$@" --worker="$worker" --zone="$zone" ${project:+"--project=$project"}
   if [ -n "$dry_run" ]; then call 0 '' "$@" && exit 0; fi
@@ -359,8 +359,8 @@ stop() {
   billed
 }
 
-# A queued resource goes with its VMs, and may be there after they are gone, so it is looked for first. A VM of that name
-# may be there beside it.
+# A queued resource is deleted with its VMs and may outlive them, so it is looked for first. A VM of that name may exist
+# beside it.
 delete() {
   local gone=
   describe "${queued:+ACTIVE}" queued-resources describe "$name" --format='value(state.state)' || return 1
@@ -385,8 +385,8 @@ left_over() {
 
 # ---------------------------------------------------------------------------------------------------------------- watch
 
-# Keeps training going until it is done: makes a preempted slice again, and tries again after errors, a limited number of
-# times. Crashes of training count all together; other errors count from the last time that training was seen to run.
+# Keeps training running until it is done: makes a preempted slice again, and retries after errors, a limited number of
+# times. All crashes of training count; other errors count from the last time that training was seen to run.
 watch() {
   local errors=0 crashes=0 remaking='' before='' code doubled
   say "watching $name; Ctrl-C ends the watching, not the training"
@@ -409,8 +409,8 @@ watch() {
   done
 }
 
-# One look at the slice, and what it calls for. Returns 1 after an error, 2 if training has to be started again, and 3 if
-# it is over.
+# Looks at the slice once and acts on its state. Returns 1 after an error, 2 if training has to be started again, and 3
+# if it is over.
 look_after() {
   look_up READY || return 1
   if lost || [ -n "$remaking" ]; then

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What the pods of jobset.yaml run: `python -m asyncthink_jax.train` with the flags given, and its exit code.
+# The command of the pods in jobset.yaml: `python -m asyncthink_jax.train` with the given flags, and its exit code.
 #
-# Training saves and ends with 0 when its pod is asked to end, which Kubernetes would take for finished work: this ends
-# with 143 then, so that the JobSet starts again, and the run resumes from its bucket.
+# When its pod is asked to end, training saves and ends with 0. Kubernetes would take that for finished work, so this script
+# then ends with 143: the JobSet starts again, and the run resumes from its bucket.
 #
 # It costs nothing by itself; the node pool is billed until it is deleted (README.md beside this).
 set -euo pipefail
