@@ -5,7 +5,7 @@
     python -m asyncthink_jax.compile --config .. --topology v6e:4x4 --slices 2 --steps decode,rl_step
 
 Needs the TPU compiler (pip install 'asyncthink_jax[tpu]'), no TPU and no weights. All numbers are of one chip: memory
-as the compiler says, FLOPs and bytes by the formulas of training/costs.py, collectives as counted in the compiled
+as the compiler says, FLOPs and bytes by the formulas of audit/step_costs.py, collectives as counted in the compiled
 program, time by the roofline of the three (peak rates, so a run takes longer). A rollout's are of one decoding step of
 the engine. Exit codes: 0 all steps fit, 1 one does not (the fields to change are named), 2 for bad input (one line).
 """
@@ -56,9 +56,9 @@ def _compile(overrides: list[str], report: Path | None) -> int:
     config = load(FLAGS.config, overrides)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this machine has nothing to do but compile
     # Imported late, so that a wrong config is reported sooner.
-    from asyncthink_jax.parallel.chips import TopologyError, topology, wrong_compiler
+    from asyncthink_jax.audit.chips import TopologyError, topology, wrong_compiler
+    from asyncthink_jax.audit.programs import STEPS, cache_bytes, compile_step, experiment_on, steps
     from asyncthink_jax.parallel.mesh import make_mesh
-    from asyncthink_jax.training.ahead import STEPS, cache_bytes, compile_step, experiment_on, steps
 
     unknown = [name for name in FLAGS.steps or () if name not in STEPS]
     if unknown:
@@ -113,7 +113,7 @@ def _header(chips: int, chip: Any, mesh: Any) -> str:
 
 
 def _line(one: Any, chip: Any) -> str:
-    from asyncthink_jax.training.ahead import sent_bytes
+    from asyncthink_jax.audit.programs import sent_bytes
 
     sent = sent_bytes(one.collectives)
     other = one.output_bytes + one.resident_bytes

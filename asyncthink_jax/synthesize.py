@@ -101,7 +101,7 @@ def _synthesize(config: Config) -> int:
     # Imported late, so that bad input is reported sooner.
     from asyncthink_jax.files import locked, replace_text
     from asyncthink_jax.synthesis import summary
-    from asyncthink_jax.synthesis.run import FAILED
+    from asyncthink_jax.synthesis.asking import FAILED
 
     prices = _prices()
     out, answers, dropped = _files(Path(FLAGS.out))
@@ -145,7 +145,7 @@ def _print(lines: Iterable[str]) -> None:
 
 def _prices() -> Any:
     """Raises ConfigError for prices that are none."""
-    from asyncthink_jax.synthesis.costs import Prices, listed_prices
+    from asyncthink_jax.synthesis.token_costs import Prices, listed_prices
 
     if FLAGS.prices is None:
         return listed_prices(FLAGS.llm)
@@ -160,7 +160,7 @@ def _prices() -> Any:
 
 def _prepared(config: Config, answers: Path) -> Any:
     """The run, without an endpoint."""
-    from asyncthink_jax.synthesis.run import prepared
+    from asyncthink_jax.synthesis.asking import prepared
 
     settings: dict[str, Any] = {"model": FLAGS.llm, "max_completion_tokens": FLAGS.max_answer_tokens}
     if FLAGS.llm_temperature is not None:
@@ -181,8 +181,8 @@ def _ask(synthesis: Any, prices: Any) -> int:
     """Asks what is left to ask, and says what came of it; returns the exit code."""
     from asyncthink_jax.storage.metrics import Progress
     from asyncthink_jax.synthesis import summary
+    from asyncthink_jax.synthesis.asking import FAILED, StoppedError, until_stopped
     from asyncthink_jax.synthesis.endpoint import Endpoint, EndpointError
-    from asyncthink_jax.synthesis.run import FAILED, StoppedError, until_stopped
 
     estimate = synthesis.estimate()
     _print(summary.before(estimate, FLAGS.llm, prices))

@@ -13,7 +13,7 @@ from asyncthink_jax.storage.metrics import read_metrics
 from asyncthink_jax.storage.restore import restore_params
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import TrainState
+from asyncthink_jax.training.optimizer_step import TrainState
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

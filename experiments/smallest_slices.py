@@ -18,13 +18,13 @@ from typing import Any
 
 import jax
 
+from asyncthink_jax.audit.chips import CHIPS, topology
+from asyncthink_jax.audit.programs import compile_step, experiment_on, steps
 from asyncthink_jax.config import Config, ConfigError, MeshConfig, experiment_file
 from asyncthink_jax.files import replace_text
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.presets import PRESETS
-from asyncthink_jax.parallel.chips import CHIPS, topology
 from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.training.ahead import compile_step, experiment_on, steps
 
 HERE = Path(__file__).resolve().parent
 FILE = HERE / "results" / "smallest_slices.json"

@@ -12,10 +12,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from asyncthink_jax.audit.programs import sent_bytes
 from asyncthink_jax.command import ending, prepare_streams
 from asyncthink_jax.files import replace_text
 from asyncthink_jax.storage.metrics import markdown_table, minutes
-from asyncthink_jax.training.ahead import sent_bytes
 from experiments import paper, smallest_slices
 from experiments.benchmarks import table as performance
 from experiments.scores import RESULTS, Column, Results, cell, load, rows_of, score

@@ -292,9 +292,9 @@ def test_imports_are_the_arrows_of_the_architecture_and_point_down_only():
     picture = re.search(r"^```\n(train\.py.*?)^```", text_of("ARCHITECTURE.md"), re.DOTALL | re.MULTILINE)[1]
     lines = [line.split(" -> ") for line in picture.splitlines()]
     of_folder = {
-        name: number for number, (left, _) in enumerate(lines) for name in re.findall(r"[a-z]+(?=/|\.py)", left)
+        name: number for number, (left, _) in enumerate(lines) for name in re.findall(r"[a-z_]+(?=/|\.py)", left)
     }
-    drawn = {number: set(re.findall(r"[a-z]+", right)) - {"nothing"} for number, (_, right) in enumerate(lines)}
+    drawn = {number: set(re.findall(r"[a-z_]+", right)) - {"nothing"} for number, (_, right) in enumerate(lines)}
     found: dict[int, set[str]] = {number: set() for number in drawn}
     for path in PACKAGE.rglob("*.py"):
         own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

@@ -22,7 +22,7 @@ from asyncthink_jax.data import demonstration_file
 from asyncthink_jax.files import locked
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.storage.metrics import read_metrics
-from asyncthink_jax.synthesis import endpoint, questions, run
+from asyncthink_jax.synthesis import asking, endpoint, questions
 from asyncthink_jax.synthesis.judge import reader
 from asyncthink_jax.tasks import TASKS, Countdown
 
@@ -60,7 +60,7 @@ def llm(monkeypatch):
 def command(llm, tmp_path, capsys, monkeypatch):
     """Runs the command in a folder: (exit code, output, error output). The key is nowhere in what is left."""
     monkeypatch.setitem(TASKS, "sums", Sums)
-    monkeypatch.setattr(run, "reader", read_once)
+    monkeypatch.setattr(asking, "reader", read_once)
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
 
     def called(*arguments):

@@ -4,7 +4,7 @@
 
 Shapes and initial values (`model/transformer.py`), shardings (`param_specs`), the matrices that Muon orthogonalizes and
 weight decay pulls at (`training/optimizer.py`), names and layouts in files (`model/tensors.py`) and FLOPs
-(`training/costs.py`) are derived from it.
+(`audit/step_costs.py`) are derived from it.
 """
 
 import dataclasses

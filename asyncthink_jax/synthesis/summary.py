@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from asyncthink_jax.synthesis.costs import Prices, counted
+from asyncthink_jax.synthesis.asking import FAILED, Estimate, Result, Synthesis
 from asyncthink_jax.synthesis.judge import REASONS
 from asyncthink_jax.synthesis.questions import Messages
-from asyncthink_jax.synthesis.run import FAILED, Estimate, Result, Synthesis
+from asyncthink_jax.synthesis.token_costs import Prices, counted
 
 
 def before(estimate: Estimate, model: str, prices: Prices | None) -> Iterator[str]:

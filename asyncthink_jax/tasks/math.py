@@ -1,6 +1,6 @@
 """Problems of mathematics with one answer each (paper, section 5: DeepScaleR for training, AIME-24 and AMC-23).
 
-They are read from files or from the hub (`sources.py`); answers are compared by math-verify (`math_answers.py`).
+They are read from files or from the hub (`row_sources.py`); answers are compared by math-verify (`math_answers.py`).
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from asyncthink_jax.shown import complain
-from asyncthink_jax.tasks import math_answers, math_grader, sources
+from asyncthink_jax.tasks import math_answers, math_grader, row_sources
 from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task, one_part
 
 # In the files that are known; the first that is there counts.
@@ -63,7 +63,7 @@ class Math(Task[Problem]):
 
     @property
     def files(self) -> Sequence[str]:
-        return sources.files(self._sources)
+        return row_sources.files(self._sources)
 
     @property
     def _sources(self) -> Sequence[str]:
@@ -85,18 +85,18 @@ class Math(Task[Problem]):
             raise ValueError("answers are graded by math-verify: pip install 'asyncthink_jax[math]'")
         rng = np.random.default_rng(self.split_seed)
         test = [problem for source in self.test for problem in self._read(source, skip_bad)]
-        test = sources.sample(test, self.test_problems, rng, "task.test_problems")
+        test = row_sources.sample(test, self.test_problems, rng, "task.test_problems")
         apart = {_key(problem) for problem in test}
         train = self._read(self.train, skip_bad)
         n_read = len(train)
         train = list({_key(problem): problem for problem in reversed(train) if self._is_short(problem)}.values())[::-1]
         train = [problem for problem in train if _key(problem) not in apart]
         if self.validation:
-            validation = sources.sample(
+            validation = row_sources.sample(
                 self._read(self.validation, skip_bad), self.validation_problems, rng, "task.validation_problems"
             )
         else:
-            validation = sources.sample(train, self.validation_problems, rng, "task.validation_problems")
+            validation = row_sources.sample(train, self.validation_problems, rng, "task.validation_problems")
         apart = {_key(problem) for problem in validation}
         train = [problem for problem in train if _key(problem) not in apart]
         if not train:
@@ -131,28 +131,28 @@ class Math(Task[Problem]):
 
     def _read(self, source: str, skip_bad: bool) -> list[Problem]:
         columns = {
-            "question": sources.Column(QUESTIONS, self.question, "task.question"),
-            "answer": sources.Column(ANSWERS, self.answer, "task.answer"),
+            "question": row_sources.Column(QUESTIONS, self.question, "task.question"),
+            "answer": row_sources.Column(ANSWERS, self.answer, "task.answer"),
         }
-        return sources.read(source, columns, partial(_problem, sources.labels(self._sources)[source]), skip_bad)
+        return row_sources.read(source, columns, partial(_problem, row_sources.labels(self._sources)[source]), skip_bad)
 
     def _is_short(self, problem: Problem) -> bool:
         return len(problem.question) <= self.max_question
 
 
 def _problem(label: str, row: Mapping[str, Any]) -> Problem:
-    return Problem(sources.text(row["question"], "question"), _gold(row["answer"]), label)
+    return Problem(row_sources.text(row["question"], "question"), _gold(row["answer"]), label)
 
 
 def _gold(value: Any) -> str:
     """The answer of a row, a text or a number: 27.0 is 27, and 6.02e23 what stands there, not the float next to it."""
-    value = sources.plain(value, "answer")
+    value = row_sources.plain(value, "answer")
     if isinstance(value, float | Decimal) and math.isfinite(value):
         digits = str(value)
         value = str(int(Decimal(digits))) if value == int(value) else digits
     elif isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    text = math_answers.final(_alone(sources.text(value, "answer")))
+    text = math_answers.final(_alone(row_sources.text(value, "answer")))
     if not text:
         raise ValueError(f"the answer has to be at most {math_answers.MAX_CHARACTERS} characters, and not empty")
     return text

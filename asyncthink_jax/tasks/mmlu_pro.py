@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from asyncthink_jax.tasks import answer_text, sources
+from asyncthink_jax.tasks import answer_text, row_sources
 from asyncthink_jax.tasks.task import INF, FieldType, Record, Score, Task, one_part
 
 LETTERS = string.ascii_uppercase[:10]
@@ -72,7 +72,7 @@ class MMLUPro(Task[Problem]):
 
     @property
     def files(self) -> Sequence[str]:
-        return sources.files([source for source in (self.train, self.validation, self.test) if source])
+        return row_sources.files([source for source in (self.train, self.validation, self.test) if source])
 
     @property
     def instructions(self) -> str:
@@ -91,8 +91,8 @@ class MMLUPro(Task[Problem]):
         found: dict[str, list[Record]] = {}
         for split, size in sizes.items():
             source = getattr(self, split)
-            problems = self._chosen(sources.read(source, _COLUMNS, _problem, skip_bad), source) if source else []
-            problems = sources.sample(problems, size, rng, f"task.{split}_problems")
+            problems = self._chosen(row_sources.read(source, _COLUMNS, _problem, skip_bad), source) if source else []
+            problems = row_sources.sample(problems, size, rng, f"task.{split}_problems")
             found[split] = [problem.to_json() for problem in problems]
         return found
 
@@ -134,26 +134,26 @@ def _listed(names: set[str]) -> str:
 
 
 _COLUMNS = {
-    "question": sources.Column(["question"]),
-    "options": sources.Column(["options", "choices"]),
-    "answer": sources.Column(["answer"]),
-    "answer_index": sources.Column(["answer_index"], is_needed=False),
-    "category": sources.Column(["category"], is_needed=False),
-    "src": sources.Column(["src"], is_needed=False),
+    "question": row_sources.Column(["question"]),
+    "options": row_sources.Column(["options", "choices"]),
+    "answer": row_sources.Column(["answer"]),
+    "answer_index": row_sources.Column(["answer_index"], is_needed=False),
+    "category": row_sources.Column(["category"], is_needed=False),
+    "src": row_sources.Column(["src"], is_needed=False),
 }
 
 
 def _problem(row: Mapping[str, Any]) -> Problem:
     """A row of the dataset. Raises ValueError for one that is none."""
-    question, options = sources.text(row["question"], "question"), row["options"]
+    question, options = row_sources.text(row["question"], "question"), row["options"]
     if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
         raise ValueError("the options are not a list of texts")
     while options and options[-1] == "N/A":  # some copies fill up to ten
         options = options[:-1]
-    options = tuple(sources.text(option, "option") for option in options)
+    options = tuple(row_sources.text(option, "option") for option in options)
     if not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f"{len(options)} options, must be 2 to {len(LETTERS)}")
-    answer, letters = sources.plain(row["answer"], "answer"), LETTERS[: len(options)]
+    answer, letters = row_sources.plain(row["answer"], "answer"), LETTERS[: len(options)]
     if not isinstance(answer, str) or len(answer.strip()) != 1 or answer.strip() not in letters:
         raise ValueError(f"the answer is {answer!r}, must be a letter from A to {letters[-1]}")
     index = row["answer_index"]

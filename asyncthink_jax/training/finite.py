@@ -1,8 +1,8 @@
 """Numbers that aren't finite: the run ends at the step that made them, and what is on disk stays good.
 
 A step's loss, gradient and parameters are looked at on the devices, in the program of the step itself
-(`training/state.py:OptimizerStep`), whose numbers the host fetches anyway. They are the same in all processes, as
-episodes are, so that all end at the same step.
+(`training/optimizer_step.py:OptimizerStep`), whose numbers the host fetches anyway. They are the same in all
+processes, as episodes are, so that all end at the same step.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ from asyncthink_jax.training import sft
 from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.finite import Skips, check_episodes, check_logprobs
 from asyncthink_jax.training.logprobs import OldLogprobs, token_logprobs
-from asyncthink_jax.training.state import Batch, OptimizerStep, TrainState
+from asyncthink_jax.training.optimizer_step import Batch, OptimizerStep, TrainState
 
 Poll = Callable[[], None]  # called now and then; may raise, to give up what is under way
 MEANS = ("entropy", "clipped", "logprob_change", "kl")  # numbers of a step that are means over its tokens

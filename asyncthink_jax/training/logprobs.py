@@ -10,7 +10,7 @@ from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import replicated, row_shards, row_spec, shard
-from asyncthink_jax.training.state import Batch, HostBatch
+from asyncthink_jax.training.optimizer_step import Batch, HostBatch
 
 
 def token_logprobs(

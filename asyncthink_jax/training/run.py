@@ -43,7 +43,7 @@ from asyncthink_jax.training.experiment import Experiment
 from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_episodes, remedies
 from asyncthink_jax.training.grpo import Grpo
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import OptimizerStep, TrainState, abstract_state, new_state
+from asyncthink_jax.training.optimizer_step import OptimizerStep, TrainState, abstract_state, new_state
 
 
 class Run:

@@ -12,7 +12,7 @@ from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.training.logprobs import token_logprobs
-from asyncthink_jax.training.state import Batch
+from asyncthink_jax.training.optimizer_step import Batch
 
 
 def make_loss(model: ModelConfig, config: SFTConfig) -> Callable[[Params, Batch], tuple[Array, dict[str, Array]]]:

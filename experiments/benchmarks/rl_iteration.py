@@ -15,7 +15,7 @@ from asyncthink_jax.model.parameters import rollout_specs
 from asyncthink_jax.rollout.state import Limits
 from asyncthink_jax.training import grpo, sft
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import OptimizerStep, new_state
+from asyncthink_jax.training.optimizer_step import OptimizerStep, new_state
 from experiments.benchmarks import peer
 from experiments.benchmarks.common import arguments, in_turn, rates, report, timed
 from experiments.benchmarks.ours import Ours, ending_after

@@ -2,7 +2,7 @@
 
 Mesh 2x2, tensor 4; 8 episodes of 4 agents (32 rows), contexts of 2048 tokens, bf16. What has to be moved, on each chip:
 its quarter of the weights, and of the cache of 32 rows as long as they may get. What is moved: the traffic with HBM of
-one narrow step in the compiled program, counted by asyncthink_jax/parallel/hlo.py. A ratio of 1.0 would be: nothing is
+one narrow step in the compiled program, counted by asyncthink_jax/audit/hlo.py. A ratio of 1.0 would be: nothing is
 moved twice, nothing else at all.
 """
 
@@ -13,11 +13,11 @@ import time
 import jax
 import jax.numpy as jnp
 
+from asyncthink_jax.audit import hlo
+from asyncthink_jax.audit.chips import topology
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.parameters import rollout_specs
 from asyncthink_jax.model.presets import PRESETS
-from asyncthink_jax.parallel import hlo
-from asyncthink_jax.parallel.chips import topology
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import laid_out
 from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop

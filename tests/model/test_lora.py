@@ -13,7 +13,7 @@ from asyncthink_jax.model import lora, transformer
 from asyncthink_jax.model.lora import LoRA
 from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.training.logprobs import token_logprobs
-from asyncthink_jax.training.state import OptimizerStep, new_state
+from asyncthink_jax.training.optimizer_step import OptimizerStep, new_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:'VariableState' was removed:DeprecationWarning")  # asked for by qwix
 

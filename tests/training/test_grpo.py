@@ -20,8 +20,8 @@ from asyncthink_jax.protocol.episode import Episode, Trace
 from asyncthink_jax.training import grpo, sft
 from asyncthink_jax.training.finite import NonFiniteError
 from asyncthink_jax.training.grpo import Grpo
+from asyncthink_jax.training.optimizer_step import new_state
 from asyncthink_jax.training.sft import normalised
-from asyncthink_jax.training.state import new_state
 from experiments.countdown_tiny import get_config
 
 

@@ -16,8 +16,8 @@ from asyncthink_jax.storage.metrics import Progress
 from asyncthink_jax.storage.restore import cold_start_checkpoints, restore_params
 from asyncthink_jax.training import experiment as experiment_lib
 from asyncthink_jax.training.optimizer import make_optimizer
+from asyncthink_jax.training.optimizer_step import new_state
 from asyncthink_jax.training.run import Run
-from asyncthink_jax.training.state import new_state
 
 SFT, RL = 4, 2  # steps, iterations
 ITERATOR = {"next_index": 4}

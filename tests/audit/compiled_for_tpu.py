@@ -1,4 +1,4 @@
-"""What must hold in programs for TPUs; test_ahead.py runs this file with the TPU compiler, which needs no TPU."""
+"""What must hold in programs for TPUs; test_programs.py runs this file with the TPU compiler, which needs no TPU."""
 
 import dataclasses
 import functools
@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import pytest
 
+from asyncthink_jax.audit import hlo
+from asyncthink_jax.audit.chips import CHIPS, TopologyError, topology
+from asyncthink_jax.audit.programs import experiment_on, steps
 from asyncthink_jax.config import load
 from asyncthink_jax.model import transformer
-from asyncthink_jax.parallel import hlo
-from asyncthink_jax.parallel.chips import CHIPS, TopologyError, topology
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.rollout.ahead import NARROW_STEP
-from asyncthink_jax.training.ahead import experiment_on, steps
 
 CONFIG = Path(__file__).resolve().parents[2] / "experiments" / "countdown_qwen3.py"
 # Qwen3-4B's widths, two of its layers, and a vocabulary that the eye finds in a shape.

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from asyncthink_jax.parallel import hlo
+from asyncthink_jax.audit import hlo
 
 # One step of a decode loop as a TPU's compiler writes it: weights are prefetched to fast memory (S(1)) in two slices, a
 # token's row is looked up, a key is written in place, a small state is copied out of fast memory.

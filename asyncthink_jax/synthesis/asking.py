@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asyncthink_jax.config import Config, ConfigError
-from asyncthink_jax.synthesis.costs import Tokens, estimated_tokens, mean_output
 from asyncthink_jax.synthesis.endpoint import Endpoint, EndpointError, FailedError
 from asyncthink_jax.synthesis.journal import Answer, Journal
 from asyncthink_jax.synthesis.judge import Judge, reader
@@ -28,6 +27,7 @@ from asyncthink_jax.synthesis.plans import Plan, sample_plan
 from asyncthink_jax.synthesis.questions import PACKAGED, Messages, Questions
 from asyncthink_jax.synthesis.questions import load as load_questions
 from asyncthink_jax.synthesis.reading import Dropped, read_fragments, without_reasoning
+from asyncthink_jax.synthesis.token_costs import Tokens, estimated_tokens, mean_output
 from asyncthink_jax.tasks.task import Script, Task
 
 FAILED = "failed"  # the reason of a problem that has no answers yet

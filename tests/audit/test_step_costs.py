@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from asyncthink_jax.audit.step_costs import Costs
 from asyncthink_jax.config import SFTConfig
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.parameters import ModelConfig
 from asyncthink_jax.training import sft
-from asyncthink_jax.training.costs import Costs
 
 MODEL = ModelConfig(vocab_size=512, layers=2, width=128, heads=8, kv_heads=4, head_dim=16, mlp_width=384)
 ROWS, LENGTH = 4, 128

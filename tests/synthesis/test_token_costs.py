@@ -2,8 +2,8 @@
 
 import pytest
 
-from asyncthink_jax.synthesis.costs import Prices, Tokens, counted, estimated_tokens, listed_prices, mean_output
 from asyncthink_jax.synthesis.journal import Answer
+from asyncthink_jax.synthesis.token_costs import Prices, Tokens, counted, estimated_tokens, listed_prices, mean_output
 
 
 def test_money_is_tokens_times_prices_by_the_million():

@@ -2,7 +2,7 @@
 
 The programs are those of a run (`OptimizerStep`, `OldLogprobs`, `Experiment.reshard`, the engine's loop), lowered from
 shapes alone. What a chip needs is what its compiler says; what a step has to compute and to move are formulas
-(`training/costs.py`); what chips send each other is counted in the compiled program (`parallel/hlo.py`).
+(`audit/step_costs.py`); what chips send each other is counted in the compiled program (`audit/hlo.py`).
 """
 
 import dataclasses
@@ -18,24 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from asyncthink_jax.audit import hlo
+from asyncthink_jax.audit.chips import Chip
+from asyncthink_jax.audit.step_costs import Cost, Costs
 from asyncthink_jax.config import Config
 from asyncthink_jax.data import packing
 from asyncthink_jax.data.byte_tokenizer import ByteTokenizer
 from asyncthink_jax.data.tokenizer import prompts_for
 from asyncthink_jax.model.parameters import rollout_specs
-from asyncthink_jax.parallel import hlo
-from asyncthink_jax.parallel.chips import Chip
 from asyncthink_jax.parallel.mesh import platform_of
 from asyncthink_jax.parallel.sharding import laid_out, row_spec
 from asyncthink_jax.play.decoder import multiply_in_full
 from asyncthink_jax.play.run_model import check_mesh
 from asyncthink_jax.rollout.ahead import NARROW_STEP, lower_decode_loop, lower_prefill
 from asyncthink_jax.training import grpo, sft
-from asyncthink_jax.training.costs import Cost, Costs
 from asyncthink_jax.training.experiment import Experiment, build
 from asyncthink_jax.training.logprobs import OldLogprobs
 from asyncthink_jax.training.optimizer import make_optimizer
-from asyncthink_jax.training.state import OptimizerStep, abstract_state
+from asyncthink_jax.training.optimizer_step import OptimizerStep, abstract_state
 
 STEPS = ("sft_step", "reshard", "prefill", "decode", "logprobs", "rl_step")
 

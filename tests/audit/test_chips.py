@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from asyncthink_jax.parallel import chips
+from asyncthink_jax.audit import chips
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from asyncthink_jax.tasks import row_files, sources
-from asyncthink_jax.tasks.sources import Column
+from asyncthink_jax.tasks import row_files, row_sources
+from asyncthink_jax.tasks.row_sources import Column
 
 ROWS = [{"id": 1, "text": "one"}, {"id": 2, "text": "zwölf"}]
 
@@ -44,7 +44,7 @@ def written(path, rows=ROWS):
 def read(path, named="", skip_bad=False):
     """The texts in the column `text`, or the one that is named."""
     columns = {"text": Column(["text"], named, "task.text")}
-    return sources.read(str(path), columns, lambda row: sources.text(row["text"], "text"), skip_bad)
+    return row_sources.read(str(path), columns, lambda row: row_sources.text(row["text"], "text"), skip_bad)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv", "parquet", "jsonl.gz", "json.gz", "csv.gz", "JSONL"])
@@ -94,7 +94,7 @@ def test_of_very_many_broken_lines_the_first_few_are_reported_and_all_counted(tm
     path.write_bytes(b'{"text": "one"}\n' + b"{\n" * 1000)
     assert read(path, skip_bad=True) == ["one"]
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == sources.REPORTED + 1 and "1000 broken of 1001" in said[-1]
+    assert len(said) == row_sources.REPORTED + 1 and "1000 broken of 1001" in said[-1]
 
 
 def test_a_source_without_a_usable_row_is_refused(tmp_path):
@@ -134,14 +134,14 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_by_name(tmp_path, name
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for ask in (lambda path: read(path), lambda path: sources.files([path])):
+    for ask in (lambda path: read(path), lambda path: row_sources.files([path])):
         with pytest.raises(FileNotFoundError, match=r"no file .*rows\.jsonl"):
             ask(str(tmp_path / "rows.jsonl"))
 
 
 def test_only_files_are_watched_for_changes(tmp_path):
     path = written(tmp_path / "rows.jsonl")
-    assert sources.files([path, "owner/name"]) == [path]
+    assert row_sources.files([path, "owner/name"]) == [path]
 
 
 def found(row, usual=(), named="", **others):
@@ -196,7 +196,7 @@ def test_a_nested_column_that_is_not_there_is_told_with_those_that_are(row, name
     ],
 )
 def test_a_text_counts_in_whatever_it_is_wrapped(value, text):
-    assert sources.text(value, "text") == text
+    assert row_sources.text(value, "text") == text
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_text_counts_in_whatever_it_is_wrapped(value, text):
 )
 def test_what_is_no_one_text_is_told(value, says):
     with pytest.raises(ValueError, match=says):
-        sources.text(value, "text")
+        row_sources.text(value, "text")
 
 
 # --- Kinds of files.
@@ -337,7 +337,7 @@ def test_a_value_that_python_cannot_hold_is_a_broken_row(tmp_path):
 
 
 def test_a_text_that_comes_again_and_again_is_not_read_beyond_the_size_of_its_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_READ", 1 << 20)
+    monkeypatch.setattr(row_sources, "MOST_READ", 1 << 20)
     once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 100_000), ["a" * 10_000])  # 1 GB, written out
     path = written(tmp_path / "rows.parquet", table(text=once))
     tracemalloc.start()
@@ -348,7 +348,7 @@ def test_a_text_that_comes_again_and_again_is_not_read_beyond_the_size_of_its_fi
 
 
 def test_rows_may_be_many_and_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_READ", 1 << 10)
+    monkeypatch.setattr(row_sources, "MOST_READ", 1 << 10)
     (tmp_path / "rows.jsonl").write_text('{"text": "1 + 1"}\n' * 1000)
     assert len(read(tmp_path / "rows.jsonl")) == 1000
 
@@ -431,7 +431,7 @@ def test_a_dataset_is_read_as_the_hub_gives_it(tmp_path, monkeypatch):
 
 
 def test_a_label_is_the_name_without_all_that_surrounds_it():
-    assert list(sources.labels(["gs://b/aime24.jsonl", "x.csv.gz", "owner/name:test"]).values()) == [
+    assert list(row_sources.labels(["gs://b/aime24.jsonl", "x.csv.gz", "owner/name:test"]).values()) == [
         "aime24",
         "x",
         "name",
@@ -447,7 +447,7 @@ def test_two_labels_are_never_the_same():
         "owner/name",
         "other/name:test",
     ]
-    assert list(sources.labels(called).values()) == [
+    assert list(row_sources.labels(called).values()) == [
         "aime24/test",
         "amc23/test",
         "test.parquet",
@@ -455,4 +455,4 @@ def test_two_labels_are_never_the_same():
         "name:train",
         "other/name:test",
     ]
-    assert len(set(sources.labels(["/test.jsonl", "/a/test.jsonl", "a/test.jsonl", "a/test.json"]).values())) == 4
+    assert len(set(row_sources.labels(["/test.jsonl", "/a/test.jsonl", "a/test.jsonl", "a/test.json"]).values())) == 4
