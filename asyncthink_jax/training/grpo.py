@@ -25,8 +25,6 @@ the paper at all, and off by default: three more terms of the reward (`reward`),
 episodes (`imitated_rows`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import time
@@ -175,7 +173,7 @@ class Grpo:
                 minibatches.append(self.batch(state.params, rows, rng))
         return self.update(state, minibatches, poll)
 
-    def batch(self, params: Params, rows: list[packing.Trace], rng: np.random.Generator) -> Minibatch:
+    def batch(self, params: Params, rows: list[packing.Trace], rng: np.random.Generator) -> "Minibatch":
         """Step 4: the rows of an optimizer step, packed, with all that the loss needs beside the parameters.
 
         Every minibatch of an iteration is made before its first step: old log-probabilities are of the policy that
@@ -200,7 +198,7 @@ class Grpo:
         return Minibatch(batch, weight, np.sum(sampled) / weight, len(left_out), gap)
 
     def update(
-        self, state: TrainState, minibatches: Sequence[Minibatch], poll: Poll | None
+        self, state: TrainState, minibatches: Sequence["Minibatch"], poll: Poll | None
     ) -> tuple[TrainState, dict[str, Any]]:
         """Step 5: one optimizer step a minibatch. Returns means over the steps; of none, if nothing was to be learned.
 
@@ -346,7 +344,7 @@ def imitated_rows(config: RLConfig, traces: Sequence[packing.Trace]) -> list[pac
     ]
 
 
-def aggregated(config: RLConfig, weights: list[Float[np.ndarray, n]]) -> list[Float[np.ndarray, n]]:
+def aggregated(config: RLConfig, weights: list[Float[np.ndarray, "..."]]) -> list[Float[np.ndarray, "..."]]:
     """The loss weights of the tokens of one episode's traces, so that what `aggregation` names counts the same.
 
     Each trace ("trace-mean"), the episode ("episode-mean"), else each token. `step_weights` does the rest.
