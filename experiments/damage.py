@@ -40,7 +40,7 @@ WORDS = tuple(
 
 
 def cuts(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
-    """(what was done, the damaged file): its first bytes alone, at places spread over all of it, 0 among them."""
+    """(description, damaged file): cut at places spread over the whole file, 0 among them."""
     for i in range(min(count, len(data))):
         place = i * len(data) // min(count, len(data))
         yield f"cut at byte {place}", data[:place]
@@ -54,7 +54,7 @@ def flips(data: bytes, count: int, rng: random.Random) -> Iterator[tuple[str, by
 
 
 def damages(workdir: Path, places: int, seed: int) -> Iterator[tuple[Path, str, bytes]]:
-    """(file, what was done to it, its damaged bytes): `places` cuts and as many flips of each kind of file of a run.
+    """(file, description, damaged bytes): `places` cuts and `places` flips of each kind of file of a run.
 
     The files of a kind, such as the arrays of a checkpoint, take turns.
     """
@@ -71,14 +71,14 @@ def damages(workdir: Path, places: int, seed: int) -> Iterator[tuple[Path, str, 
 
 
 def _kind(file: Path) -> str:
-    """A file's path without what differs from step to step and from machine to machine."""
+    """A file's path without the parts that differ between steps or machines."""
     if file.suffix == ".png" or "tfevents" in file.name:
         return f"{file.parent}/*"
     return re.sub(r"\b(\d+|[0-9a-f]{32}|problems-\w+)(?=[/.]|$)", "*", file.as_posix())
 
 
 def mutated(data: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """A file that another program could have written, or nearly: one to three changes."""
+    """One to three changes to a file, so that another program could almost have written it."""
     done = []
     for _ in range(rng.choice((1, 1, 2, 3))):
         change = rng.choice(_CHANGES if _as_json(data) is not None else _BINARY)
@@ -129,7 +129,7 @@ def _long_number(data: bytes, rng: random.Random) -> tuple[str, bytes]:
 
 
 def _places(tree: Any, path: str = "") -> Iterator[tuple[Any, Any, str]]:
-    """(container, key, dotted path) of the values of a JSON tree; of a long list the first and last few."""
+    """(container, key, dotted path) of the values of a JSON tree; only the first and last few of a long list."""
     items: list[tuple[Any, Any]] = []
     if isinstance(tree, dict):
         items = list(tree.items())

@@ -1,13 +1,14 @@
-"""How many of a model's searches are exact, from the episodes of evaluations: workers', and organizers' own.
+"""Counts the exact searches of a model, by workers and by organizers, in the episodes of evaluations.
 
     python -m experiments.exact_searches runs/countdown_tiny/eval/async runs/countdown_tiny_sequential/eval/sequential
 
-A search is exact if it is, word for word, what a program writes about the same pair (`tasks/countdown_search.py`): of
-a worker the whole trace, takeaways included, of an organizer what stands between its " :" and its tally. What was cut
-by a budget or by the end of the episode is not counted, and what was asked of no pair of the problem is not exact.
+A search is exact if it equals, word for word, the text of a program about the same pair (`tasks/countdown_search.py`).
+A worker's search is its whole trace with the takeaways; an organizer's is the text between its " :" and its tally.
+Searches that a budget or the end of the episode has cut are not counted. A search of no pair of the problem is not
+exact.
 
-A baseline may be compared if at least 95% of its searches are exact after its cold start, which
-`python -m asyncthink_jax.evaluate --checkpoint cold_start` has played the episodes of.
+A baseline may be compared if at least 95% of its searches are exact after its cold start;
+`python -m asyncthink_jax.evaluate --checkpoint cold_start` makes these episodes.
 """
 
 import argparse
@@ -29,7 +30,7 @@ OWN = re.compile(r"((?: \d+)+ = \d+) :([^#<]*?)(?= #|<)")  # the sub-query that 
 
 
 def searches(episode: Mapping[str, Any], task: Countdown) -> Iterator[tuple[str, bool]]:
-    """(role of who did it, whether it is exact) for each finished search of an episode (a line of episodes.jsonl)."""
+    """(role, whether it is exact) for each finished search of an episode (a line of episodes.jsonl)."""
     asked = episode["problem"]
     problem = Problem(tuple(asked["numbers"]), asked["target"], asked["n_solutions"])
     right = {sub_query(problem, pair): task.search(problem, pair) for pair in pairs(problem)}
@@ -45,7 +46,7 @@ def searches(episode: Mapping[str, Any], task: Countdown) -> Iterator[tuple[str,
 
 
 def shares(episodes: Iterable[Mapping[str, Any]], task: Countdown) -> dict[str, tuple[int, float]]:
-    """role -> (searches, share that is exact), of those roles that searched."""
+    """role -> (searches, share that is exact), for roles that searched."""
     done: dict[str, list[bool]] = {}
     for episode in episodes:
         for role, is_exact in searches(episode, task):

@@ -1,4 +1,4 @@
-"""What happens to a run when it is killed, when its files are damaged, and when it is given hostile ones.
+"""Kills runs, damages their files and gives them hostile inputs, and counts the faults.
 
     python -m experiments.faults                              # all sweeps, whole
     python -m experiments.faults --only kills --cases 20      # 20 cases of one of them
@@ -8,11 +8,11 @@
                bits, and `report` and `evaluate` say the same, or the command must refuse in one line
     inputs     model folders, GGUF files, tokenizers and data that others made, mutated: used, or refused in one line
 
-A command may do what is right, end with one line that starts with `error:`, or go on without what is lost and say so in
-a line that starts with `warning:`. A traceback, a hang, more than 2 GiB of memory, a signal or another result without a
-word is a fault. The counts go into
-`experiments/results/faults.json`, the faults are printed; the exit code is 1 if there are any. Two commands run at a
-time. With `--folder` a sweep that was stopped goes on. A small part of each sweep is in `make test-all`.
+A command may do the right thing, end with one line that starts with `error:`, or go on without the lost part and say so
+in a line that starts with `warning:`. A fault is a traceback, a hang, more than 2 GiB of memory, a signal, or another
+result without a word. The counts go into `experiments/results/faults.json`, and the faults are printed; the exit code
+is 1 if there are any. Two commands run at a time. With `--folder` a stopped sweep continues. `make test-all` has a
+small part of each sweep.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ command.run(train.main)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One case of a sweep: what was done, and what came of it: one of FINE, or the name of a fault."""
+    """One case of a sweep: what was done, and the outcome: one of FINE, or the name of a fault."""
 
     done: str
     came: str
@@ -95,7 +95,7 @@ class Case:
 
 
 def judged(done: str, outcome: Outcome, differs: Callable[[], str] = lambda: "") -> Case:
-    """The case of a command that ended so; `differs` says what is wrong with the result of one that succeeded."""
+    """The case for this outcome of a command; `differs` describes a wrong result of a command that succeeded."""
     said = " | ".join((outcome.err or outcome.out).splitlines()[-6:])[-600:]
     if outcome.fault:
         return Case(done, outcome.fault, said)
@@ -108,7 +108,7 @@ def judged(done: str, outcome: Outcome, differs: Callable[[], str] = lambda: "")
 
 
 class Sweeps:
-    """The sweeps over small runs in `folder`, which all start from one undisturbed one."""
+    """The sweeps over small runs in `folder`; all start from one undisturbed run."""
 
     def __init__(self, folder: Path, seed: int):
         self.folder, self.seed = folder, seed
@@ -133,7 +133,7 @@ class Sweeps:
         return [str(self.train), "--config", str(self.config), "--workdir", str(workdir), "--noevaluate"]
 
     def undisturbed(self) -> Path:
-        """The run that nothing happens to, trained and scored; made on first use."""
+        """The undisturbed run, trained and scored; made on first use."""
         workdir = self.folder / "undisturbed"
         if not (workdir / "results.json").exists():
             self.made([*self.command(workdir)[:-1]])
@@ -145,7 +145,7 @@ class Sweeps:
         assert outcome.code == 0, outcome.err
 
     def side_by_side(self, name: str, tasks: Sequence[Callable[[], list[Case]]]) -> Iterator[Case]:
-        """The cases of a sweep's tasks, two of which run at a time; what an earlier call did is not done again."""
+        """The cases of a sweep's tasks, two at a time; tasks that an earlier call has done are not repeated."""
         journal, of_code = self.folder / "cases.jsonl", provenance()["commit"]
         lines = map(json.loads, journal.read_text("utf-8").splitlines()) if journal.exists() else ()
         known = {line["task"]: [Case(**case) for case in line["cases"]] for line in lines}
@@ -171,7 +171,7 @@ class Sweeps:
     # ------------------------------------------------------------------------------------------------------- kills
 
     def kills(self, count: int) -> Iterator[Case]:
-        """`count` SIGKILLs, up to eight to a run. The case of a kill is named by the phase that it came in."""
+        """`count` SIGKILLs, up to eight for each run. The case is named by the phase in which the kill came."""
         self.undisturbed()
         shares = [min(8, count - begun) for begun in range(0, count, 8)]
         yield from self.side_by_side(
@@ -208,7 +208,7 @@ class Sweeps:
         return [Case(phase, "right") for phase in phases]
 
     def differs(self, workdir: Path) -> str:
-        """In what a run has ended with other bits than the undisturbed one; "" if in nothing."""
+        """The first bits in which a run ended differently from the undisturbed one; "" if equal."""
         try:
             ours, theirs = (what_is_left(SMALL, folder) for folder in (workdir, self.undisturbed()))
         except (AssertionError, RuntimeError, ValueError, OSError) as error:
@@ -248,7 +248,7 @@ class Sweeps:
 
     @contextlib.contextmanager
     def _copy(self, workdir: Path, file: Path, data: bytes) -> Iterator[Path]:
-        """A copy of a run in which one file is another."""
+        """A copy of a run with one file replaced."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             copy = Path(folder) / workdir.name
             shutil.copytree(workdir, copy, symlinks=True)
@@ -412,7 +412,7 @@ def main() -> int:
 
 
 def _swept(name: str, cases: Iterator[Case], whole: bool, seed: int) -> int:
-    """Counts and prints what comes of the cases; the counts of a whole sweep are kept. Returns how many are faults."""
+    """Counts and prints the outcomes; keeps the counts of a whole sweep. Returns the number of faults."""
     started, counts, faults = time.monotonic(), collections.Counter[str](), 0
     for case in cases:
         counts[case.came] += 1

@@ -1,7 +1,7 @@
-"""Runs commands of the package, each in a process of its own, without importing JAX for each anew.
+"""Runs commands of the package, each in a process of its own, without importing JAX each time.
 
-A server imports what all commands need and then forks for each request. The child is the command: it has the command
-line, the streams, the exit code and the memory of one, and can be killed. No server ever starts a device.
+A server imports the modules that all commands need, and then forks for each request. The child is the command: it has
+its own command line, streams, exit code and memory, and can be killed. No server ever starts a device.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def fault(self) -> str:
-        """What no command may do, in a word; "" if it did nothing of the kind."""
+        """The fault of a command, in a word; "" if there is none."""
         lines = [line for line in self.err.splitlines() if line.strip()]
         if self.code is None:
             return "hang"
@@ -55,7 +55,7 @@ class Outcome:
 
 
 class ForkServer:
-    """A process that forks a child for each command. Its own threads are none, so that a fork is safe.
+    """A process that forks a child for each command. It has no threads of its own, so a fork is safe.
 
     Args:
         folder: for the files of the children's streams.
@@ -87,7 +87,7 @@ class ForkServer:
         return int(json.loads(self._process.stdout.readline())["pid"])
 
     def wait(self) -> Outcome:
-        """How the child that was started last ends."""
+        """Waits for the child that was started last; returns its outcome."""
         assert self._process.stdout
         ended = json.loads(self._process.stdout.readline())
         texts = [(self.folder / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err")]
@@ -131,7 +131,7 @@ def _serve(folder: Path) -> None:
 
 
 def _ended(pid: int, deadline: float) -> tuple[int | None, int]:
-    """Exit code (None after the deadline) and most resident bytes of a child, which ends with who has asked for it."""
+    """Exit code (None after the deadline) and peak resident bytes of a child; a child ends with its requester."""
     late, asker = False, os.getppid()
     while True:
         if os.getppid() != asker:

@@ -1,8 +1,7 @@
-"""The paper's tables and figures, one row each: how to reproduce it, what the paper has, and what was found here.
+"""The paper's tables and figures, one row each: the command, the paper's numbers, and ours.
 
-Of a row at the paper's size nothing has been run: it says what it needs. A row in shape is of the tiny task, whose
-studies stand in `experiments/studies.py`, and its numbers are those of the committed results. The paper's numbers are
-in its Section 5.
+Nothing at the paper's size has been run: such a row says what it needs. A row in shape is of the tiny task
+(`experiments/studies.py`), with the numbers of the committed results. The paper's numbers are from its Section 5.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ STUDY_COLUMNS: list[Column] = [
 
 @dataclass(frozen=True)
 class Shown:
-    """A number of the tiny task: which study and stage, under which label."""
+    """A number of the tiny task: its study, its stage and its label."""
 
     label: str
     study: str
@@ -278,7 +277,7 @@ def markdown(results: Mapping[int, Results]) -> str:
 
 
 def _time(shown: Sequence[Shown]) -> str:
-    """The hardware and the time of these studies and of what they need, with all their seeds."""
+    """Hardware and time of these studies and of the studies that they need, with all seeds."""
     runs = runs_of([one.study for one in shown])
     return f"{CORES}, {hours(sum(study.minutes for study, _ in runs))}"
 
@@ -303,14 +302,14 @@ def _ours(row: Row, results: Mapping[int, Results]) -> str:
 
 
 def _made(rows: Sequence[Results]) -> str:
-    """When, and with which code: dates and commits of these rows."""
+    """Dates and commits of these rows."""
     dates = sorted({row["date"] for row in rows})
     commits = dict.fromkeys(f"`{row['commit'][:10]}`" for row in rows)
     return f"{' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, {', '.join(commits)}"
 
 
 def studies_markdown(results: Mapping[int, Results]) -> str:
-    """The scores of every study that has been run: after RL, and of the demo after its cold start, too."""
+    """The scores of every study that has been run: after RL, and for the demo also after the cold start."""
     lines = []
     for study in STUDIES:
         for stage, label in (("after_sft", "no RL"), ("after_rl", "")):

@@ -2,16 +2,16 @@
 
     python -m experiments.reproduce                                   # or: make reproduce-tiny
     python -m experiments.reproduce --only sequential,parallel --seeds 1
-    python -m experiments.reproduce --only studies --dry_run          # only says what it would do
+    python -m experiments.reproduce --only studies --dry_run          # only prints its commands
 
-What is finished is not run again, and a run that was stopped goes on where it was; so this can be stopped at any time
-(Ctrl-C or SIGTERM, which the run under way gets too) and started again by the same command. The rows of all studies
-with one seed are in results.json of the demo's run with that seed; in the end they are copied to
-`experiments/results/countdown_tiny_seed<n>.json`, where rows of the same names are replaced, and the tables are made.
+It can be stopped at any time by Ctrl-C or SIGTERM, which also reach the current run. The same command continues:
+finished runs are not run again, and a stopped run goes on where it was. The rows of all studies with one seed are in
+results.json of the demo's run with that seed. At the end they are copied to
+`experiments/results/countdown_tiny_seed<n>.json`, where they replace rows of the same names, and the tables are made.
 
-Exit codes: 0 done, or stopped by SIGTERM; 1 if a run failed; 2 for what can be told before (one line on stderr); 130
-when interrupted. Fields of all runs can be overridden (--config.sft.steps=20), for a short try in a folder of its own,
-of which nothing is kept.
+Exit codes: 0 done, or stopped by SIGTERM; 1 if a run failed; 2 for bad input (one line on stderr); 130 when
+interrupted. Fields of all runs can be overridden (--config.sft.steps=20), for a short try in a folder of its own;
+nothing of it is kept.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Step:
 
     @property
     def table(self) -> Path:
-        """Folder of the results.json that its rows go into."""
+        """The folder whose results.json gets the rows."""
         return demo_folder(self.runs, self.seed)
 
     @property
@@ -70,7 +70,7 @@ class Step:
         return [f"seed={self.seed}", *scored, *self.overrides, *self.study.overrides]
 
     def commands(self) -> list[list[str]]:
-        """The command lines, without what runs them."""
+        """The command lines, without the interpreter."""
         config, common = self.config(), ["--results", str(self.table), "--name", self.study.name]
         if not self.study.scores:
             command = ["asyncthink_jax.train", "--config", str(self.study.config_file), "--workdir", str(self.folder)]
@@ -83,7 +83,7 @@ class Step:
         return [[*command, "--temperature", str(temperature)] for temperature in config.eval.temperatures]
 
     def is_done(self) -> bool:
-        """Whether its rows are there. Raises ConfigError if its folder holds a run of another config."""
+        """Whether the rows exist. Raises ConfigError if the folder holds a run of another config."""
         config, saved = self.config(), self.folder / "config.json"
         if not saved.exists():
             return False
@@ -100,18 +100,18 @@ class Step:
 
 
 class FailedError(Exception):
-    """A run ended with an error, which it has told of itself."""
+    """A run ended with an error, which the run itself has reported."""
 
 
 class StoppedError(Exception):
-    """This process was asked to stop, and the run under way has stopped."""
+    """This process was asked to stop, and the current run has stopped."""
 
     def __init__(self, number: int):
         self.number = number
 
 
 class Runner:
-    """Starts commands one after the other, and passes on to them what asks to stop."""
+    """Starts commands one after the other, and passes requests to stop on to them."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -129,7 +129,7 @@ class Runner:
         self._asked_by = self._asked_by or number
 
     def __call__(self, command: Sequence[str]) -> int:
-        """The exit code. Raises StoppedError if a signal has come until then."""
+        """Returns the exit code. Raises StoppedError if a signal has arrived by then."""
         if self._asked_by is None:
             # A group of its own: of a terminal's Ctrl-C it hears from us alone, and so once.
             self._process = subprocess.Popen([*PYTHON, *command], process_group=0)
@@ -206,7 +206,7 @@ def _steps(flags: argparse.Namespace, overrides: tuple[str, ...]) -> list[Step]:
 
 
 def _plan(steps: Sequence[Step], left: Sequence[Step]) -> str:
-    """What would be run, as text: a line a run, its commands below it."""
+    """The plan as text: a line for each run, its commands below it."""
     lines = []
     for number, step in enumerate(steps, 1):
         state = f"{step.study.minutes:g} min" if step in left else "finished"
@@ -217,7 +217,7 @@ def _plan(steps: Sequence[Step], left: Sequence[Step]) -> str:
 
 
 def _run(steps: Sequence[Step], left: Sequence[Step]) -> None:
-    """Runs what is left. Raises FailedError or StoppedError."""
+    """Runs the unfinished steps. Raises FailedError or StoppedError."""
     start, spent, planned = Runner(), 0.0, 0.0
     for number, step in enumerate(steps, 1):
         where = f"{number}/{len(steps)} {step.name}"
@@ -251,15 +251,15 @@ def _run(steps: Sequence[Step], left: Sequence[Step]) -> None:
 
 
 def expected(steps: Iterable[Step]) -> float:
-    """Minutes on two cores that do nothing else."""
+    """Minutes on two idle cores."""
     return sum(step.study.minutes for step in steps)
 
 
 def keep(steps: Iterable[Step], folder: Path) -> list[Path]:
-    """Copies the rows of these runs into the files of `folder`, one a seed; returns those that were written.
+    """Copies the rows of these runs into the files of `folder`, one for each seed; returns the files written.
 
-    Rows at temperatures that these runs were not scored at stay; each says its own commit and date.
-    What else stands in a file (commit, date, hardware, wall-clock) is of the demo's own run, and changes with its rows.
+    Rows at temperatures that these runs were not scored at stay; each has its own commit and date. The other fields of
+    a file (commit, date, hardware, wall-clock) belong to the demo's own run, and change with its rows.
     """
     by_seed: dict[int, list[Step]] = {}
     for step in steps:

@@ -1,4 +1,4 @@
-"""What a run leaves in the end: two runs of the same steps leave the same, to the bit."""
+"""The final state of a run, without times: two runs of the same steps end with equal bits."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from asyncthink_jax.training.optimizer_step import TrainState
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of metrics without the numbers that tell the time."""
+    """Lines of metrics without their times."""
     return [
         {name: value for name, value in line.items() if not name.endswith(("_seconds", "_per_second"))}
         for line in lines
@@ -25,7 +25,7 @@ def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def what_is_left(config: Config, workdir: Path) -> tuple[Any, dict[str, Any]]:
-    """Arrays of the checkpoints, then step, metadata and metrics: all that doesn't tell the time."""
+    """Arrays of the checkpoints, then step, metadata and metrics, without times."""
     built = experiment_lib.build(config, workdir)
     wanted = built.abstract_params()
     optimizer = make_optimizer(config.rl, config.rl.iterations * config.rl.optimizer_steps)
@@ -39,7 +39,7 @@ def what_is_left(config: Config, workdir: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def first_difference(ours: tuple[Any, dict[str, Any]], theirs: tuple[Any, dict[str, Any]]) -> str:
-    """What differs first between two ends of `what_is_left`, in words; "" if nothing does."""
+    """The first difference between two results of `what_is_left`, in words; "" if they are equal."""
     (arrays, facts), (other_arrays, other_facts) = ours, theirs
     for one, other in zip(facts["metrics"], other_facts["metrics"], strict=False):
         for name in one | other:

@@ -1,4 +1,4 @@
-"""The committed scores of runs, and how they are written: means over seeds, with their spread."""
+"""Loads the committed scores of runs, and formats them: means over seeds, with their standard errors."""
 
 import math
 import re
@@ -36,7 +36,7 @@ def score(row: Results, name: str) -> float:
 
 
 def cell(rows: Sequence[Results], column: Column) -> str:
-    """Mean over seeds ± its standard error; of one seed the number ± its standard error over problems, if known."""
+    """Mean over seeds ± its standard error; for one seed, the number ± its standard error over problems, if known."""
     _, name, factor, decimals = column
     values = [factor * score(row, name) for row in rows]
     if len(values) > 1:
@@ -48,6 +48,6 @@ def cell(rows: Sequence[Results], column: Column) -> str:
 
 
 def rows_of(results: Mapping[int, Results], paradigm: str, row: str) -> list[Results]:
-    """That row of every seed that has it."""
+    """The named row of every seed that has it."""
     found = [one["paradigms"].get(paradigm, {}).get(row) for one in results.values()]
     return [one for one in found if one]

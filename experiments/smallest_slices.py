@@ -1,13 +1,13 @@
 """The smallest TPU slices on which models of the Qwen3 family train, found by compiling for them; no TPU is needed.
 
-    python -m experiments.smallest_slices            # what experiments/results/smallest_slices.json does not have yet
+    python -m experiments.smallest_slices            # all that experiments/results/smallest_slices.json lacks
     python -m experiments.smallest_slices --models Qwen3-4B --chips v5e,v6e
 
-For each model and chip, slices are tried from the smallest up whose parts can fit by their sizes alone, with the config
-experiments/countdown_qwen3.py and the fewest changes: as many microbatches as it takes to have one row on each chip,
-`mesh.tensor` 4, or 8 where a quarter of the weights doesn't leave half of a chip's memory, and the largest number of
-episodes in flight, up to 512, whose cache takes at most half of it. What has been compiled is kept in the JSON file, so
-a run that is stopped goes on. Hours on two cores.
+For each model and chip, slices are tried upwards from the smallest whose memory could hold the parts by their sizes.
+The config is experiments/countdown_qwen3.py with these changes: enough microbatches to have one row on each chip;
+`mesh.tensor` 4, or 8 if a quarter of the weights doesn't leave half of a chip's memory; and the largest number of
+episodes in flight, up to 512, whose cache takes at most half of the memory left. Results are kept in the JSON file, so
+a stopped run continues. It takes hours on two cores.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def load() -> dict[str, Any]:
-    """What has been found: "model stage chip" -> the slice, its chips, mesh, episodes in flight, GiB of each step."""
+    """The results so far: "model stage chip" -> slice, chips, mesh, episodes in flight, GiB of each step."""
     return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
 
 

@@ -1,16 +1,16 @@
 """The runs that show the paper's results in shape, on the tiny task: baselines, ablations, studies.
 
-`experiments/reproduce.py` runs them, `experiments/table.py` makes their table. A study is a config with overrides; its
-name is that of its rows in results.json and, with the seed, of its folder. A study takes another's cold start, or is no
-more than another's best checkpoint, scored in another way.
+`experiments/reproduce.py` runs them, `experiments/table.py` makes their table. A study is a config with overrides. Its
+name is the name of its rows in results.json and, with the seed, of its folder. Some studies take the cold start of
+another one; some only score the best checkpoint of another one in another way.
 
-The studies of `make reproduce-tiny` take 179 minutes on two cores that do nothing else, by the minutes that each names:
+The studies of `make reproduce-tiny` take 179 minutes on two idle cores, the sum of these minutes:
 
     async                      3 seeds   14.5 min    cold start 8:20, RL 5:20, scoring and starting 0:50
     async_without_concurrency  3          9          RL alone
     sequential                 3         14.5        cold start 8, RL 6
     parallel                   3          1          the sequential model, four traces an episode
-    parallel_2, parallel_cut   3          1 each     the same, two traces; traces no longer than async's path
+    parallel_2, parallel_cut   3          1 each     the same, two traces; traces cut at async's path
     async_without_cold_start   3          8          RL alone
     pool_2, pool_8             1         15 each
     parallel_8                 1          2          the sequential model, eight traces an episode
@@ -29,9 +29,14 @@ Part = Literal["tiny", "baselines", "studies"]
 class Study:
     """One row of the table.
 
-    config: file in experiments/, without .py. overrides: fields that differ from it. seeds: how many, from 0 up.
-    cold_start: the study whose cold start is taken. scores: the study whose best checkpoint is scored with the
-    overrides, in place of a training of its own. minutes: for one seed, on two cores that do nothing else.
+    Attributes:
+      config: file in experiments/, without .py.
+      overrides: fields that differ from it.
+      cold_start: the study whose cold start is taken.
+      scores: the study whose best checkpoint is scored with the overrides, instead of a training of its own.
+      seeds: number of seeds, from 0 up.
+      minutes: time of one seed on two idle cores.
+      shows: the purpose of the study.
     """
 
     name: str
@@ -55,7 +60,7 @@ class Study:
         return HERE / f"{self.config}.py"
 
     def folder(self, runs: Path, seed: int) -> Path:
-        """Of its run; of one that scores another's checkpoint, that of the other."""
+        """The folder of its run; for a study that scores another's checkpoint, the folder of the other."""
         demo = demo_folder(runs, seed)
         return demo if self.name == "async" else demo.with_name(f"{demo.name}_{self.scores or self.name}")
 
@@ -122,7 +127,7 @@ STUDIES: tuple[Study, ...] = (
         "pool.parallel_traces=2",
         seeds=3,
         minutes=1,
-        shows="what the votes of four traces are worth: two decode half as much, and still more than async",
+        shows="the effect of votes: two traces decode half as much as four, and still more than async",
     ),
     _parallel(
         "parallel_cut",
@@ -130,7 +135,7 @@ STUDIES: tuple[Study, ...] = (
         "rollout.organizer_budget=120",
         seeds=3,
         minutes=1,
-        shows="Figure 7: what parallel traces find on a critical path no longer than async's",
+        shows="Figure 7: the score of parallel traces on a critical path no longer than async's",
     ),
     Study(
         name="async_without_cold_start",
@@ -163,7 +168,7 @@ STUDIES: tuple[Study, ...] = (
         "parallel, 8 traces",
         "pool.parallel_traces=8",
         minutes=2,
-        shows="what as many agents do without a protocol",
+        shows="the same number of agents without a protocol",
     ),
     Study(
         name="control",
@@ -171,7 +176,7 @@ STUDIES: tuple[Study, ...] = (
         part="baselines",
         config="countdown_tiny_control",
         minutes=14,
-        shows="that RL's gain is not what more imitation would give",
+        shows="the gain of more imitation, for comparison with RL",
     ),
     Study(
         name="oracle",
@@ -179,7 +184,7 @@ STUDIES: tuple[Study, ...] = (
         part="baselines",
         config="countdown_tiny_oracle",
         minutes=9.5,
-        shows="how near RL comes to a model that was shown everything covered and overlapped",
+        shows="an upper reference: demonstrations in which everything is covered and overlapped",
     ),
     *(
         Study(
@@ -189,7 +194,7 @@ STUDIES: tuple[Study, ...] = (
             overrides=(f"rl.concurrency_weight={weight}",),
             cold_start="async",
             minutes=6.5,
-            shows=f"the weight of concurrency in the reward, {weight} where the demo has 6 (unknown in the paper)",
+            shows=f"the weight of concurrency in the reward: {weight}, in the demo 6 (unknown in the paper)",
         )
         for weight in (2, 12)
     ),
@@ -201,7 +206,7 @@ STUDIES: tuple[Study, ...] = (
             overrides=(f"rl.tau={percent / 100:g}",),
             cold_start="async",
             minutes=6.5,
-            shows=f"the ratio beyond which concurrency earns nothing, {percent}% where the demo has 80%",
+            shows=f"the ratio beyond which concurrency earns nothing: {percent}%, in the demo 80%",
         )
         for percent in (40, 100)
     ),
@@ -220,7 +225,7 @@ STUDIES: tuple[Study, ...] = (
         part="studies",
         overrides=("task.shapes=two",),
         minutes=14.5,
-        shows="what random action sequences in the cold start are worth (claimed in the paper, never shown)",
+        shows="the effect of random action sequences in the cold start (claimed in the paper, never shown)",
     ),
     Study(
         name="three_numbers",
