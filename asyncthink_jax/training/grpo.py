@@ -131,14 +131,9 @@ class Grpo:
         return rollouts, chosen[:wanted]
 
     def rollout(self, number: int, place: int, params: Params, problems: Iterator[Problem], poll: Poll) -> Played:
-        """`prompts` problems, `group_size` episodes of each in a row.
+        """Rollout `place` (from 0) of iteration `number`: `prompts` problems, `group_size` episodes of each in a row.
 
-        Args:
-            number: of the iteration.
-            place: of the rollout in it, from 0.
-            params: in the rollout layout.
-            problems: the next ones are taken.
-            poll: called now and then.
+        `params` are in the rollout layout.
         """
         experiment, config = self.experiment, self.config
         chosen = [next(problems) for _ in range(config.prompts)]
