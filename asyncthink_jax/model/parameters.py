@@ -237,4 +237,4 @@ def _axes(path: Sequence[Any]) -> Axes | None:
     if is_adapter(path_name(path)):
         return None, None  # thin: splitting them saves less than gathering them costs
     row = find(path)
-    return row and row.inputs + row.outputs
+    return None if row is None else row.inputs + row.outputs

@@ -60,7 +60,7 @@ def forward(
     A token attends to itself and to earlier tokens of its own segment. Segment 0 is padding: its output means nothing.
     """
     params = cast(params, config.dtype)
-    return adapted(Transformer(config), config.lora).apply({"params": params}, tokens, positions, segment_ids)
+    return _apply(adapted(Transformer(config), config.lora), params, tokens, positions, segment_ids)
 
 
 def logits(config: ModelConfig, params: Params, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
@@ -74,7 +74,7 @@ def logits(config: ModelConfig, params: Params, hidden: Float[Array, "*batch D"]
 
 
 def gathered_head(config: ModelConfig, params: Params) -> Params:
-    """What `logits` needs of the parameters, in the compute type and gathered over fsdp: once for many calls of it."""
+    """The parameter that `logits` reads, in the compute type and gathered over fsdp once for many calls."""
     if config.tied_embeddings:
         return {"embed": constrain_table(params["embed"].astype(config.dtype))}
     return {"unembed": constrain_table(params["unembed"].astype(config.dtype), vocab_axis=1)}
@@ -83,7 +83,7 @@ def gathered_head(config: ModelConfig, params: Params) -> Params:
 def init_cache(config: ModelConfig, rows: int, length: int, *, kept_once: bool = False) -> Cache:
     """An empty cache. It need not be cleared when a row is reused: no query sees past its own position.
 
-    kept_once: one array a layer even where several would be faster to read (`cache.kept_lengths`).
+    kept_once: one array per layer even where several would be faster to read (`cache.kept_lengths`).
     """
     lengths = (length,) if kept_once else kept_lengths(length)
     return empty(config.layers, rows, config.kv_heads, lengths, config.head_dim, config.dtype)
@@ -99,16 +99,16 @@ def decode(
     groups: int = 1,
     read_lengths: tuple[int | None, ...] | None = None,
 ) -> tuple[Float[Array, "R W D"], tuple[Cache, ...]]:
-    """Feeds W tokens a row: writes their keys and values at `positions`, returns their hidden states and the caches.
+    """Feeds W tokens per row: writes their keys and values at `positions`, returns their hidden states and the caches.
 
-    Rows may live in several caches of different lengths: of each of `groups` equal parts of the rows, the first ones
+    Rows may live in several caches of different lengths: of each of `groups` equal parts of the rows, the first rows
     are in `caches[0]`, the next in `caches[1]`, and so on. A position < 0 marks padding: nothing is written for it and
-    its output means nothing. Every other position p must be below its cache's entry of `read_lengths` (None: all of
-    it), the part that is read at most; positions 0..p-1 must have been fed before or be fed in the same call.
+    its output means nothing. At most the first `read_lengths` positions of each cache are read (None: all of them).
+    Every other position p must be below that length, and positions 0..p-1 must have been fed before or in this call.
     """
     read_lengths = read_lengths or (None,) * len(caches)
-    # A TPU reads all caches before it writes any: of a cache that is written and then read, its compiler moves all to
-    # fast memory and all of it back (1.55 times the bytes of a step of Qwen3-4B). A CPU's would copy a cache for that.
+    # On a TPU all caches are read before any is written. If a cache were written first, the compiler would move all of
+    # it to fast memory and back (1.55 times the bytes of a step of Qwen3-4B). A CPU's would copy the cache instead.
     on_tpu = platform() == "tpu"
     x = embed(config, params["embed"], tokens)
     rope = rope_table(config, positions)
@@ -116,10 +116,10 @@ def decode(
     places = split_rows(positions, sizes, groups)
     layers = [[*zip(cache["k"], cache["v"], strict=True)] for cache in caches]  # [part][layer]: k, v
     unwritten: dict[tuple[int, int], Any] = {}  # (part, layer): k, v of the new tokens
-    # Unrolled, where training scans: a scan would first copy each layer's cache out of the stack, and that takes longer
-    # than to attend to it (see attention.py).
+    # Unrolled, although training scans: a scan would first copy each layer's cache out of the stack, which takes longer
+    # than attending to it (see attention.py).
     for n, weights in enumerate(unstacked(config, params)["layers"]):
-        block = partial(Block(config).apply, {"params": weights})
+        block = partial(_apply, Block(config), weights)
         mixed = []
         for part, rows in enumerate(
             zip(*(split_rows(y, sizes, groups) for y in block(x, rope, method="qkv")), strict=True)
@@ -132,21 +132,21 @@ def decode(
             attend = partial(attention.cached, q, positions=places[part], new=new if on_tpu else None)
             mixed.append(read(layers[part][n], places[part], read_lengths[part], attend))
         x = block(x, merge_rows(mixed, groups), method="finish")
-    if on_tpu:  # its compiler has to know that: free to write as soon as it can, it copies what is still to be read
+    if on_tpu:  # without this barrier the compiler schedules the writes first and copies the whole cache
         x, unwritten = jax.lax.optimization_barrier((x, unwritten))
     for (part, n), new in unwritten.items():
         layers[part][n] = write(layers[part][n], places[part], new)
     caches = tuple({"k": tuple(k for k, _ in part), "v": tuple(v for _, v in part)} for part in layers)
-    return RMSNorm(config, "final_norm").apply({"params": params["final_norm"]}, x), caches
+    return _apply(RMSNorm(config, "final_norm"), params["final_norm"], x), caches
 
 
 def prefill(config: ModelConfig, params: Params, tokens: Int[Array, "R L"]) -> Cache:
-    """The cache of prompts that nothing stands before, read at once: L positions of each layer."""
+    """The cache of whole prompts, read in one pass from position 0: L positions of each layer."""
     x, segments = embed(config, params["embed"], tokens), jnp.ones_like(tokens)
     rope = rope_table(config, jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape))
     keys, values = [], []
     for weights in unstacked(config, params)["layers"]:
-        block = partial(Block(config).apply, {"params": weights})
+        block = partial(_apply, Block(config), weights)
         q, k, v = block(x, rope, method="qkv")
         keys.append((stored(k),))
         values.append((stored(v),))
@@ -155,14 +155,18 @@ def prefill(config: ModelConfig, params: Params, tokens: Int[Array, "R L"]) -> C
 
 
 def unstacked(config: ModelConfig, params: Params) -> Params:
-    """Parameters with a tuple of layers in place of the stack; those that have one are returned as they are.
+    """Parameters with a tuple of layers in place of the stack; parameters without a stack are returned as they are.
 
-    In a loop, `decode` would otherwise copy each layer's weights out of the stack at every step.
+    With a stack, `decode` in a loop would copy each layer's weights out of it at every step.
     """
     if isinstance(params["layers"], tuple):
         return params
     layers = tuple(jax.tree.map(lambda p, layer=layer: p[layer], params["layers"]) for layer in range(config.layers))
     return {**params, "layers": layers}
+
+
+def _apply(module: nn.Module, params: Params, *inputs: Any, method: str | None = None) -> Any:
+    return module.apply({"params": params}, *inputs, method=method)
 
 
 class Transformer(nn.Module):
@@ -183,8 +187,8 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),
             length=c.layers,
-            # A scan saves a layer's activations by copying them into stacks: a fifth of the time of a shallow model. A
-            # deep one needs the short compile, and recomputation needs the loop (unrolled, it would be optimised away).
+            # A scan copies each layer's activations into stacks: a fifth of the time of a shallow model. A deep one
+            # needs the short compile, and recomputation needs the loop (unrolled, it would be optimised away).
             unroll=c.layers if c.layers <= 4 and c.remat == "none" else 1,
         )
         x, _ = layers(c, name="layers")(x, rope_table(c, positions), segment_ids)
@@ -239,7 +243,7 @@ class Projection(nn.Module):
     def __call__(self, x):
         row = BY_PATH[f"{self.prefix}/kernel"]
         kernel = _parameter(self, self.config, row.path)
-        # An adapter is put in by whoever finds the product of `x` and the parameter itself.
+        # qwix adds an adapter where it finds the product of `x` and the parameter itself, so not in a custom gradient.
         own_gradient = platform() == "cpu" and not self.config.lora.rank
         product = _tensordot if own_gradient else jnp.tensordot
         return product(x, kernel.astype(x.dtype), len(row.inputs))

@@ -124,6 +124,7 @@ def _load(
     # Not `jax.make_array_from_callback`: that first collects the parts of all devices, a second copy of the parameter.
     devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None  # of an addressable device
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
         devices.setdefault(bounds, []).append(device)
     parts = []

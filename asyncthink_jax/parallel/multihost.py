@@ -192,14 +192,19 @@ def _in_all(function: Callable[[], T], others: Callable[[T], Any]) -> T:
     return value
 
 
+def _store() -> Any:
+    """The coordinator's key-value store, which works before the devices do."""
+    return distributed.global_state.client
+
+
 def _tell(call: int, process: int, **what: Any) -> None:
-    distributed.global_state.client.key_value_set(f"asyncthink/{call}/{process}", json.dumps(what))
+    _store().key_value_set(f"asyncthink/{call}/{process}", json.dumps(what))
 
 
 def _heard(call: int, process: int) -> Any:
     """What a process has told of a call, when it has; raises ProcessError if that is an error, or is no message."""
     key = f"asyncthink/{call}/{process}"
-    message = distributed.global_state.client.blocking_key_value_get_bytes(key, _WAIT_MS)
+    message = _store().blocking_key_value_get_bytes(key, _WAIT_MS)
     told = _told(message)
     if told is None:
         raise ProcessError(f"what process {process} has told can't be read: {message[:40]!r}", exit_code=1)

@@ -145,7 +145,10 @@ def on_each_device(function: Callable[..., Any], inputs: Sequence[Axes], output:
     if not left:
         return function
     rows = tuple(axis for axis in ROWS if axis in left)
-    spec = lambda axes: P(rows or None, *(axis if axis in left else None for axis in axes))  # noqa: E731
+
+    def spec(axes: Axes) -> P:
+        return P(rows or None, *(axis if axis in left else None for axis in axes))
+
     return jax.shard_map(
         function,
         mesh=mesh,
