@@ -90,7 +90,7 @@ def test_what_is_unpacked_is_what_was_packed_in_every_bit_and_type(items):
     assert plain(unpack(pack(items))) == plain(items)
 
 
-def test_a_token_costs_17_bytes_and_an_episode_little_more():
+def test_a_token_costs_13_bytes_and_an_episode_little_more():
     long = one_episode(**{name: np.zeros(4000, dtype) for name, dtype in COLUMNS.items() if name != "prompt"})
     assert len(pack({7: long})) < 13 * 4000 + 4 * 3 + 500
 
