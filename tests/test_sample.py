@@ -239,9 +239,9 @@ def test_a_question_that_is_refused_does_not_end_a_session(model, capsys, monkey
 def test_the_weights_are_read_and_the_engine_is_compiled_once_a_session(model):
     thinker = load_model(model, Settings(checkpoint="cold_start"))
     thinker.think(QUESTION)
-    params, programs = thinker.params, thinker.engine._advance._cache_size()
+    params, programs = thinker.params, thinker.engine.advance._cache_size()
     thinker.think(OTHER, number=1)
-    assert thinker.params is params and thinker.engine._advance._cache_size() == programs == 1
+    assert thinker.params is params and thinker.engine.advance._cache_size() == programs == 1
 
 
 def test_parameters_that_cannot_be_read_are_one_line(model):

@@ -1,5 +1,6 @@
 """The decode loop compiled ahead of time, also for devices that this machine does not have."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,13 +9,13 @@ from jax.sharding import PartitionSpec as P
 
 from asyncthink_jax.parallel.mesh import platform_of
 from asyncthink_jax.parallel.sharding import ROWS, laid_out, replicated, row_spec
-from asyncthink_jax.rollout.engine import Engine, step_scope
+from asyncthink_jax.rollout.loop import Loop, step_scope
 from asyncthink_jax.rollout.state import Queue
 
 NARROW_STEP = step_scope(1)  # the named scope of a step in which every row feeds one token
 
 
-def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_length: int = 0) -> jax.stages.Lowered:
+def lower_decode_loop(engine: Loop, params: Any, rounds: int = 1, prompt_length: int = 0) -> jax.stages.Lowered:
     """The very program that `engine.run` would run on its mesh, from shapes alone; `.compile()` compiles it.
 
     Args:
@@ -25,17 +26,21 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
     """
     mesh, limits = engine.mesh, engine.limits
     assert mesh is not None, "an engine without a mesh runs on this machine's first device; give it one"
-    per_prompt = jax.ShapeDtypeStruct((limits.slots * rounds,), jnp.int32, sharding=row_spec(mesh))
+    room = limits.slots * rounds
+    place = lambda kind, *shape: jax.ShapeDtypeStruct((room, *shape), kind, sharding=row_spec(mesh))  # noqa: E731
+    queue = Queue.empty(room, engine.shards)
+    queue = laid_out(queue, row_spec(mesh))
     with jax.set_mesh(mesh):  # the cache's order is that of its devices
         state = jax.eval_shape(
-            lambda prompts, lengths: engine._initial(prompts, lengths, prompt_length=prompt_length),
-            jax.ShapeDtypeStruct((limits.slots * rounds, limits.context), jnp.int32),
-            per_prompt,
+            partial(engine._start, prompt_length=prompt_length),
+            place(jnp.bool_),
+            place(jnp.int32, limits.context),
+            queue,
         )
-    return engine._advance.trace(
+    return engine.advance.trace(
         params,
-        laid_out(state, engine._shardings(state)),
-        Queue(*(per_prompt for _ in Queue._fields)),
+        laid_out(state, engine.shardings(state)),
+        queue,
         laid_out(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh)),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
@@ -43,7 +48,7 @@ def lower_decode_loop(engine: Engine, params: Any, rounds: int = 1, prompt_lengt
     ).lower(lowering_platforms=(platform_of(mesh),))
 
 
-def lower_prefill(engine: Engine, params: Any, length: int) -> jax.stages.Lowered:
+def lower_prefill(engine: Loop, params: Any, length: int) -> jax.stages.Lowered:
     """What the loop does with one prompt of so many tokens on each device of the data axes, as a program of its own."""
     mesh = engine.mesh
     assert mesh is not None and engine.model.prefill is not None

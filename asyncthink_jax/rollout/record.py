@@ -4,17 +4,13 @@ import dataclasses
 import sys
 import typing
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from asyncthink_jax.protocol.episode import End, Episode, Event, Trace, critical_path
 from asyncthink_jax.protocol.grammar import FormatError
 from asyncthink_jax.rollout.state import TraceEnd
-
-if TYPE_CHECKING:
-    from asyncthink_jax.rollout.engine import Engine
-    from asyncthink_jax.rollout.state import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,46 +39,6 @@ class Rollout:
     engine_steps: int
     occupancy: float  # share of row-steps that sampled a token
     prefills: int  # prompts that were read at once
-
-    @staticmethod
-    def from_state(
-        engine: "Engine",
-        state: "State",
-        own: np.ndarray,
-        places: np.ndarray,
-        prompts: list[list[int]],
-        counted: tuple[int, int, int],
-    ) -> "Rollout":
-        """Puts the episodes back into the order of their prompts.
-
-        Args:
-            state: on the host, of the places `own` of the queues alone, which are in ascending order.
-            places: where each prompt stands in the queues.
-            counted: over all slots the engine steps, the sampled tokens and the prompts read at once.
-        """
-        numbers = np.flatnonzero(np.isin(places, own))
-        place = np.searchsorted(own, places[numbers])
-
-        def by_episode(x: np.ndarray) -> np.ndarray:
-            return x.reshape(len(own), engine.traces, x.shape[-1])[place]
-
-        engine_steps, sampled_tokens, prefills = counted
-        record = {f.name: getattr(state.finished, f.name)[place] for f in dataclasses.fields(state.finished)}
-        return Rollout(
-            numbers=numbers,
-            tokens=by_episode(state.tokens),
-            sampled=by_episode(state.sampled),
-            logprobs=by_episode(state.logprobs),
-            steps=by_episode(state.steps),
-            record=record,
-            prompt_lengths=np.array([len(prompts[n]) for n in numbers], int),
-            worker_frame=engine.wire.worker_frame,
-            worker_length=engine.limits.worker_length,
-            agents=engine.agents,
-            engine_steps=engine_steps,
-            occupancy=engine.occupancy(sampled_tokens, engine_steps),
-            prefills=prefills,
-        )
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)

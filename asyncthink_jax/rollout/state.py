@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -83,11 +84,20 @@ class Limits:
 
 
 class Queue(NamedTuple):
-    """The prompts of each device, in the order in which its slots take them: Q in all, a device's side by side."""
+    """The prompts that wait at places of the devices: Q places in all, those of a device side by side."""
 
-    lengths: Int[Array, "Q"]  # tokens; 0 = no prompt
-    episodes: Int[Array, "Q"]  # what the random numbers of the episode are keyed by
+    lengths: Int[Array, "Q"]  # tokens of the prompt at a place
+    episodes: Int[Array, "Q"]  # what the random numbers of its episode are keyed by
     prompts: Int[Array, "Q"]  # equal numbers mean equal prompts
+    cancelled: Bool[Array, "Q"]  # its episode is given up
+    order: Int[Array, "Q"]  # the n-th prompt that a device takes is at place order[n % its places]
+    submitted: Int[Array, "D"]  # prompts that each device has been given so far
+
+    @staticmethod
+    def empty(room: int, devices: int) -> "Queue":
+        """NumPy arrays for `room` places on all devices together."""
+        lengths, episodes, prompts, order = np.zeros((4, room), np.int32)
+        return Queue(lengths, episodes, prompts, np.zeros((room,), bool), order, np.zeros((devices,), np.int32))
 
 
 @struct.dataclass
@@ -102,10 +112,12 @@ class State:
     logprobs: Float[Array, "QT L"]  # in the distribution sampled from
     steps: Int[Array, "QT L"]
     finished: "Episodes"  # [Q, ...]: the episodes that have ended
+    filed: Bool[Array, "Q"]  # nothing at this place will change any more
     # The episode each slot works on.
     current: "Episodes"  # [S, ...]
-    place: Int[Array, "S"]  # of its prompt in the device's queue
-    active: Bool[Array, "S"]  # False when the queue had no prompt left for it
+    turn: Int[Array, "S"]  # it is the device's n-th, from 0; -1 = none so far
+    place: Int[Array, "S"]  # among those of the device
+    active: Bool[Array, "S"]  # False where the queue had no prompt for it
     row_trace: Int[Array, "S A"]  # trace that a row decodes, -1 = idle
     fed: Int[Array, "S T"]  # known tokens in the cache
     decoding: Bool[Array, "S T"]  # False while the trace waits for text from another trace
@@ -162,11 +174,6 @@ def id_states(now: Episodes, inside: Int[Array, "S T"], open_fork: Int[Array, "S
 def at(values: Array, trace: Array) -> Array:
     """values[s, trace[s, ..]]"""
     return jnp.take_along_axis(values, trace, axis=1)
-
-
-def of_prompt(per_prompt: Int[Array, "Q"], place: Int[Array, "S"]) -> Int[Array, "S"]:
-    """per_prompt[place[s]]; beyond the end of the queue its last."""
-    return per_prompt[jnp.minimum(place, len(per_prompt) - 1)]
 
 
 def one_hot(values: Array, trace: Int[Array, "S A"]) -> Bool[Array, "S A T"]:

@@ -36,7 +36,6 @@ from asyncthink_jax.rollout.state import (
     add_at,
     at,
     id_states,
-    of_prompt,
     one_hot,
     set_at,
 )
@@ -87,7 +86,7 @@ class Step:
         now = state.current
         trace = jnp.maximum(state.row_trace, 0)
         fed, backlog = at(state.fed, trace), self.backlog(state)
-        episode = of_prompt(episode_ids, state.place)[:, None]
+        episode = episode_ids[state.place][:, None]
         where = Where(
             jnp.broadcast_to(episode, trace.shape).reshape(-1), trace.reshape(-1), at(now.decoded, trace).reshape(-1)
         )
@@ -115,7 +114,7 @@ class Step:
         now = state.current
         trace = jnp.maximum(state.row_trace, 0)
         position = at(now.known, trace)
-        episode = of_prompt(episode_ids, state.place)[:, None]
+        episode = episode_ids[state.place][:, None]
         flat = lambda x: jnp.broadcast_to(x, trace.shape).reshape(-1)  # noqa: E731
         uniforms = token_uniforms(key, flat(episode), flat(trace), flat(position))
         allowed = decoded = None

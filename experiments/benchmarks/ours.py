@@ -103,7 +103,7 @@ class Ours:
 
     def programs(self) -> int:
         """How many programs the decode loop has been compiled into so far."""
-        return self.engine._advance._cache_size()
+        return self.engine.advance._cache_size()
 
 
 def ending_after(lengths: list[int], shape: tuple[int, int] | None = None) -> np.ndarray:

@@ -88,8 +88,8 @@ class Pool:
         """
         engine = self.engine(model, mesh, whole_cache=one_bucket, **options)
         quick = {"xla_backend_optimization_level": 0}
-        engine._advance = jax.jit(
-            engine._on_each_device, static_argnames="read_length", donate_argnums=1, compiler_options=quick
+        engine.advance = jax.jit(
+            engine._advance, static_argnames="read_length", donate_argnums=1, compiler_options=quick
         )
         return engine
 

@@ -19,11 +19,11 @@ def test_the_loop_holds_no_second_copy_of_the_cache(pool):
     sizes = {"context": CONTEXT, "worker_context": None, "organizer_budget": 1000, "worker_budget": 1000}
     pool = dataclasses.replace(POOL, **sizes, **pool)
     engine = pool.engine(decoding_model(CONFIG))
-    per_prompt = jax.ShapeDtypeStruct((pool.slots,), jnp.int32)
-    start = functools.partial(engine._initial, prompt_length=256 if pool.prefill else 0)
-    state = jax.eval_shape(start, jax.ShapeDtypeStruct((pool.slots, CONTEXT), jnp.int32), per_prompt)
-    queue, temperature = Queue(per_prompt, per_prompt, per_prompt), jnp.float32(1)
-    lowered = engine._advance.lower(
+    queue, temperature = Queue.empty(pool.slots, 1), jnp.float32(1)
+    start = functools.partial(engine._start, prompt_length=256 if pool.prefill else 0)
+    prompts = jax.ShapeDtypeStruct((pool.slots, CONTEXT), jnp.int32)
+    state = jax.eval_shape(start, jax.ShapeDtypeStruct((pool.slots,), bool), prompts, queue)
+    lowered = engine.advance.lower(
         organizing_params(), state, queue, jax.random.key(0), temperature, jnp.int32(8), read_length=CONTEXT
     )
     memory = lowered.compile().memory_analysis()

@@ -12,7 +12,7 @@ from scripted import Pool, Script, episode_of, interpret, on_engine, table_of
 
 from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.rollout import engine as engine_lib
-from asyncthink_jax.rollout import watch as watch_lib
+from asyncthink_jax.rollout import mirror as mirror_lib
 from asyncthink_jax.rollout.state import TraceEnd
 
 BUFFERS = ("tokens", "sampled", "logprobs", "steps")
@@ -28,7 +28,7 @@ def own_engine():
 @pytest.fixture
 def lengths(monkeypatch):
     """Gives the lengths that the cache has been read to since it was last asked, in a row, without repetitions."""
-    advance, read = own_engine()._advance, []
+    advance, read = own_engine().advance, []
 
     def recording(*arguments, read_length):
         read.append(read_length)
@@ -39,7 +39,7 @@ def lengths(monkeypatch):
         read.clear()
         return found
 
-    monkeypatch.setattr(own_engine(), "_advance", recording)
+    monkeypatch.setattr(own_engine(), "advance", recording)
     return lengths
 
 
@@ -98,9 +98,9 @@ def test_a_rollout_is_given_up_by_what_a_poll_raises(monkeypatch):
 
 
 def test_another_interval_is_no_other_program(watched):
-    programs = own_engine()._advance._cache_size()
+    programs = own_engine().advance._cache_size()
     run(own_engine(), watch=lambda _: None, every=5)
-    assert own_engine()._advance._cache_size() == programs
+    assert own_engine().advance._cache_size() == programs
 
 
 def test_all_that_is_seen_is_a_beginning_of_what_comes_in_the_end(watched):
@@ -123,7 +123,7 @@ def assert_last_is_all(view, rollout):
 
 
 def test_a_trace_longer_than_a_fetch_is_seen_whole(monkeypatch, watched):
-    monkeypatch.setattr(watch_lib, "WINDOW", 3)
+    monkeypatch.setattr(mirror_lib, "WINDOW", 3)
     seen = []
     run(own_engine(), watch=seen.append, every=30)
     written = np.arange(watched[0].tokens.shape[2]) < watched[0].record["known"][:, :, None]
