@@ -50,10 +50,10 @@ def lower_decode_loop(engine: Loop, params: Any, rounds: int = 1, prompt_length:
 
 def lower_prefill(engine: Loop, params: Any, length: int) -> jax.stages.Lowered:
     """What the loop does with one prompt of so many tokens on each device of the data axes, as a program of its own."""
-    mesh = engine.mesh
-    assert mesh is not None and engine.model.prefill is not None
+    mesh, read_prompt = engine.mesh, engine.model.prefill
+    assert mesh is not None and read_prompt is not None
     read = jax.shard_map(
-        lambda params, tokens: engine.model.prefill(engine.model.prepare(params), tokens),
+        lambda params, tokens: read_prompt(engine.model.prepare(params), tokens),
         mesh=mesh,
         in_specs=(P(), P(ROWS)),
         out_specs=P(ROWS),

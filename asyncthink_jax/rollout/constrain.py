@@ -90,9 +90,9 @@ class Constraint:
         in_text = self._legal(trace, jnp.full_like(inside, Inside.TEXT), closed, joined)
         # A lexer state is fine if a tag that is legal can come of it, or "no tag", as of the root.
         fine = [legal[..., : self.eos].astype(jnp.float32) @ self.leads_to > 0 for legal in (now, in_text)]
-        fine = jnp.concatenate([*fine, jnp.ones((*trace.shape, 1), bool)], axis=-1)
+        can_go_on = jnp.concatenate([*fine, jnp.ones((*trace.shape, 1), bool)], axis=-1)
         verdict = jnp.take_along_axis(now, self.event[lexer], axis=-1)
-        verdict &= jnp.take_along_axis(fine, self.place[lexer], axis=-1)
+        verdict &= jnp.take_along_axis(can_go_on, self.place[lexer], axis=-1)
         return jnp.take(verdict.reshape(-1, verdict.shape[-1]), self.token_class, axis=1)
 
     def _legal(self, trace: Array, inside: Array, state_of_ids: Array, joined: Array) -> Bool[Array, "S A N"]:

@@ -145,6 +145,7 @@ class Loop:
 
     def shardings(self, state: State) -> State:
         """How the arrays of a state are laid out over the mesh."""
+        assert self.mesh is not None
         by_slot, whole, cache = row_spec(self.mesh), replicated(self.mesh), cache_spec(self.mesh)
         return jax.tree.map(lambda x: cache if x.ndim == 4 else by_slot if x.ndim else whole, state)
 

@@ -19,8 +19,7 @@ from asyncthink_jax.rollout.state import DecodingModel
 ROUND_UP = 64  # prompt lengths are compiled in multiples of it
 
 
-@struct.dataclass
-class Kept:
+class Kept(struct.PyTreeNode):
     """The prompts that a device has read last."""
 
     cache: Any  # as of DecodingModel.prefill, an entry for each row
@@ -31,6 +30,7 @@ class Kept:
 
 def nothing_kept(model: DecodingModel, entries: int, length: int) -> Kept:
     """Room for so many prompts of so many tokens."""
+    assert model.prompt_cache is not None
     empty = jnp.zeros((entries,), jnp.int32)
     return Kept(cache=model.prompt_cache(entries, length), prompt=empty - 1, read=empty, length=length)
 
@@ -51,11 +51,14 @@ def begin(
         tokens: the prompts; what stands after their end is read too, and overwritten before anyone looks at it.
     """
 
+    read_prompt, adopt = model.prefill, model.adopt
+    assert read_prompt is not None and adopt is not None
+
     def held(kept: Kept) -> Bool[Array, "S E"]:
         return prompt[:, None] == kept.prompt[None, :]
 
     def read(kept: Kept, slot: Int[Array, ""]) -> Kept:
-        new = model.prefill(params, jax.lax.dynamic_slice_in_dim(tokens, slot, 1))
+        new = read_prompt(params, jax.lax.dynamic_slice_in_dim(tokens, slot, 1))
         oldest = jnp.argmin(kept.read)
         put = lambda old, one: jax.lax.dynamic_update_slice_in_dim(old, one, oldest, 0)  # noqa: E731
         return kept.replace(
@@ -74,7 +77,7 @@ def begin(
         def adopt_one(carry: tuple[Any, Array]) -> tuple[Any, Array]:
             cache, found = carry
             slot = jnp.argmax(found)
-            cache = model.adopt(cache, kept.cache, jnp.argmax(here[slot]), slot, len(found))
+            cache = adopt(cache, kept.cache, jnp.argmax(here[slot]), slot, len(found))
             return cache, found.at[slot].set(False)
 
         # One after the other, in place: of all slots at once the prompts' keys and values would be there a second time.

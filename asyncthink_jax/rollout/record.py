@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asyncthink_jax.protocol.episode import End, Episode, Event, Trace, critical_path
+from asyncthink_jax.protocol.episode import End, Episode, Trace, critical_path
 from asyncthink_jax.protocol.grammar import FormatError
 from asyncthink_jax.rollout.state import TraceEnd
 
@@ -96,14 +96,18 @@ class Rollout:
         start, stop = int(self.prompt_lengths[n]), int(r["known"][0])
         sampled = self.sampled[n, 0, start:stop].copy()
         steps = self.steps[n, 0, start:stop].copy()
-        forks = [(int(at), "fork", i) for i, at in enumerate(r["fork_at"]) if at]
-        joins = [(int(at), "join", i) for i, at in enumerate(r["join_at"]) if at]
+        forks: list[tuple[int, Literal[fork, join], int]] = [
+            (int(at), "fork", i) for i, at in enumerate(r["fork_at"]) if at
+        ]
+        joins: list[tuple[int, Literal[fork, join], int]] = [
+            (int(at), "join", i) for i, at in enumerate(r["join_at"]) if at
+        ]
         # Inserted tokens carry the step at which they could be read: the organizer's own, or its worker's end.
         decoded = np.cumsum(sampled)
-        for at, _, i in joins:
-            inserted = ~sampled & (decoded == at)
-            own = int(steps[sampled][at - 1])
-            steps[inserted] = max(own, int(r["clock"][i]))
+        for join in joins:
+            inserted = ~sampled & (decoded == join.at)
+            own = int(steps[sampled][join.at - 1])
+            steps[inserted] = max(own, int(r["clock"][join.id]))
         return Trace(
             role="organizer",
             fork_id=None,
@@ -112,7 +116,7 @@ class Rollout:
             sampled=sampled,
             logprobs=self.logprobs[n, 0, start:stop].copy(),
             steps=steps,
-            events=[Event(action, i, at) for at, action, i in sorted(forks + joins)],
+            events=sorted(forks + joins, key=lambda event: event.at),
             end=_end(r["end"][0]),
         )
 

@@ -259,7 +259,7 @@ class Session:
 
     def _queue_on_device(self, anew: bool = False) -> Queue:
         if anew or self._on_device is None:
-            self._on_device = Queue(*(self._put(x.copy()) for x in self._queue))
+            self._on_device = Queue(*(self._put(np.array(x)) for x in self._queue))
         return self._on_device
 
     def _put(self, x: np.ndarray) -> Array:
@@ -269,7 +269,7 @@ class Session:
 
 def _rollout(
     loop: Loop,
-    state: State,
+    state: Any,
     own: np.ndarray,
     places: np.ndarray,
     prompts: Sequence[Sequence[int]],
@@ -296,7 +296,7 @@ def _rollout(
         logprobs=by_episode(state.logprobs),
         steps=by_episode(state.steps),
         record={f.name: getattr(state.finished, f.name)[place] for f in dataclasses.fields(state.finished)},
-        prompt_lengths=np.array([len(prompts[n]) for n in numbers], int),
+        prompt_lengths=np.array([len(prompts[n]) for n in numbers.tolist()], int),
         worker_frame=loop.wire.worker_frame,
         worker_length=loop.limits.worker_length,
         agents=loop.agents,

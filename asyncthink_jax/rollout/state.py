@@ -97,11 +97,11 @@ class Queue(NamedTuple):
     def empty(room: int, devices: int) -> "Queue":
         """NumPy arrays for `room` places on all devices together."""
         lengths, episodes, prompts, order = np.zeros((4, room), np.int32)
-        return Queue(lengths, episodes, prompts, np.zeros((room,), bool), order, np.zeros((devices,), np.int32))
+        arrays: Any = (lengths, episodes, prompts, np.zeros((room,), bool), order, np.zeros((devices,), np.int32))
+        return Queue(*arrays)
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """One rollout under way. First axis: slots (S), prompts (Q), or prompts * traces (the token buffers)."""
 
     cache: Any
@@ -131,8 +131,7 @@ class State:
     sampled_tokens: Int[Array, "S"]
 
 
-@struct.dataclass
-class Episodes:
+class Episodes(struct.PyTreeNode):
     """The record of an episode, by trace (axis T) where it has one. Leading axis: [S] in flight, [Q] finished."""
 
     known: Int[Array, "... T"]
