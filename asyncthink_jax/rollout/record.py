@@ -96,12 +96,8 @@ class Rollout:
         start, stop = int(self.prompt_lengths[n]), int(r["known"][0])
         sampled = self.sampled[n, 0, start:stop].copy()
         steps = self.steps[n, 0, start:stop].copy()
-        forks: list[tuple[int, Literal[fork, join], int]] = [
-            (int(at), "fork", i) for i, at in enumerate(r["fork_at"]) if at
-        ]
-        joins: list[tuple[int, Literal[fork, join], int]] = [
-            (int(at), "join", i) for i, at in enumerate(r["join_at"]) if at
-        ]
+        forks = [Event("fork", i, int(at)) for i, at in enumerate(r["fork_at"]) if at]
+        joins = [Event("join", i, int(at)) for i, at in enumerate(r["join_at"]) if at]
         # Inserted tokens carry the step at which they could be read: the organizer's own, or its worker's end.
         decoded = np.cumsum(sampled)
         for join in joins:
