@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asyncthink_jax.protocol.episode import End, Episode, Trace, critical_path
+from asyncthink_jax.protocol.episode import End, Episode, Event, Trace, critical_path
 from asyncthink_jax.protocol.grammar import FormatError
 from asyncthink_jax.rollout.state import TraceEnd
 
