@@ -1,7 +1,7 @@
 """The device mesh: three axes for three ways to split the work.
 
-data    every device along it has all parameters and its own rows
-fsdp    rows are split here too, and parameters and optimizer state with them
+data    each device along it has all parameters and its own rows
+fsdp    rows are split here too, and so are parameters and optimizer state
 tensor  heads, feed-forward and vocabulary are split
 """
 
@@ -18,11 +18,11 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def use_cpu_devices(count: int) -> None:
-    """Has JAX use the cores of a CPU as `count` devices, so that a laptop runs the program of a pod.
+    """Makes JAX show the cores of a CPU as `count` devices, so that a laptop runs the program of a pod.
 
     A decode loop is many small operations in a row, which one core does as fast as several: with two devices, each with
-    half of the slots, rollouts took half the time on 2 cores. To be called before the first use of a device; later, or
-    where XLA_FLAGS has set a number, that number stays.
+    half of the slots, rollouts took half the time on 2 cores. Call it before the first use of a device. Afterwards, or
+    if XLA_FLAGS sets a number, it changes nothing.
     """
     if count == 1 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
@@ -31,12 +31,12 @@ def use_cpu_devices(count: int) -> None:
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all of `devices` (default: every device of every process). One axis may be -1: what is left.
+    """A mesh over all of `devices` (default: every device of every process). One axis may be -1: all devices left.
 
-    Neighbours in it are neighbours in the machine where that can be. Of several TPU slices, which only the data
-    center's network joins, `data` is split over them, since it has the least to send.
+    Neighbours in the mesh are neighbours in the machine where possible. Several TPU slices are joined only by the data
+    center's network, so `data` is split over them, since it sends the least.
 
-    Raises ValueError, in one line that names the nearest mesh that fits, where the sizes don't multiply to the devices.
+    Raises ValueError, in one line that names the nearest mesh that fits, if the sizes don't multiply to the devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = _resolve((data, fsdp, tensor), len(devices))
@@ -47,7 +47,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         raise ValueError(
             f"mesh {mesh_text(sizes)}: data must be a multiple of the {slices} slices, as in {mesh_text(nearest)}"
         )
-    # An axis of the mesh may be a part of one of the machine's: of 8x8x8 chips none has the size of tensor=4.
+    # An axis of the mesh may be a part of an axis of the machine: 8x8x8 chips have no axis of the size tensor=4.
     if slices == 1:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     else:
@@ -57,23 +57,23 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
 
 
 def platform() -> str:
-    """Of the devices that a program is made for: those of the mesh that `jax.set_mesh` has set, else this machine's.
+    """ "cpu", "gpu" or "tpu": of the devices in the mesh set by `jax.set_mesh`, otherwise of this machine's devices.
 
-    "cpu", "gpu" or "tpu". The mesh may be of devices that the program is only compiled for.
+    The program may only be compiled for the devices of the mesh; they need not exist here.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None or device.platform is None else device.platform
 
 
 def platform_of(mesh: Mesh) -> str:
-    """The `platform` of a mesh that is at hand, whether it is set or not."""
+    """The `platform` of a given mesh, whether it is set or not."""
     return mesh.devices.flat[0].platform
 
 
 def nearest_mesh(
     sizes: Sequence[int], devices: int, fits: Callable[[tuple[int, ...]], bool] = lambda mesh: True
 ) -> tuple[int, ...] | None:
-    """The mesh over so many devices that `fits` and whose sizes change least (as ratios; tensor is kept first)."""
+    """The mesh over `devices` devices that `fits` and whose sizes change least (as ratios; tensor is kept first)."""
     divisors = [n for n in range(1, devices + 1) if devices % n == 0]
     meshes = [(devices // (f * t), f, t) for f in divisors for t in divisors if devices % (f * t) == 0]
 

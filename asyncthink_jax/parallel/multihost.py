@@ -1,15 +1,15 @@
-"""Several processes as one program: started where the environment says so, ended together, and what they exchange.
+"""Several processes as one program: how they start, end together, and exchange data.
 
 Every process runs the same command. Arrays are global and jitted steps run on all devices, so most of the code need not
-know. What does: process 0 ("the first") alone writes and prints; what depends on files is done by it first; objects
-that only one process has (its episodes) are exchanged.
+know of the others. Three things differ. Only process 0 ("the first") writes and prints. It also does first whatever
+depends on files. Objects that only one process has (its episodes) are exchanged.
 
-A process is told to be one of several by JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
-JAX_PROCESS_ID, as launch/local.sh sets them, or by being a worker of a TPU slice with more than one host.
+A process is one of several if JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID
+are set, as launch/local.sh does, or if it is a worker of a TPU slice with more than one host.
 
-Nothing here is authenticated or encrypted, in jax as little as here: whoever reaches the ports of the processes can end
-the run or give it false numbers. So the coordinator listens on the address that the processes are told and on no other,
-messages can say nothing but JSON and arrays, and the network has to keep others out (launch/README.md).
+Neither this code nor jax authenticates or encrypts anything: whoever reaches the ports of the processes can end the run
+or give it false numbers. So the coordinator listens only on the address that the processes are given, messages can only
+be JSON and arrays, and the network has to keep others out (launch/README.md).
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from asyncthink_jax.shown import complain
 T = TypeVar("T")
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-HEARTBEAT_S = 30  # a process that has not been heard of for so long is lost, and jax ends the others
+HEARTBEAT_S = 30  # a process without a heartbeat for this long is lost, and jax ends the others
 _WAIT_MS = 3_600_000  # for another process that is busy; if it is lost, the heartbeats end the wait
 _TOLD_LIMIT = 1 << 20  # bytes of a message through the coordinator
 _MESSAGE_LIMIT = 1 << 30  # bytes of a process's message through the devices' network
@@ -46,9 +46,9 @@ _calls = itertools.count()  # the same in all processes, since all make the same
 
 
 class ProcessError(Exception):
-    """Processes that can't find each other, or an error that another one has; the message is one line.
+    """The processes can't find each other, or another process has failed. The message is one line.
 
-    `exit_code`: 2 for what would go wrong again, 1 for what may have been passing.
+    `exit_code`: 2 if the same command would fail again, 1 if the cause may have been temporary.
     """
 
     def __init__(self, message: str, exit_code: int = 2):
@@ -57,9 +57,9 @@ class ProcessError(Exception):
 
 
 def start(environment: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes, if there are any; before the first use of a device.
+    """Joins the other processes, if there are any. Call it before the first use of a device.
 
-    Raises ProcessError for variables that make no sense together and where the others can't be reached.
+    Raises ProcessError for variables that contradict each other, and if the other processes can't be reached.
     """
     arguments = cluster(environment)
     if arguments is None or jax.distributed.is_initialized():
@@ -79,7 +79,7 @@ def _unjoined(error: Exception, arguments: Mapping[str, Any]) -> str:
 
 
 def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of `jax.distributed.initialize` (none: jax finds them itself), or None for a single process."""
+    """The arguments of `jax.distributed.initialize` (empty: jax finds them itself), or None for a single process."""
     given = {name: environment[name] for name in VARIABLES if environment.get(name)}
     if not given:
         return {} if _on_tpu_pod(environment) else None
@@ -123,7 +123,7 @@ def _on_tpu_pod(environment: Mapping[str, str]) -> bool:
 
 
 def _metadata(key: str, environment: Mapping[str, str]) -> str:
-    """What the VM's metadata server says of `key`; nothing where there is none."""
+    """The value of `key` on the VM's metadata server; "" without such a server."""
     server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
     with contextlib.suppress(OSError):
@@ -137,29 +137,29 @@ def _metadata(key: str, environment: Mapping[str, str]) -> str:
 
 
 def count() -> int:
-    """How many processes there are. Unlike `jax.process_count` it leaves the devices alone."""
+    """The number of processes. Unlike `jax.process_count` it does not start the devices."""
     return distributed.global_state.num_processes
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Whether this is process 0, which prints and writes."""
     return distributed.global_state.process_id == 0
 
 
 def number() -> int:
-    """Which of the processes this is, from 0."""
+    """The index of this process, from 0."""
     return distributed.global_state.process_id
 
 
 def on_first(function: Callable[[], T]) -> T:
-    """What `function` returns (JSON) in the first process, which alone calls it. Its error is raised in all."""
+    """Calls `function` in the first process only and returns its result (JSON) in all. An error is raised in all."""
     return _in_all(function, others=lambda value: value)
 
 
 def first_goes_first(function: Callable[[], T]) -> T:
-    """Calls `function` in the first process and then in the others, which find the files that it writes.
+    """Calls `function` in the first process and then in the others, which find the files that the first has written.
 
-    An error in one of them is raised in all: by the others as ProcessError.
+    An error in one process is raised in all, in the others as ProcessError.
     """
     made: list[T] = []
 
@@ -171,7 +171,7 @@ def first_goes_first(function: Callable[[], T]) -> T:
 
 
 def _in_all(function: Callable[[], T], others: Callable[[T], Any]) -> T:
-    """Calls `function` in the first process, then `others` with its value in the others; all learn how all fared."""
+    """Calls `function` in the first process, then `others` with its result in the others. All raise an error of any."""
     if count() == 1:
         return function()
     call, own = next(_calls), distributed.global_state.process_id
@@ -202,7 +202,7 @@ def _tell(call: int, process: int, **what: Any) -> None:
 
 
 def _heard(call: int, process: int) -> Any:
-    """What a process has told of a call, when it has; raises ProcessError if that is an error, or is no message."""
+    """Waits for a process's message about a call. Raises ProcessError if it reports an error or can't be read."""
     key = f"asyncthink/{call}/{process}"
     message = _store().blocking_key_value_get_bytes(key, _WAIT_MS)
     told = _told(message)
@@ -214,7 +214,7 @@ def _heard(call: int, process: int) -> Any:
 
 
 def _told(message: bytes) -> dict[str, Any] | None:
-    """The message of `_tell`; None if it is none."""
+    """The message of `_tell`; None for anything else."""
     if len(message) > _TOLD_LIMIT:
         return None
     try:
@@ -230,7 +230,7 @@ def _told(message: bytes) -> dict[str, Any] | None:
 
 
 def told_by_all(own: T) -> list[T]:
-    """What each process has to say (JSON), by its number; all of them call it."""
+    """The value (JSON) of each process, in their order. All processes call it."""
     if count() == 1:
         return [own]
     call = next(_calls)
@@ -241,12 +241,12 @@ def told_by_all(own: T) -> list[T]:
 def gathered(
     own: dict[int, T], pack: Callable[[dict[int, T]], bytes], unpack: Callable[[bytes], dict[int, T]]
 ) -> dict[int, T]:
-    """The items of all processes, by their number, on each of them; every process has some, with numbers of its own.
+    """Gives every process the items of all processes, by their number. No two processes have the same numbers.
 
-    They travel over the devices' network, as the bytes that `pack` makes of a process's items. `unpack` has to take
-    any bytes, and to raise ValueError for those that are no such message.
+    The items travel over the devices' network, as the bytes that `pack` makes of them. `unpack` has to accept any bytes
+    and to raise ValueError if they are no such message.
 
-    Raises ProcessError for a message that can't be read, is too long, or has numbers that another one has.
+    Raises ProcessError for a message that can't be read, is too long, or repeats a number of another process.
     """
     if count() == 1:
         return own
@@ -254,7 +254,7 @@ def gathered(
     lengths = multihost_utils.process_allgather(np.array([min(len(message), _MESSAGE_LIMIT + 1)])).reshape(-1)
     if not 0 <= lengths.min() <= lengths.max() <= _MESSAGE_LIMIT:  # seen by all of them
         raise ProcessError(f"processes have messages of {lengths.tolist()} bytes; {_MESSAGE_LIMIT} at most")
-    # Sizes are powers of two, so that few are ever compiled for.
+    # Sizes are powers of two, so that few programs are compiled.
     padded = np.zeros(1 << (int(lengths.max()) - 1).bit_length(), np.uint8)
     padded[: len(message)] = message
     return merged(
@@ -267,7 +267,7 @@ def gathered(
 
 
 def merged(messages: Sequence[bytes], unpack: Callable[[bytes], dict[int, T]]) -> dict[int, T]:
-    """The items of the messages of processes 0, 1, ..; raises ProcessError as `gathered`."""
+    """The items in the messages of processes 0, 1, ..; raises ProcessError as `gathered` does."""
     items: dict[int, T] = {}
     for process, message in enumerate(messages):
         try:
@@ -285,14 +285,14 @@ def merged(messages: Sequence[bytes], unpack: Callable[[bytes], dict[int, T]]) -
 
 @contextlib.contextmanager
 def leaving_together(*shared: type[BaseException], refusals: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
-    """Ends this process of several at once, with one line, at an error that the others need not have.
+    """With several processes, ends this one at once, with one line, at an error that the others may not have.
 
-    At its exit a process waits for the others; these would wait for it in the middle of a step. So they learn that it
-    is gone, by a collective that fails or by its heartbeats, and end too.
+    A normal exit would wait for the other processes, which would wait for this one in the middle of a step. After an
+    immediate exit they notice a failing collective or a missing heartbeat, and end too.
 
     Args:
         shared: errors that all processes have; they are raised.
-        refusals: errors whose message is all that a reader needs; the exit code is theirs, or 2.
+        refusals: errors whose message is enough for the user; the exit code is the error's own, or 2.
     """
     try:
         yield
@@ -305,7 +305,7 @@ def leaving_together(*shared: type[BaseException], refusals: tuple[type[BaseExce
 
 
 def _end(error: BaseException, refusals: tuple[type[BaseException], ...]) -> None:
-    """Says why and exits, without waiting for anybody."""
+    """Prints the reason and exits without waiting for the other processes."""
     this = f"process {distributed.global_state.process_id} of {count()}"
     if isinstance(error, KeyboardInterrupt):
         line, code = f"{this} interrupted; the same command goes on from the last checkpoint", 130

@@ -1,11 +1,11 @@
-"""A run is asked to stop: by SIGTERM, as before a spot VM is taken away, by Ctrl-C, or by a terminal that hangs up.
+"""Requests to stop a run: SIGTERM, as before a spot VM is taken away, Ctrl-C, or a terminal that hangs up.
 
-A run polls at moments at which it could stop: between two steps, and now and then in a rollout. All processes poll at
-the same moments, and have to stop at the same one, although a signal reaches them at different ones, or one of them
-only. So with several processes SIGTERM is jax's: its preemption service tells all processes, and has them agree on the
-next poll that none has passed yet (`reached_preemption_sync_point`). That costs a poll nothing but a comparison, where
-an agreement of our own would be a collective at every poll. The other signals are passed on as SIGTERM then. A process
-that was started with SIGHUP ignored, as by nohup, goes on ignoring it.
+A run polls wherever it could stop: between two steps, and from time to time in a rollout. All processes poll at the
+same points of the run and must stop at the same poll, but a signal may reach them at different times, or only one of
+them. So with several processes jax handles SIGTERM. Its preemption service tells all processes and lets them agree on
+the next poll that none has passed yet (`reached_preemption_sync_point`). A poll then costs only a comparison; an
+agreement of our own would be a collective at every poll. Other signals are passed on as SIGTERM. A process that was
+started with SIGHUP ignored, as by nohup, goes on ignoring it.
 """
 
 import os
@@ -18,7 +18,7 @@ from asyncthink_jax.parallel import multihost
 
 
 class InterruptedRunError(Exception):
-    """The run was asked to stop: all processes raise it, at the same poll."""
+    """The run was asked to stop. All processes raise it at the same poll."""
 
 
 class Preemption:
@@ -26,17 +26,17 @@ class Preemption:
 
     def __init__(self) -> None:
         self._polls = 0
-        self._asked_by: int | None = None  # the first signal that this process has got
+        self._asked_by: int | None = None  # the first signal that this process received
         self._reached = False
         self._terminals: list[int] = []  # of the output streams
 
     def listen(self) -> None:
-        """From now on SIGTERM, Ctrl-C and a hangup ask to stop; Ctrl-C once more raises KeyboardInterrupt."""
+        """From now on SIGTERM, Ctrl-C and a hangup are requests to stop. A second Ctrl-C raises KeyboardInterrupt."""
         signal.signal(signal.SIGINT, self._asked)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
             signal.signal(signal.SIGHUP, self._asked)
-        if multihost.count() == 1:  # else jax listens, and a handler of ours would take its place
+        if multihost.count() == 1:  # otherwise jax listens, and our handler would replace its own
             signal.signal(signal.SIGTERM, self._asked)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
@@ -46,13 +46,13 @@ class Preemption:
             return  # a signal may come twice, to the process and to its group
         self._asked_by = number
         for stream in self._terminals:
-            if not os.isatty(stream):  # hung up: what is written there would end the run before it has saved
+            if not os.isatty(stream):  # hung up: writing there would end the run before it has saved
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         if multihost.count() > 1:
             signal.raise_signal(signal.SIGTERM)
 
     def reached(self) -> bool:
-        """Polls: whether to stop here. Once true it stays true."""
+        """Polls whether to stop here. Once true, it stays true."""
         self._polls += 1
         if multihost.count() == 1:
             self._reached = self._asked_by is not None
@@ -61,11 +61,11 @@ class Preemption:
         return self._reached
 
     def poll(self) -> None:
-        """Raises InterruptedRunError where `reached` is true."""
+        """Polls, and raises InterruptedRunError if the run is to stop here."""
         if self.reached():
             raise InterruptedRunError
 
     @property
     def exit_code(self) -> int:
-        """Of a run that has stopped: 130 after Ctrl-C as of any command, 0 after another signal, as it was asked to."""
+        """The exit code of a run that has stopped: 130 after Ctrl-C as for any command, 0 after another signal."""
         return 130 if self._asked_by == signal.SIGINT else 0

@@ -56,19 +56,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def shard(tree: Any, shardings: Any) -> Any:
     """`tree` laid out by `shardings` (one for all, or a tree of them).
 
-    With several processes each has all of `tree`, the same in each, and hands out what its own devices hold: nothing is
-    communicated. (`jax.device_put` would first compare what they have, all of it, over the network.)
+    With several processes, each has the same whole `tree` and gives its own devices their parts; nothing is
+    communicated. (`jax.device_put` would first compare the whole trees over the network.)
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
-    def place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    def of_own_devices(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(place, tree, shardings)
+    return jax.tree.map(of_own_devices, tree, shardings)
 
 
 def laid_out(tree: Any, shardings: Any) -> Any:
@@ -79,9 +79,9 @@ def laid_out(tree: Any, shardings: Any) -> Any:
 
 
 def own_rows(tree: Any) -> Any:
-    """What this process has of arrays that are split by rows, as NumPy arrays, in order.
+    """This process's rows of arrays that are split by rows, as NumPy arrays, in order.
 
-    Every row belongs to one process: where copies of it are on devices of several, to that of the first copy.
+    Every row belongs to one process: if several hold copies of it, to the process of the first copy.
     """
     if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
         return jax.device_get(tree)
@@ -95,32 +95,32 @@ def own_rows(tree: Any) -> Any:
 
 
 def constrain_rows(x: jax.Array) -> jax.Array:
-    """Keeps dimension 0 of an activation split as the rows are; the other dimensions are the partitioner's to choose.
+    """Keeps dimension 0 of an activation split as the rows are; the partitioner chooses the other dimensions.
 
-    Without it the partitioner may split activations along the width, as the fsdp parameters are, instead.
+    Otherwise the partitioner may split activations along the width, as the fsdp parameters are.
     """
     return _constrain(x, ROWS, *[P.UNCONSTRAINED] * (x.ndim - 1))
 
 
 def constrain_table(x: jax.Array, vocab_axis: int = 0) -> jax.Array:
-    """Has an embedding table [V, D] gathered over fsdp, like any other parameter, before its rows are looked up.
+    """Gathers an embedding table [V, D] over fsdp, like any other parameter, before its rows are looked up.
 
-    Without it the partitioner looks up parts of rows for the whole batch, and then moves them. `vocab_axis` is 1 for
-    the output's table [D, V].
+    Otherwise the partitioner looks up parts of rows for the whole batch and then moves them. `vocab_axis` is 1 for the
+    output's table [D, V].
     """
     return _constrain(x, *("tensor" if axis == vocab_axis else None for axis in range(2)))
 
 
 def constrain_stack(x: jax.Array) -> jax.Array:
-    """Splits dimension 0 of independent things [n, ..] over all devices, whatever they are needed for later."""
+    """Splits dimension 0 of independent entries [n, ..] over all devices, whatever their later use."""
     return _constrain(x, (*ROWS, "tensor"), *[None] * (x.ndim - 1))
 
 
 def whole_rows(x: jax.Array) -> jax.Array:
-    """Has each device hold its rows [R, ..] whole, inside a `jax.shard_map` over the rows' axes; elsewhere `x`.
+    """Gathers rows [R, ..] over `tensor`, inside a `jax.shard_map` over the rows' axes; elsewhere returns `x`.
 
-    Cutting and padding what is split over `tensor` permutes it among all devices, and in a loop that each device ends
-    for itself those that go on would wait for those that have ended. Gathering concerns the devices of `tensor` alone.
+    Cutting and padding an array that is split over `tensor` permutes it among all devices. In a loop that each device
+    ends for itself, the devices that go on would wait for the others. Gathering concerns the devices of `tensor` alone.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or _is_automatic(mesh) or "tensor" in mesh.manual_axes:
@@ -129,16 +129,16 @@ def whole_rows(x: jax.Array) -> jax.Array:
 
 
 def row_shards() -> int:
-    """Over how many devices rows are split, inside jit under `jax.set_mesh`; outside of it 1."""
+    """The number of devices over which rows are split, inside jit under `jax.set_mesh`; elsewhere 1."""
     mesh = jax.sharding.get_abstract_mesh()
     return math.prod(mesh.shape[axis] for axis in ROWS) if _is_automatic(mesh) else 1
 
 
 def on_each_device(function: Callable[..., Any], inputs: Sequence[Axes], output: Axes) -> Callable[..., Any]:
-    """`function` of each device's own part of the rows: for a kernel, which the partitioner can't cut.
+    """`function` applied to each device's own rows: for a kernel, which the partitioner can't split.
 
     `inputs`, `output`: the mesh axes of an array's dimensions after the rows. Axes over which a surrounding
-    `jax.shard_map` maps are cut already; where all are, or no mesh is set (`jax.set_mesh`), it is `function` itself.
+    `jax.shard_map` maps are split already. If all are, or no mesh is set (`jax.set_mesh`), this is `function` itself.
     """
     mesh = jax.sharding.get_abstract_mesh()
     left = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}
@@ -160,15 +160,15 @@ def on_each_device(function: Callable[..., Any], inputs: Sequence[Axes], output:
 
 
 def devices_of_stack() -> int:
-    """Over how many devices `constrain_stack` splits."""
+    """The number of devices over which `constrain_stack` splits."""
     return math.prod(jax.sharding.get_abstract_mesh().shape.values())
 
 
 def _constrain(x: jax.Array, *dimensions: Any) -> jax.Array:
-    """A sharding constraint inside jit under `jax.set_mesh`; outside of it (a concrete array stays where it is), `x`.
+    """A sharding constraint inside jit under `jax.set_mesh`; elsewhere, and for a concrete array, returns `x`.
 
-    A dimension that its axes don't divide (a single prompt on a large mesh) is left to the partitioner, and an axis
-    over which a surrounding `jax.shard_map` maps is out of its hands already.
+    A dimension that its axes don't divide (a single prompt on a large mesh) is left to the partitioner. So is
+    everything inside a `jax.shard_map`, which has split its axes already.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not isinstance(x, jax.core.Tracer) or not _is_automatic(mesh):
