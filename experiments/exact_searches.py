@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.exact_searches", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="of evaluations, as runs/countdown_tiny/eval/async")
+    parser.add_argument("folders", nargs="+", type=Path, help="of evaluations, like runs/countdown_tiny/eval/async")
     for folder in parser.parse_args(argv).folders:
         try:
             task = saved_config(folder.parents[1] / "config.json").task

@@ -396,10 +396,10 @@ def main() -> int:
     """Runs the command; returns its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
     parser = argparse.ArgumentParser("experiments.faults", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", choices=WHOLE, help="one sweep alone; default all")
-    parser.add_argument("--cases", type=int, help="cases of a sweep (0 = all there are); default the whole sweep")
-    parser.add_argument("--seed", type=int, default=0, help="of what is damaged, and when a run is killed")
-    parser.add_argument("--folder", type=Path, help="where the runs are kept; default a temporary folder")
+    parser.add_argument("--only", choices=WHOLE, help="run only this sweep; default: all")
+    parser.add_argument("--cases", type=int, help="cases of a sweep (0 = all possible ones); default: the whole sweep")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the damages and of the moments of kills")
+    parser.add_argument("--folder", type=Path, help="folder of the runs; default: a temporary folder")
     flags = parser.parse_args()
     faults = 0
     with tempfile.TemporaryDirectory() as temporary:

@@ -147,9 +147,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.reproduce", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("--only", default="tiny", help=f"studies, or parts ({', '.join(PARTS)}), commas between")
+    parser.add_argument("--only", default="tiny", help=f"studies, or parts ({', '.join(PARTS)}), separated by commas")
     parser.add_argument("--seeds", type=int, default=3, help="at most this number of seeds of each study")
-    parser.add_argument("--seed", type=int, help="this seed alone")
+    parser.add_argument("--seed", type=int, help="only this seed")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs' folders")
     parser.add_argument(
         "--all_temperatures",
@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
         help="score at all of eval.temperatures; default: at that of RL alone",
     )
     parser.add_argument("--nokeep", action="store_true", help="leave experiments/results and the tables as they are")
-    parser.add_argument("--dry_run", action="store_true", help="only say what would be run")
+    parser.add_argument("--dry_run", action="store_true", help="only print the commands")
     arguments, overrides = split_argv(list(argv))
     flags = parser.parse_args(arguments)
     try:

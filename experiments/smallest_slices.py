@@ -37,7 +37,7 @@ MOST_EPISODES = 512  # in flight
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--models", default=",".join(MODELS), help="of the presets, with commas between")
+    parser.add_argument("--models", default=",".join(MODELS), help="presets, separated by commas")
     parser.add_argument("--chips", default=",".join(SHAPES))
     parser.add_argument("--stages", default=",".join(STAGES))
     flags = parser.parse_args()

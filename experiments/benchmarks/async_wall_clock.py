@@ -1,12 +1,12 @@
-"""How much of the speed-up in tokens arrives on the clock: fork-join against one agent alone, 8 episodes in flight.
+"""The share of the speed-up in tokens that the clock shows: fork-join against one agent, 8 episodes in flight.
 
-The speed-up in tokens is: tokens that one agent alone writes (thoughts, searches, answer) / critical path. On the clock
-it is: time of a batch of sequential episodes / time of the batch of fork-join episodes. Both batches have equal rows,
-32: 8 episodes of 4 agents, against 32 of one agent, so that a step costs the same and what is measured is whether forks
-and joins cost anything beside. The share is the second by the first.
+The speed-up in tokens is the tokens that one agent alone writes (thoughts, searches, answer) / critical path. The
+speed-up on the clock is the time of a batch of sequential episodes / the time of the batch of fork-join episodes. Both
+batches have 32 rows: 8 episodes of 4 agents, against 32 of one agent. So a step costs the same, and the benchmark
+measures whether forks and joins cost extra. The share is the second speed-up divided by the first.
 
-`detail` has the same with 8 episodes on both sides, where a sequential step has 8 rows and a fork-join step 32. Where
-decoding is bound by reading the weights the two agree; on a CPU more rows are more time.
+`detail` has the same with 8 episodes on both sides, where a sequential step has 8 rows and a fork-join step 32. If
+decoding is bound by reading the weights the two agree; on a CPU more rows take more time.
 """
 
 from asyncthink_jax.rollout.state import Limits

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the model's sizes, the flags, rounds of both sides in turn, the file of results."""
+"""Shared by the benchmarks: the model's sizes, the flags, rounds in which the sides take turns, the file of results."""
 
 import argparse
 import dataclasses
@@ -39,13 +39,13 @@ def arguments(description: str | None, rounds: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="smoke run: small sizes, one round, nothing is kept")
-    parser.add_argument("--rounds", type=int, default=rounds, help="each side runs so often; the median counts")
-    parser.add_argument("--devices", type=int, default=0, help="our CPU devices; 0 = one a core, as in the demo")
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds of each side; the median counts")
+    parser.add_argument("--devices", type=int, default=0, help="our CPU devices; 0 = one for each core, as in the demo")
     parser.add_argument("--results", type=Path, help=f"folder of the JSON file; default {RESULTS.name}/ beside this")
-    parser.add_argument("--note", default="", help="goes into the file: what else the machine was doing")
-    parser.add_argument("--size", choices=MODELS, default="small", help="of the model; 0.6b is Qwen3-0.6B's")
+    parser.add_argument("--note", default="", help="other work on the machine; goes into the file")
+    parser.add_argument("--size", choices=MODELS, default="small", help="size of the model; 0.6b is Qwen3-0.6B")
     peers = sorted(path.stem for path in (Path(__file__).parent / "peers").glob("*.py") if path.stem != "serve")
-    parser.add_argument("--peers", nargs="*", choices=peers, help="only these of the peers; default: all")
+    parser.add_argument("--peers", nargs="*", choices=peers, help="only these peers; default: all")
     parser.add_argument(
         "--peers-python", type=Path, default=PEERS_PYTHON, help="interpreter that has the peers; default: bench-peers'"
     )
@@ -65,7 +65,7 @@ def arguments(description: str | None, rounds: int) -> argparse.Namespace:
 
 
 class Time(NamedTuple):
-    """What a piece of work took: on the clock, and of processor time, which other work beside changes less."""
+    """The time of a piece of work: on the clock, and of the processor, which other work on the machine changes less."""
 
     seconds: float
     processor: float

@@ -1,10 +1,10 @@
 """Fork-join episodes: ours in one jitted loop, against the same protocol driven from outside of a sampler.
 
-8 episodes of 4 agents and 6 forks, the same scripted lengths for all sides. Outside, a program calls `generate` once a
-round with every trace that can go on, and each call reads the whole text of its traces again (see
-`scripts.from_outside`), as projects do that have an inference library but no engine of their own. Twice: with
-transformers' `generate`, and with our own sampler without workers, which tells what the protocol in the loop gains
-and what the sampler.
+8 episodes of 4 agents and 6 forks, with the same scripted lengths on all sides. From outside, a program calls
+`generate` once a round with every trace that can go on, and each call reads the whole text of its traces again (see
+`scripts.from_outside`). Projects with an inference library but no engine of their own work this way. There are two such
+sides: transformers' `generate`, and our own sampler without workers. The second separates the gain of the protocol in
+the loop from that of the sampler.
 
 Counted: everything from the prompts to the last answer on the host. The outside is spared the work of a real program
 between rounds: finding tags, copying text.

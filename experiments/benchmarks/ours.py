@@ -1,8 +1,8 @@
-"""Our side of the benchmarks: the engine over the transformer, with what is decoded forced by a table of scripts.
+"""Our side of the benchmarks: the engine over the transformer, with decoded tokens forced by a table of scripts.
 
-The transformer does all its work, at random weights; then the logits of the token that the script demands are raised
-above all others. So lengths, forks and joins are the ones wanted, and the time is that of a real model. Where a script
-says FREE, the model samples what it likes except a tag or the end-of-text token.
+The transformer does all its work, with random weights. Then the logit of the token that the script demands is raised
+above all others. So lengths, forks and joins are as scripted, and the time is that of a real model. Where a script says
+FREE, the model samples any token except a tag or the end-of-text token.
 
 The vocabulary: the tags (one token each), the end-of-text token, and words.
 """

@@ -1,8 +1,8 @@
-"""A peer in a process of its own: started once, it builds its model, and answers "run once" requests over pipes.
+"""A peer in a process of its own. It starts once, builds its model, and answers "run once" requests over pipes.
 
-One line of JSON each way. The first request is `{"model": sizes, ..}`, the answer `{"version": .., "parameters": ..}`;
-every other one is a piece of work, the answer its `Time`, which the peer takes itself. The other end is
-`peers/serve.py`.
+Requests and answers are lines of JSON. The first request is `{"model": sizes, ..}`, its answer
+`{"version": .., "parameters": ..}`. Every other request is a piece of work; the answer is its `Time`, which the peer
+measures itself. The other end is `peers/serve.py`.
 """
 
 import argparse
@@ -63,7 +63,7 @@ class Peer:
         return json.loads(answer)
 
     def time(self, request: dict[str, Any]) -> Time:
-        """What a piece of work takes the peer."""
+        """The peer's time for a piece of work."""
         return Time(**self.ask(request))
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Peer:
 
 
 def start(scripts: list[str], flags: argparse.Namespace, **settings: Any) -> dict[str, Peer]:
-    """The wanted peers of a benchmark by name; a smoke run without their environment goes on without them."""
+    """The chosen peers of a benchmark by name; a smoke run goes on without them if their environment is missing."""
     wanted = [script for script in scripts if flags.peers is None or script in flags.peers]
     try:
         return {script: Peer(script, flags, **settings) for script in wanted}

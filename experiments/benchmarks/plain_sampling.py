@@ -1,7 +1,7 @@
-"""Plain sampling: tokens a second of ours, of tunix's vanilla sampler and of transformers' `generate`.
+"""Plain sampling: tokens/s of ours, of tunix's vanilla sampler and of transformers' `generate`.
 
-R = 16 rows, a prompt of 128 tokens and 256 new ones each, temperature 1, fp32. Counted: everything from the tokens of
-the prompts to the new tokens on the host, prefill included; ours also brings every token's log-probability. Not
+R = 16 rows, each with a prompt of 128 tokens and 256 new ones, temperature 1, fp32. Counted: everything from the tokens
+of the prompts to the new tokens on the host, prefill included; ours also returns every token's log-probability. Not
 counted: building the model, compilation, text. Equal lengths: budgets and caps of 256; no row may end earlier.
 """
 

@@ -1,10 +1,10 @@
-"""Rows of very different lengths, all of them wanted: ours reuses slots, tunix goes batch by batch.
+"""Rows of very different lengths, all waited for: ours reuses slots, tunix goes batch by batch.
 
-128 rows, a prompt of 32 tokens, lengths geometric with mean 64, at most 256. Ours: a row that ends hands its slot to
-the next prompt, which is read at once, by itself. tunix: batches in the order of the rows, each as long as its longest
-row. Both sides at several numbers of rows in flight; each side's best counts, the others are in `detail`.
+128 rows, a prompt of 32 tokens, geometric lengths with mean 64, at most 256. Ours: a row that ends hands its slot to
+the next prompt, which is prefilled alone. tunix: batches in the order of the rows, each as long as its longest row.
+Both sides run with several numbers of rows in flight. Each side's best counts; the others are in `detail`.
 
-Lengths are forced inside the model on both sides: the end-of-text token can't be chosen before a row's last place, and
+Both sides force the lengths inside the model: the end-of-text token can't be chosen before a row's last position, and
 is the only choice there.
 """
 

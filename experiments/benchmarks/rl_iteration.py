@@ -2,7 +2,7 @@
 
 16 samples (2 prompts of 60 tokens, 8 each), 128 new tokens each, random rewards, no KL term, one AdamW step over all of
 them, fp32. Counted: sampling, rewards, advantages, batch, gradient, update, and the new parameters for the sampler.
-Equal lengths: no row may end before its 128 tokens. Ours takes the sampler's own log-probabilities, as the peers do in
+Equal lengths: no row may end before its 128 tokens. Ours takes the sampler's own log-probabilities; so do the peers in
 effect (with one step an iteration the ratio is 1).
 """
 

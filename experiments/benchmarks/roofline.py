@@ -1,14 +1,14 @@
-"""How near a decode step comes to what the machine can do, at 16 and 128 rows, and where the rest goes.
+"""The share of the machine's limit that a decode step reaches, at 16 and 128 rows, and where the rest goes.
 
 The limit of a step is the larger of its FLOPs at the measured matmul rate and its bytes at the measured bandwidth:
 
     FLOPs   2 a weight and row, and 4 N H a row, layer and cached position (attention)
     bytes   every weight once, every key and value of the positions that are filled once
 
-The step is the engine's own (plain sampling, context 384, as full as it gets), timed as the difference of two runs that
-differ in decoded tokens alone. The parts are timed alone, in loops of the same rows on the same devices: the bare
-matrix products, attention with its cache, the transformer as a whole, sampling. What is left of a step is the engine.
-`ours` is the smaller of the two shares.
+The step is the engine's own (plain sampling, a full context of 384). Its time is the difference of two runs that differ
+only in decoded tokens. The parts are timed alone, in loops over the same rows on the same devices: the bare matrix
+products, attention with its cache, the whole transformer, sampling. The rest of a step is the engine. `ours` is the
+smaller of the two shares.
 """
 
 import time
@@ -94,7 +94,7 @@ def matmul_rate(size: int) -> float:
 
 
 def bandwidth(count: int) -> float:
-    """Bytes/s of reading `count` fp32 numbers and writing as many, the best of several."""
+    """Bytes/s of reading and writing `count` fp32 numbers, the best of several."""
     x = jnp.ones((count,))
     copy = jax.jit(lambda x: x + 1)
     return 8 * count / _best(lambda: copy(x))
@@ -122,7 +122,7 @@ def work(config: ModelConfig, rows: int, positions: int) -> tuple[float, float]:
 
 
 def parts(ours: Ours, rows: int, context: int, loops: int) -> dict[str, Callable[[], Any]]:
-    """Parts of a step, each `loops` times in a jitted loop, on the rows' own devices as the engine does it."""
+    """Parts of a step, each `loops` times in a jitted loop, on the rows' own devices like the engine."""
     config = ours.config
     params = transformer.unstacked(config, ours.params)
     heads = jnp.ones((rows, 1, config.heads, config.head_dim))

@@ -1,10 +1,10 @@
-"""Time of an engine step as episodes in flight and the context grow, and how many programs that takes.
+"""Time of an engine step as episodes in flight and the context grow, and the number of compiled programs.
 
-Episodes of one agent: 8, 32, 128 and 512 at a context of 256; and contexts of 256, 1024 and 4096 for 8 episodes, as
-full as they get. A step is timed as the difference of two runs that differ by 32 decoded tokens alone, so prompts (one
-that all episodes share, which is read once), start and end cancel out. `ours` is how the time of a step grows from 8 to
-512 episodes, by the 64 that it may; a plot stands beside the JSON file. Programs: how many times the decode loop was
-compiled for each size, which may not depend on it.
+Episodes of one agent: 8, 32, 128 and 512 at a context of 256; and full contexts of 256, 1024 and 4096 for 8 episodes.
+The time of a step is the difference of two runs that differ only by 32 decoded tokens. So the prompt (shared by all
+episodes and read once), start and end cancel out. `ours` is the growth of a step's time from 8 to 512 episodes, divided
+by 64, the growth of the episodes. A plot is saved beside the JSON file. The number of times that the decode loop was
+compiled may not depend on the size.
 """
 
 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Scripted fork-join episodes, shaped like those of the Countdown demo: what each agent writes.
+"""Scripted fork-join episodes, shaped like those of the Countdown demo: the tokens that each agent writes.
 
 An episode has 4 agents and 6 forks. The organizer forks as many workers as the pool holds, thinks, then joins the
 oldest and forks another one, until all are joined; then it answers. Sub-queries, thoughts, searches and takeaways are
@@ -42,7 +42,7 @@ class Script:
 
 
 def episodes(count: int, quick: bool = False) -> list[Script]:
-    """`count` random episodes, the same ones every time; short ones for a smoke run."""
+    """`count` random episodes, the same every time; short ones for a smoke run."""
     rng = np.random.default_rng(0)
     return [_episode(rng, forks=4 if quick else 6, scale=0.2 if quick else 1.0) for _ in range(count)]
 

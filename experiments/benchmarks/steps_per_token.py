@@ -1,8 +1,8 @@
 """Engine steps for each token of the critical path, of fork-join episodes alone in the engine. A count, not a time.
 
-64 scripted episodes of 4 agents and 6 forks, one after the other. The steps are all that an episode takes, those that
-read its prompt of 24 tokens included. With a wide feed (16 tokens a step) and with a narrow one (1), and without the
-prompt's steps, in `detail`. 1.0 would be: no step but those in which the critical path decodes a token.
+64 scripted episodes of 4 agents and 6 forks, one after the other. All steps of an episode count, also those that read
+its prompt of 24 tokens. `detail` has a wide feed (16 tokens a step), a narrow one (1), and the steps without the
+prompt's. 1.0 would mean that the critical path decodes a token in every step.
 """
 
 from asyncthink_jax.rollout.state import Limits

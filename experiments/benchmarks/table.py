@@ -1,4 +1,4 @@
-"""The Markdown table of the results that lie in `results/`.
+"""The Markdown table of the results in `results/`.
 
 python -m experiments.benchmarks.table
 """

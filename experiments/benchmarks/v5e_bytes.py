@@ -1,9 +1,9 @@
 """Bytes a decode step of Qwen3-4B moves on four v5e chips, in the program compiled for them. No TPU is needed.
 
-Mesh 2x2, tensor 4; 8 episodes of 4 agents (32 rows), contexts of 2048 tokens, bf16. What has to be moved, on each chip:
-its quarter of the weights, and of the cache of 32 rows as long as they may get. What is moved: the traffic with HBM of
-one narrow step in the compiled program, counted by asyncthink_jax/audit/hlo.py. A ratio of 1.0 would be: nothing is
-moved twice, nothing else at all.
+Mesh 2x2, tensor 4; 8 episodes of 4 agents (32 rows), contexts of 2048 tokens, bf16. Each chip has to move its quarter
+of the weights, and of the cache of 32 full rows. The bytes moved are the traffic with HBM of one narrow step in the
+compiled program, counted by asyncthink_jax/audit/hlo.py. A ratio of 1.0 would mean that nothing is moved twice, and
+nothing else.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """transformers: a Qwen3 with random weights and `generate` with its dynamic cache, sampling at temperature 1.
 
 Work: {"lengths": tokens of each row's prompt, "new": tokens that every row decodes}. Prompts are padded on the left.
-Rows that would end earlier are computed on with padding by `generate` until the last one ends, so that one number of
-new tokens a call is what it takes, whatever each row wants of it.
+`generate` computes rows that end earlier with padding until the last one ends. So each call has one number of new
+tokens, and not one for each row.
 """
 
 import torch

@@ -39,7 +39,7 @@ class Tokenizer:
 
 
 class Lengths(nnx.Variable):
-    """How many tokens each row decodes."""
+    """The number of tokens that each row decodes."""
 
 
 class ForcedLengths(qwen3.Qwen3):
