@@ -291,9 +291,9 @@ def test_a_bad_endpoint_changes_nothing_but_the_count(command, llm, files, tmp_p
     (tmp_path / "demos.answers.jsonl").unlink()
     llm.replies = [
         *(refusal(429, headers={"Retry-After": "0.01"}), refusal(500), Reply(cut=True), Reply(body=b'{"choices"')),
-        *(Reply(delay_s=1), refusal(429), Reply(body=b"sorry"), refusal(503)),
+        *(Reply(delay_s=6), refusal(429), Reply(body=b"sorry"), refusal(503)),
     ]
-    code, out, _ = command("--timeout=0.5")
+    code, out, _ = command("--timeout=3")
     assert code == 0 and files() == well
     assert int(re.search(r"answers now: 24, (\d+) asked again;", out)[1]) >= 8
 

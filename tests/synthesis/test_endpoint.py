@@ -64,13 +64,13 @@ def test_a_question_is_sent_as_it_is_and_its_answer_comes_with_its_count(llm):
         Reply(body=b'{"choices": [{"message": null}]}'),
         Reply(body=b"null"),
         Reply(cut=True),
-        Reply(delay_s=2),
+        Reply(delay_s=6),
     ],
     ids=lambda reply: f"{reply.status}{reply.body or b''}{'cut' if reply.cut else ''}{reply.delay_s or ''}",
 )
 def test_what_may_pass_is_asked_again(llm, reply):
     llm.replies = [reply, reply]
-    assert ask(timeout_s=1 if reply.delay_s else 30) == ([GOOD], 2)
+    assert ask(timeout_s=3 if reply.delay_s else 30) == ([GOOD], 2)
     assert llm.requests == [QUESTION] * 3
 
 
