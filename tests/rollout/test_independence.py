@@ -67,11 +67,26 @@ def test_episodes_are_the_same_on_eight_devices(agents, tmp_path):
 import sys, numpy as np, jax
 agents = int(sys.argv.pop())
 sys.path[:0] = sys.argv[2:]
-from organizing import engine, run
+from organizing import KEY, engine, organizing_params, prompts, run
 from asyncthink_jax.parallel.mesh import make_mesh
 assert jax.device_count() == 8
-rollout = run(engine(mesh=make_mesh(data=8), split_cache=True, agents=agents), tuple(range(64)))
+own = engine(mesh=make_mesh(data=8), split_cache=True, agents=agents)
+rollout = run(own, tuple(range(64)))
 np.savez(sys.argv[1], tokens=rollout.tokens, sampled=rollout.sampled, logprobs=rollout.logprobs, **rollout.record)
+
+# Submitted late, to places that are used again, beside some that are cancelled: the same.
+session, waiting, all_prompts, numbers = own.open(organizing_params(), KEY, 1.0, room=16), list(range(64)), prompts(64), {}
+while waiting or session.pending:
+    for n in waiting[:5]:
+        numbers[session.submit(all_prompts[n], episode_id=n)] = n
+    waiting = waiting[5:]
+    session.cancel(session.submit(all_prompts[0]))
+    for ticket in session.advance(6):
+        one, n = session.take(ticket), numbers.pop(ticket)
+        known = np.arange(rollout.tokens.shape[2]) < rollout.record["known"][n][:, None]
+        np.testing.assert_array_equal(one.record["known"][0], rollout.record["known"][n])
+        np.testing.assert_array_equal(one.tokens[0][known], rollout.tokens[n][known])
+assert not numbers
 """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
