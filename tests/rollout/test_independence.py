@@ -75,7 +75,8 @@ rollout = run(own, tuple(range(64)))
 np.savez(sys.argv[1], tokens=rollout.tokens, sampled=rollout.sampled, logprobs=rollout.logprobs, **rollout.record)
 
 # Submitted late, to places that are used again, beside some that are cancelled: the same.
-session, waiting, all_prompts, numbers = own.open(organizing_params(), KEY, 1.0, room=16), list(range(64)), prompts(64), {}
+session = own.open(organizing_params(), KEY, 1.0, room=16)
+waiting, all_prompts, numbers = list(range(64)), prompts(64), {}
 while waiting or session.pending:
     for n in waiting[:5]:
         numbers[session.submit(all_prompts[n], episode_id=n)] = n
