@@ -1,12 +1,12 @@
-"""The key/value cache of rollouts, and the order in which it lies in memory.
+"""The key/value cache of rollouts, and the order of its axes in memory.
 
-An array for each layer, keys and values apart: [R, K, C, H]. On TPUs it is [R, C, K, H], as their compiler lays out
-what single places are written to; from another order it would copy all of it. On CPUs the first half and the first
-three quarters of the places are kept once more, as arrays of their own: rows are seldom full, attention takes the time
-that reading takes, and there reading a part of an array copies that part. So a step reads the shortest array that holds
-what its rows have. Nothing but this file and `parallel/sharding.py:cache_spec` knows of all this.
+Each layer has an array of keys and one of values: [R, K, C, H]. On TPUs their order is [R, C, K, H], the order in which
+the compiler writes single positions; any other order costs a copy of the whole cache. On CPUs the first half and the
+first three quarters of the positions are kept once more, as arrays of their own: rows are seldom full, attention takes
+as long as reading its keys, and on a CPU reading a part of an array copies that part. So a step reads the shortest
+array that holds all positions of its rows. Only this file and `parallel/sharding.py:cache_spec` depend on this order.
 
-Shapes: R rows, K key/value heads, C places, H head dim, W or L new tokens a row.
+Shapes: R rows, K key/value heads, C positions, H head dim, W or L new tokens per row.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.parallel.mesh import platform
 
-Arrays = tuple[Float[Array, "R K _ H"], ...]  # the keys or values of a layer: the first places, all places
+Arrays = tuple[Float[Array, "R K _ H"], ...]  # the keys or values of a layer: the first positions, all positions
 Layer = tuple[Arrays, Arrays]  # keys, values
 Cache = dict[str, tuple[Arrays, ...]]  # "k" and "v", the arrays of each layer; on TPUs [R, C, K, H]
 
-ROUND_UP = 16  # parts of the places are multiples of it
+ROUND_UP = 16  # the lengths of shorter arrays are multiples of it
 
 
 def heads_first() -> bool:
@@ -31,7 +31,7 @@ def heads_first() -> bool:
 
 
 def kept_lengths(length: int) -> tuple[int, ...]:
-    """The lengths of the arrays that a cache of so many places has, in ascending order; the last holds all of them."""
+    """The lengths of the arrays of a cache of `length` positions, in ascending order; the last one is `length`."""
     if platform() != "cpu":
         return (length,)
     parts = {-(-length * quarters // 4 // ROUND_UP) * ROUND_UP for quarters in (2, 3)}
@@ -39,12 +39,12 @@ def kept_lengths(length: int) -> tuple[int, ...]:
 
 
 def reads_enough(length: int) -> bool:
-    """Whether a step chooses by itself how much it reads of a cache of so many places."""
+    """Whether a step itself chooses how much of a cache of `length` positions it reads."""
     return len(kept_lengths(length)) > 1
 
 
 def empty(layers: int, rows: int, kv_heads: int, lengths: Sequence[int], head_dim: int, dtype: str) -> Cache:
-    """A cache of zeros, for each of `lengths` an array of keys and one of values a layer."""
+    """A cache of zeros: per layer, an array of keys and one of values for each of `lengths`."""
 
     def zeros(length: int) -> Array:
         middle = (kv_heads, length) if heads_first() else (length, kv_heads)
@@ -59,7 +59,7 @@ def row_count(cache: Cache) -> int:
 
 
 def stored(new: Float[Array, "R L K H"]) -> Float[Array, "R K L H"]:
-    """Keys or values of rows that are read at once, as an array of a cache (on TPUs [R, L, K, H])."""
+    """Keys or values of whole rows in the axis order of the cache (on TPUs [R, L, K, H])."""
     return new.swapaxes(1, 2) if heads_first() else new
 
 
@@ -76,13 +76,13 @@ def _written(
 ) -> Float[Array, "R K C H"]:
     heads_lead = heads_first()
     length = array.shape[2 if heads_lead else 1]
-    places = jnp.where(positions < 0, length, positions)  # past the end, since a negative index would wrap
+    indices = jnp.where(positions < 0, length, positions)  # past the end, since a negative index would wrap
 
     def of_row(row: Array, at: Array, n: Array) -> Array:
         return row.at[:, at].set(n.swapaxes(0, 1), mode="drop") if heads_lead else row.at[at].set(n, mode="drop")
 
-    # A map over rows: it tells the partitioner that a row writes to itself alone.
-    return jax.vmap(of_row)(array, places, new)
+    # The map over rows tells the partitioner that a row writes only to itself.
+    return jax.vmap(of_row)(array, indices, new)
 
 
 def read(
@@ -91,15 +91,16 @@ def read(
     length: int | None,
     use: Callable[[Float[Array, "R K L H"], Float[Array, "R K L H"]], Array],
 ) -> Array:
-    """`use` of the keys and the values of the first places, heads first whatever the order is.
+    """Calls `use` with the keys and values of the first positions, heads first in any order of the cache.
 
-    Of as many places as hold what `positions` see: of `length` (None: all) or, where a cache has several arrays, of the
-    shortest of them that will do.
+    It gets the first `length` positions (None: all), or, if the cache has several arrays, the shortest array that holds
+    all `positions`.
     """
     keys, values = layer
     if len(keys) == 1:
-        first = (lambda x: x[:, :, :length]) if heads_first() else (lambda x: x[:, :length].swapaxes(1, 2))
-        return use(first(keys[0]), first(values[0]))
+        if heads_first():
+            return use(keys[0][:, :, :length], values[0][:, :, :length])
+        return use(keys[0][:, :length].swapaxes(1, 2), values[0][:, :length].swapaxes(1, 2))
     pairs = [*zip(keys, values, strict=True)]
     last = jnp.max(positions)
     too_short = sum((last >= array.shape[2]).astype(jnp.int32) for array in keys[:-1])
@@ -107,7 +108,7 @@ def read(
 
 
 def put_row(cache: Cache, row: Int[Array, ""], kept: Cache, entry: Int[Array, ""]) -> Cache:
-    """Copies the row `entry` of another cache, whose rows are at most as long, to a row of this one."""
+    """Copies row `entry` of the cache `kept`, whose rows are at most as long, to row `row` of `cache`."""
 
     def into(array: Array, arrays: Arrays) -> Array:
         axis = 2 if heads_first() else 1
@@ -124,7 +125,7 @@ def put_row(cache: Cache, row: Int[Array, ""], kept: Cache, entry: Int[Array, ""
 
 
 def split_rows(x: Float[Array, "R ..."], sizes: Sequence[int], groups: int) -> list[Float[Array, "r ..."]]:
-    """The rows that live in each of several caches of `sizes` rows, see `transformer.decode`."""
+    """The rows of each of several caches, which have `sizes` rows; see `transformer.decode`."""
     x = x.reshape(groups, -1, *x.shape[1:])
     ends = np.cumsum(sizes)[:-1] // groups
     return [part.reshape(-1, *part.shape[2:]) for part in jnp.split(x, ends, axis=1)]

@@ -1,7 +1,7 @@
 """Weights in a GGUF file (llama.cpp): metadata to `ModelConfig`, blocks dequantized as they are read.
 
-Llama files have the rows of each query and key head in another order (pairs side by side instead of in two halves);
-`read` puts them back, so that all else sees the layout of Hugging Face.
+Llama files have the rows of each query and key head in another order: pairs side by side instead of two halves. `read`
+reorders them, so all other code sees the layout of Hugging Face.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ CHUNK = 1 << 24  # elements dequantized at a time
 
 
 class GgufFile:
-    """`weights.Weights` of a file. Raises WeightsError for what is broken or not supported."""
+    """`weights.Weights` of a file. Raises WeightsError for a file that is broken or not supported."""
 
     naming: Naming = "gguf"
 
@@ -44,7 +44,7 @@ class GgufFile:
         self.config = self._config(metadata)
         self.context: int | None = metadata.get("context_length", int, None) or None
         self.special_tokens: dict[str, Any] = {}
-        # Text, turn and message have ends of their own.
+        # Text, turn and message each have an end token.
         for key, names in (("bos", ["bos"]), ("eos", ["eos", "eot", "eom"]), ("pad", ["padding"])):
             found = [id_ for name in names for id_ in metadata.token_ids(name, self.config.vocab_size)]
             if ids := list(dict.fromkeys(found)):
@@ -65,7 +65,7 @@ class GgufFile:
             found = get(name, int, expected)
             if found != expected:
                 raise WeightsError(f"{self.path}: {name} is {found}, only {expected} is supported")
-        # Old files name a factor alone, which llama.cpp takes as linear scaling.
+        # Old files state only a factor, which llama.cpp takes as linear scaling.
         factors = {get(name, float, 1.0) for name in ("rope.scaling.factor", "rope.scale_linear")} - {0.0, 1.0}
         scaling = get("rope.scaling.type", str, "linear" if factors else "none")
         if scaling != "none":
@@ -89,7 +89,7 @@ class GgufFile:
         return self._with_rope_scaling(config)
 
     def _with_rope_scaling(self, config: ModelConfig) -> ModelConfig:
-        """The scaling that `rope_freqs.weight` is of: the file has its result alone."""
+        """The config with the scaling that gives `rope_freqs.weight`: the file has only the result of the scaling."""
         if ROPE_FREQS not in self._tensors:
             return config
         if self._tensors[ROPE_FREQS].shape != (config.head_dim // 2,):
@@ -118,7 +118,7 @@ class GgufFile:
         return halves[ours.start - first : ours.stop - first]
 
     def _dequantized(self, name: str, rows: slice) -> np.ndarray:
-        """Rows of a tensor as the file has them, in fp32."""
+        """Rows of a tensor, in fp32 and in the order of the file."""
         tensor = self._tensors[name]
         if len(tensor.shape) == 1:
             return dequantize(tensor.data, tensor.kind)[rows]
@@ -134,7 +134,7 @@ class _Tensor:
     """One tensor of a file: its type, its shape in the order of NumPy, and its bytes, row by row."""
 
     def __init__(self, info: TensorInfo, data: np.ndarray, path: Path):
-        """`data`: the bytes of the file. Raises ValueError for a type that isn't supported, or a file that is cut."""
+        """`data`: the bytes of the file. Raises ValueError for an unsupported type and for a truncated file."""
         what = f"{path}: tensor {info.name}"
         try:
             self.kind = GGMLQuantizationType(info.kind)
@@ -170,7 +170,7 @@ class _Metadata:
             raise WeightsError(f"{path} is one of {parts} parts; merge them (llama-gguf-split --merge)")
 
     def get(self, key: str, kind: type, default: Any = ...) -> Any:
-        """The value of `<architecture>.<key>`; floats are the shortest that the stored fp32 can be told by."""
+        """The value of `<architecture>.<key>`; a float is the shortest decimal that rounds to the stored fp32."""
         key = f"{self.architecture}.{key}"
         value = self._values.get(key)
         if value is None:

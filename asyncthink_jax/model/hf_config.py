@@ -1,7 +1,7 @@
 """The families of models, and the `config.json` of Hugging Face models, to and from `ModelConfig`.
 
-What would change the results and is not in the transformer (biases, sliding windows, other rotary embeddings or
-activations, quantization) is refused.
+A feature that would change the results and that the transformer doesn't have is refused: biases, sliding windows, other
+rotary embeddings or activations, quantization.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ class Family:
 
     Attributes:
         architecture: its name in `architectures`.
-        fields: of ModelConfig; no two families have the same ones.
+        fields: of ModelConfig, where it differs from the defaults; no two families have the same ones.
         off: keys of its config.json for features that the transformer hasn't, which are written as turned off.
         required: keys of its config.json that have no default here.
         gguf_pairs: GGUF files have the rows of each head that is rotated pair by pair (0, H/2, 1, H/2 + 1, ..).
@@ -45,7 +45,7 @@ FAMILIES = {
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _REQUIRED = object()
 
-# Keys that change what the model computes, and the values under which they don't.
+# Keys for features that the transformer doesn't have, and the values that turn them off.
 _OFF: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -62,7 +62,8 @@ _OFF: dict[str, tuple[Any, ...]] = {
 def from_hf(data: Any, where: str) -> ModelConfig:
     """The sizes that a parsed config.json states. `where` names the file in errors.
 
-    Raises WeightsError for another family, a feature that the transformer hasn't, and a field that is missing or wrong.
+    Raises WeightsError for an unknown family, a feature that the transformer doesn't have, and a missing or wrong
+    field.
     """
     if not isinstance(data, dict):
         raise WeightsError(f"{where}: not the config of a model")
@@ -106,9 +107,9 @@ def from_hf(data: Any, where: str) -> ModelConfig:
 
 
 def _rope(data: dict[str, Any], where: str) -> tuple[float, RopeScaling]:
-    """Base and scaling of the rotary embedding; version 5 of transformers keeps both in `rope_parameters`.
+    """Base and scaling of the rotary embedding. Version 5 of transformers keeps both in `rope_parameters`.
 
-    Where an older `rope_scaling` stands beside that, it is the one that counts.
+    If an older `rope_scaling` stands beside it, `rope_scaling` counts.
     """
     rope = data.get("rope_parameters") or {}
     if not isinstance(rope, dict):
@@ -154,12 +155,12 @@ def _field(data: dict[str, Any], key: str, kind: type, where: str, default: Any 
 
 
 def context(data: dict[str, Any], where: str) -> int | None:
-    """Tokens that the model was made for, None if its config.json doesn't say. Raises WeightsError."""
+    """Tokens that the model was made for; None if its config.json doesn't state them. Raises WeightsError."""
     return _field(data, "max_position_embeddings", int, where, None)
 
 
 def special_tokens(data: dict[str, Any], where: str, vocabulary: int) -> dict[str, Any]:
-    """`SPECIAL_TOKENS` as a config.json has them, lists as lists; what is no id of the vocabulary is left out."""
+    """`SPECIAL_TOKENS` as a config.json has them, lists as lists, without ids that are outside of the vocabulary."""
     found: dict[str, Any] = {}
     for key in SPECIAL_TOKENS:
         try:
@@ -171,14 +172,20 @@ def special_tokens(data: dict[str, Any], where: str, vocabulary: int) -> dict[st
     return found
 
 
+def _family(config: ModelConfig) -> tuple[str, Family]:
+    """The family that a model is of, by the fields in which families differ; one that names none has its default."""
+    differing = {field for family in FAMILIES.values() for field in family.fields}
+
+    def has(family: Family, field: str) -> bool:
+        return getattr(config, field) == family.fields.get(field, getattr(ModelConfig, field))
+
+    return next((name, one) for name, one in FAMILIES.items() if all(has(one, field) for field in differing))
+
+
 def to_hf(config: ModelConfig, dtype: str, context: int, special_tokens: dict[str, Any]) -> dict[str, Any]:
-    """What config.json has to say about a model, in the keys that versions 4 and 5 of transformers both read."""
+    """The config.json of a model, in keys that versions 4 and 5 of transformers both read."""
     scaling = config.rope_scaling
-    model_type, family = next(
-        (name, one)
-        for name, one in FAMILIES.items()
-        if all(getattr(config, field) == value for field, value in one.fields.items())
-    )
+    model_type, family = _family(config)
     llama3 = {
         "rope_type": "llama3",
         "factor": float(scaling.factor),
@@ -188,7 +195,7 @@ def to_hf(config: ModelConfig, dtype: str, context: int, special_tokens: dict[st
     }
     data = {
         "architectures": [family.architecture],
-        # The version in whose words this is. Without one, transformers takes the tokenizer beside it for a broken one.
+        # The version whose keys these are. Without it, transformers takes the tokenizer beside it for a broken one.
         "transformers_version": "4.51.0",
         "model_type": model_type,
         "vocab_size": config.vocab_size,

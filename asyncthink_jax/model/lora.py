@@ -1,8 +1,8 @@
 """LoRA: two thin matrices beside each matrix of the layers, trained while everything else is frozen (by qwix).
 
-A matrix W [inputs, outputs] acts as W + alpha / rank * A B, with A [inputs, rank] random and B [rank, outputs] zero at
-first. In the parameter tree `kernel_lora_a` and `kernel_lora_b` stand beside `kernel`. Only training sees them apart:
-rollouts and exports have them `merge`d, so that decoding costs what it costs without.
+A matrix W [inputs, outputs] acts as W + alpha / rank * A B. At first A [inputs, rank] is random and B [rank, outputs]
+is zero. In the parameter tree `kernel_lora_a` and `kernel_lora_b` stand beside `kernel`. Only training keeps them
+apart: rollouts and exports `merge` them, so decoding costs the same as without adapters.
 """
 
 import dataclasses
@@ -31,22 +31,22 @@ def is_adapter(path: str) -> bool:
 
 
 def is_installed() -> bool:
-    """Whether qwix, which makes the adapters, can be imported; a model without adapters doesn't need it."""
+    """Whether qwix, which makes the adapters, can be imported. Models without adapters don't need it."""
     return find_spec("qwix") is not None
 
 
 def adapted(model: nn.Module, config: LoRA) -> nn.Module:
-    """The model with adapters, if there are any."""
+    """The model with its adapters; without any, the model itself."""
     if config.rank == 0:
         return model
-    import qwix  # a quarter of a second that only those who want adapters spend
+    import qwix  # takes a quarter of a second; only models with adapters need it
 
     provider = qwix.LoraProvider(module_path="layers/.*", rank=config.rank, alpha=config.alpha)
     return qwix.apply_lora_to_model(model, provider)
 
 
 def split(params: Params) -> tuple[Params, Params]:
-    """(what is trained, what is frozen): adapters and the rest. Without adapters all is trained."""
+    """(trained parameters, frozen parameters): adapters and the rest. Without adapters all are trained."""
     if not any(A in module for module in params["layers"].values()):
         return params, {}
     adapters, rest = {}, {}
@@ -65,7 +65,7 @@ def join(trained: Params, frozen: Params) -> Params:
 
 
 def cast(params: Params, dtype: str) -> Params:
-    """The adapters in the compute type: qwix takes them as they are, and fp32 ones would make fp32 activations."""
+    """Casts the adapters to the compute type: qwix doesn't cast them, and fp32 adapters would make fp32 activations."""
     trained, frozen = split(params)
     return join(jax.tree.map(lambda x: x.astype(dtype), trained), frozen) if frozen else params
 

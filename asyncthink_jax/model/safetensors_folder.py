@@ -1,4 +1,4 @@
-"""Weights in a Hugging Face folder: config.json and safetensors files, one or several with an index."""
+"""Weights in a Hugging Face folder: config.json and one safetensors file, or several with an index."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ _ROWS = 4096  # of a matrix, compared at a time
 
 
 class SafetensorsFolder:
-    """`weights.Weights` of a folder. Raises WeightsError for what is missing, broken or not supported."""
+    """`weights.Weights` of a folder. Raises WeightsError for files that are missing, broken or not supported."""
 
     naming: Naming = "hf"
 
@@ -47,7 +47,7 @@ class SafetensorsFolder:
             )
 
     def _has_another_output(self) -> bool:
-        """Whether there is an output matrix that is not the embedding again. Reads both, to the first difference."""
+        """Whether the output matrix differs from the embedding. Reads both up to the first difference."""
         if _OUTPUT not in self._shapes or _EMBEDDING not in self._shapes:
             return False
         if self._shapes[_OUTPUT] != self._shapes[_EMBEDDING]:
@@ -89,13 +89,13 @@ class SafetensorsFolder:
         return str(self._files.get(name, self.path))
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        # Opened anew each time, so that the pages of the file that were read do not stay mapped.
+        # Opened anew each time: otherwise the pages that were read stay mapped.
         with safe_open(self._files[name], framework="numpy") as opened:
             return opened.get_slice(name)[index]
 
 
 def _files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
-    """The files with tensors, and which tensor the index says is where."""
+    """The files with tensors, and the file of each tensor according to the index."""
     single, index = folder / "model.safetensors", folder / INDEX
     if single.is_file():
         return [single], {}

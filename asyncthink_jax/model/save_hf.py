@@ -1,7 +1,7 @@
 """Weights out: a folder that transformers, vLLM and llama.cpp's converter read.
 
-All is written to `<folder>.partial-<process>` beside the folder and moved into place at the end, so that a kill never
-leaves a folder that looks complete. Tensors leave the devices one layer's at a time.
+Everything is written to `<folder>.partial-<process>` beside the folder and moved into place at the end, so a kill never
+leaves a folder that looks complete. Tensors leave the devices one layer at a time.
 """
 
 import json
@@ -42,13 +42,13 @@ def save_hf(
         params: in any layout, whole on this process's devices.
         dtype: of the files, "bfloat16" or "float32".
         context: tokens that the model was made for (`max_position_embeddings`).
-        special_tokens: bos_token_id, eos_token_id, pad_token_id, those that there are.
-        beside: files that are copied into the folder (a tokenizer's).
-        tokenizer_config: what tokenizer_config.json is to say in place of the copied one; None = nothing else.
-        max_file_bytes: tensors of one file, unless a single one is larger.
+        special_tokens: bos_token_id, eos_token_id, pad_token_id; any of them may be missing.
+        beside: files to copy into the folder (a tokenizer's).
+        tokenizer_config: the content of tokenizer_config.json, in place of the copied file; None = keep the copy.
+        max_file_bytes: largest size of a file's tensors, unless a single tensor is larger.
 
     Raises:
-        WeightsError: the folder is in use or can't be written, or `params` are not those of `config`.
+        WeightsError: the folder is in use or can't be written, or `params` don't fit `config`.
     """
     named, folder = folder, Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -97,7 +97,7 @@ def _write_tensors(draft: Path, config: ModelConfig, params: Params, dtype: str,
 
 
 def _write_file(path: Path, tensors: Sequence[FileTensor], params: Params, dtype: str) -> None:
-    """One safetensors file. The package's own writer wants all tensors of a file in memory."""
+    """Writes one safetensors file. The package's own writer needs all tensors of a file in memory."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # without it transformers refuses the file
     start = 0
     for one in tensors:

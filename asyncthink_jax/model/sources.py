@@ -13,18 +13,18 @@ from asyncthink_jax.files import locked
 from asyncthink_jax.model.tensors import WeightsError
 from asyncthink_jax.shown import reason
 
-# What a model needs; never pickle files. Of a hub id GGUF files are fetched by name alone: some have twenty of a model.
+# The files of a model, never pickle files. From the hub, GGUF files are fetched only by name: some ids have twenty.
 PATTERNS = ("*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "merges.txt")
-PARTIAL = ".partial-"  # in the name of a file that a process is still writing
-TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.model", "merges.txt")  # what its tokenizer alone needs
+PARTIAL = ".partial-"  # marks the name of a file that a process is still writing
+TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.model", "merges.txt")  # the files of its tokenizer
 
 
 def local_path(source: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
-    """The local folder or file of a source: itself, or its copy; of a hub id only the files of these patterns.
+    """The local folder or file of a source, or its local copy.
 
-    A GGUF file of a hub id is `owner/name/file.gguf`.
+    From the hub, only files that match `patterns` are copied. A GGUF file of a hub id is `owner/name/file.gguf`.
 
-    Raises WeightsError if there is nothing, or it can't be fetched.
+    Raises WeightsError if the source does not exist or can't be fetched.
     """
     if "://" in str(source):
         return _copied(str(source))
@@ -39,9 +39,9 @@ def local_path(source: str | Path, patterns: Sequence[str] = PATTERNS) -> Path:
 
 
 def _copied(source: str) -> Path:
-    """The copy of a folder or file; what is there already, of the same size and not older, is not copied again.
+    """The local copy of a folder or file. A file that is there with the same size and not older is not copied again.
 
-    One process at a time does that for an address; the others find its files.
+    One process at a time copies an address; the others find its files.
     """
     try:
         address = copies.checked_address(source)
@@ -65,7 +65,7 @@ def _copied(source: str) -> Path:
         with locked(target, wait=True):
             for one in found:
                 _copy(one, target / one.name)
-            # What the folder has no longer would be taken for a part of the model, or was left by a kill.
+            # A file that the source no longer has would be read as a part of the model, or was left by a kill.
             for old in {path.name for path in target.iterdir()} - {one.name for one in found}:
                 (target / old).unlink()
         return target / remote.name if found == [remote] else target
@@ -73,7 +73,7 @@ def _copied(source: str) -> Path:
         raise
     except ImportError as error:
         raise WeightsError(f"{source} can't be read: {reason(error)}; pip install gcsfs") from error
-    except Exception as error:  # each kind of bucket has its own
+    except Exception as error:  # each kind of bucket has its own types
         raise WeightsError(f"{source} can't be copied: {reason(error)}") from error
 
 
@@ -102,12 +102,12 @@ def _downloaded(source: str, patterns: Sequence[str]) -> Path:
         snapshot = huggingface_hub.snapshot_download(
             source, allow_patterns=list(patterns), ignore_patterns=["*/*"], cache_dir=_hub_cache()
         )
-    except Exception as error:  # it has many: no such repository, no rights, no network, not in the cache
+    except Exception as error:  # many types: no such repository, no rights, no network, not in the cache
         raise WeightsError(f"{nothing}, and the hub didn't give it: {reason(error)}") from error
     return Path(snapshot)
 
 
 def _hub_cache() -> Path | None:
-    """Where huggingface_hub is to keep files; None, which is what it says itself, wherever that can be written."""
+    """The cache folder for huggingface_hub; None = its own default, if that can be written."""
     is_set = any(os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"))
     return None if is_set or copies.of_user() is not None else copies.folder() / "huggingface"

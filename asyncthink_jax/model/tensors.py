@@ -21,9 +21,9 @@ class FileTensor:
 
 
 def check_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raises WeightsError for a size that no tensor in the files can have. `where` names the file that states it.
+    """Raises WeightsError for a size that no tensor in the files has. `where` names the file that states it.
 
-    What a file states may be any number. This comes before anything is made for each layer, or of such a size.
+    A file may state any number. Call this before anything is made per layer or of such a size.
     """
     if config.layers > len(shapes):
         raise WeightsError(f"{where}: {config.layers} layers are stated, but there are {len(shapes)} tensors")

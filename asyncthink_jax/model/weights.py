@@ -3,8 +3,8 @@
     weights = open_weights("Qwen/Qwen3-0.6B")        # a hub id, a folder, a .gguf file, or gs://..
     params = load(weights, weights.config, shardings)
 
-Nothing is read before names, shapes and sizes are checked. Then each device's part of a parameter is read by itself,
-layer by layer, and put on the device: the host never holds more than one such part beside the arrays.
+No tensor is read before names, shapes and sizes are checked. Then each device's part of a parameter is read on its own,
+layer by layer, and put on the device. The host never holds more than one such part beside the arrays.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from asyncthink_jax.model.transformer import Params
 
 Bounds = list[tuple[int, int]]  # first and last + 1 of each dimension
 
-# Fields of ModelConfig that say how to compute, not what; adapters are no part of a release.
+# Fields of ModelConfig that don't describe the released model: types, recomputation, adapters.
 _FREE = ("dtype", "remat", "lora")
 
 
@@ -36,7 +36,7 @@ class Weights(Protocol):
     naming: Naming
     config: ModelConfig
     context: int | None  # tokens that the model was made for
-    special_tokens: dict[str, Any]  # bos_token_id, eos_token_id, pad_token_id: those that the file states
+    special_tokens: dict[str, Any]  # bos_token_id, eos_token_id, pad_token_id, where the file states them
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""
@@ -67,13 +67,13 @@ def open_weights(source: str | Path) -> Weights:
 
 
 def _fitting(weights: Weights) -> Weights:
-    """Whoever asks for the sizes that a file states can rely on them: its tensors have them."""
+    """The weights, if their tensors have the sizes that the file states; so callers can rely on `config`."""
     check(weights, weights.config)
     return weights
 
 
 def check(weights: Weights, config: ModelConfig) -> None:
-    """Raises WeightsError, in one line, at the first field, name or shape that is not that of `config`."""
+    """Raises WeightsError, in one line, at the first field, name or shape that differs from `config`."""
     for field in dataclasses.fields(ModelConfig):
         expected, got = getattr(config, field.name), getattr(weights.config, field.name)
         if field.name not in _FREE and expected != got:
@@ -99,11 +99,11 @@ def load(weights: Weights, config: ModelConfig | None = None, shardings: Any = N
 
     Args:
         shardings: a tree like the parameters', see `parameters.param_specs`; default: all on one device. With
-            several processes each reads what its own devices hold.
+            several processes, each reads only the parts of its own devices.
         dtype: of the parameters.
 
     Raises:
-        WeightsError: the files don't hold this model, see `check`, or a number that isn't finite.
+        WeightsError: the files hold another model, see `check`, or a number that isn't finite.
     """
     config = config or weights.config
     check(weights, config)
@@ -121,7 +121,7 @@ def load(weights: Weights, config: ModelConfig | None = None, shardings: Any = N
 def _load(
     weights: Weights, row: Parameter, shape: tuple[int, ...], sharding: jax.sharding.Sharding, dtype: np.dtype
 ) -> jax.Array:
-    # Not `jax.make_array_from_callback`: that first collects the parts of all devices, a second copy of the parameter.
+    # `jax.make_array_from_callback` would first collect the parts of all devices, a second copy of the parameter.
     devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         assert index is not None  # of an addressable device
