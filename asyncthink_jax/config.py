@@ -25,7 +25,7 @@ from typing import Any, Literal
 from asyncthink_jax import sections
 from asyncthink_jax.config_rules import INF, RANGES, relations
 from asyncthink_jax.files import FileError, check_sum, read_object
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.sections import ConfigError, did_you_mean
 from asyncthink_jax.tasks import TASKS, Countdown, Task

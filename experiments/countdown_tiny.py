@@ -31,7 +31,7 @@ from asyncthink_jax.config import (
     RolloutConfig,
     SFTConfig,
 )
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.tasks import Countdown
 
 

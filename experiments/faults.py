@@ -39,7 +39,7 @@ from pathlib import Path
 
 from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig, to_json
 from asyncthink_jax.files import replace_text
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.shown import harmless
 from asyncthink_jax.storage.provenance import provenance
 from asyncthink_jax.tasks import Countdown

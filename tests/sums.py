@@ -5,7 +5,7 @@ import re
 from typing import ClassVar
 
 from asyncthink_jax.config import Config, RolloutConfig, SFTConfig
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.tasks.task import Task
 
 

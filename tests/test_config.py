@@ -11,13 +11,13 @@ from asyncthink_jax import config as config_lib
 from asyncthink_jax import sections
 from asyncthink_jax.config import ConfigError, load
 from asyncthink_jax.config_rules import RANGES
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.tasks import TASKS, Countdown
 
 MODEL = "ModelConfig(vocab_size=0, layers=3, width=128, heads=4, kv_heads=2, head_dim=32, mlp_width=384)"
 EXPERIMENT = f'''"""A lab note."""
 from asyncthink_jax.config import Config, RLConfig
-from asyncthink_jax.model.parameters import ModelConfig, RopeScaling
+from asyncthink_jax.model.model_config import ModelConfig, RopeScaling
 
 
 def get_config():

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 from asyncthink_jax import convert
 from asyncthink_jax.config import Config, RolloutConfig, load, to_json
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.weights import load as load_weights
 from asyncthink_jax.model.weights import open_weights
 from asyncthink_jax.storage.restore import cold_start_checkpoints, restore_params

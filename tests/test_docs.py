@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import doctest
 import functools
+import graphlib
 import json
 import re
 import shlex
@@ -304,15 +305,31 @@ def test_imports_are_the_arrows_of_the_architecture_and_point_down_only():
     assert all(of_folder[target] > number for number, targets in found.items() for target in targets)
 
 
+def test_nothing_in_the_package_imports_in_a_circle():
+    """Not in a function or for types alone either."""
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found = _modules(path)
+        graph[name] = (set(found) | {module.rpartition(".")[0] for module in found}) & files.keys()
+    assert sum(map(len, graph.values())) > 300, "imports are found"
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
 def _imports(path: Path) -> set[str]:
     """The folders of the package that a file imports from."""
+    return {module.split(".")[1] for module in _modules(path)}
+
+
+def _modules(path: Path) -> list[str]:
+    """What a file imports of the package, wherever: a.b for `from a import b`, be b a module or a name."""
     modules = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             modules += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
-    return {module.split(".")[1] for module in modules if module.startswith("asyncthink_jax.")}
+    return [module for module in modules if module.startswith("asyncthink_jax.")]
 
 
 def test_the_tables_are_those_of_the_committed_results():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from asyncthink_jax.config import Config, to_json
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.tasks import Countdown, Sudoku
 from asyncthink_jax.tasks.countdown_search import Problem, sub_query, worker_text
 from experiments.exact_searches import main, shares

@@ -19,7 +19,7 @@ from absl.testing import flagsaver
 from asyncthink_jax import sample
 from asyncthink_jax.command import split_argv
 from asyncthink_jax.config import CheckpointConfig, Config, ConfigError, RolloutConfig, to_json
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.play.thinker import Settings, load_model, majority
 from asyncthink_jax.storage.restore import cold_start_checkpoints
 from asyncthink_jax.tasks import Countdown
@@ -140,9 +140,9 @@ def test_a_model_that_is_none_is_refused(tmp_path, refused):
 TRAINING = {"asyncthink_jax.training", "grain", "optax", "orbax", "tensorflow_datasets"}
 
 
-def parts_of_training_after(code, **environment):
-    """Those that a process has loaded when it has run this."""
-    told = f"import sys\n{code}\nprint(*({TRAINING} & sys.modules.keys()))"
+def loaded_after(code, of=TRAINING, **environment):
+    """Those of the modules that a process has loaded when it has run this."""
+    told = f"import sys\n{code}\nprint(*({of} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", told], env=os.environ | environment, capture_output=True, text=True, check=False
     )
@@ -150,9 +150,13 @@ def parts_of_training_after(code, **environment):
     return set(done.stdout.splitlines()[-1].split())
 
 
+def test_help_and_what_is_refused_by_its_config_need_no_jax():
+    assert loaded_after("import asyncthink_jax.sample", of={"jax", "flax"}) == set()
+
+
 def test_all_that_sample_imports_is_no_part_of_training():
     code = "import asyncthink_jax.sample, asyncthink_jax.play.thinker, asyncthink_jax.report.lanes"
-    assert parts_of_training_after(code) == set()
+    assert loaded_after(code) == set()
 
 
 def test_the_first_question_to_a_run_loads_what_reads_its_checkpoint_and_no_other_part_of_training(
@@ -160,7 +164,7 @@ def test_the_first_question_to_a_run_loads_what_reads_its_checkpoint_and_no_othe
 ):
     arguments = ["sample", f"--model={model}", FROM, f"--question={QUESTION}"]
     code = f"from asyncthink_jax import sample\nassert sample.main(sample.FLAGS({arguments}), []) == 0"
-    assert parts_of_training_after(code, **compiled_once) == {"orbax"}
+    assert loaded_after(code, **compiled_once) == {"orbax"}
 
 
 # --- What comes out.

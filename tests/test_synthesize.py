@@ -347,7 +347,7 @@ def test_an_endpoint_that_turns_away_later_loses_nothing(command, llm, files):
 
 COUNTDOWN = """
 from asyncthink_jax.config import Config, RLConfig, RolloutConfig, SFTConfig
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.tasks import Countdown
 
 

@@ -30,7 +30,7 @@ from experiments.run_end import first_difference
 SHORTENED = '''"""The demo at a size that trains in seconds."""
 
 from asyncthink_jax.config import CheckpointConfig, Config, EvalConfig, RLConfig, RolloutConfig, SFTConfig
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.tasks import Countdown
 
 

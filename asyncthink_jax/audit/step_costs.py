@@ -18,7 +18,8 @@ import math
 
 import jax.numpy as jnp
 
-from asyncthink_jax.model.parameters import ModelConfig, rows
+from asyncthink_jax.model.model_config import ModelConfig
+from asyncthink_jax.model.parameters import rows
 
 
 @dataclasses.dataclass(frozen=True)

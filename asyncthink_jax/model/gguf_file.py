@@ -16,7 +16,8 @@ from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from asyncthink_jax import stated
 from asyncthink_jax.model.hf_config import FAMILIES
-from asyncthink_jax.model.parameters import BY_PATH, ModelConfig, Naming, RopeScaling, rows
+from asyncthink_jax.model.model_config import ModelConfig, RopeScaling
+from asyncthink_jax.model.parameters import BY_PATH, Naming, rows
 from asyncthink_jax.model.tensors import WeightsError, check_sizes
 from asyncthink_jax.model.transformer import rope_frequencies
 from asyncthink_jax.untrusted.gguf import TensorInfo, read_header

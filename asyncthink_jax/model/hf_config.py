@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncthink_jax import stated
-from asyncthink_jax.model.parameters import ModelConfig, RopeScaling
+from asyncthink_jax.model.model_config import ModelConfig, RopeScaling
 from asyncthink_jax.model.tensors import WeightsError
 
 

@@ -5,7 +5,6 @@ is zero. In the parameter tree `kernel_lora_a` and `kernel_lora_b` stand beside 
 apart: rollouts and exports `merge` them, so decoding costs the same as without adapters.
 """
 
-import dataclasses
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,16 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from asyncthink_jax.model.model_config import LoRA
+
 Params = dict[str, Any]
 A, B = "kernel_lora_a", "kernel_lora_b"
-
-
-@dataclasses.dataclass(frozen=True)
-class LoRA:
-    """Adapters of all matrices of the layers: attention and feed-forward."""
-
-    rank: int = 0  # 0 = none: the whole model is trained
-    alpha: float = 16.0  # the adapters' product counts alpha / rank times
 
 
 def is_adapter(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""The sizes of a model, and ONE table of its parameters: all that is known of a parameter stands in its row.
+"""ONE table of the parameters of a model: all that is known of a parameter stands in its row.
 
     Parameter("layers/q/kernel", "width -> heads head_dim", hf="self_attn.q_proj.weight", gguf="attn_q.weight")
 
@@ -17,48 +17,14 @@ import jax
 from jax.nn.initializers import Initializer, normal, ones
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from asyncthink_jax.model.lora import LoRA, is_adapter
+from asyncthink_jax.model.lora import is_adapter
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.parallel.mesh import AXES
 from asyncthink_jax.parallel.sharding import ROLLOUT, TRAINING, Axes, Layout, split_by
 
 Naming = Literal["hf", "gguf"]
 
 MAX_REPLICATED = 16  # elements of an array without a row, such as an optimizer's step counter
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Slower rotation for longer texts than a model was first trained on ("llama3", of Llama 3.1 and later).
-
-    Frequencies whose wavelength is above `original_context` / `low_frequency_factor` tokens are divided by `factor`,
-    those below `original_context` / `high_frequency_factor` stay, and those between are mixed.
-    """
-
-    factor: float = 1.0  # 1 = none
-    low_frequency_factor: float = 1.0
-    high_frequency_factor: float = 4.0
-    original_context: int = 8192  # tokens
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the model; what is not a size is the same for every Qwen3 and Llama model."""
-
-    vocab_size: int
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp_width: int
-    rope_theta: float = 1e6
-    rope_scaling: RopeScaling = RopeScaling()
-    norm_eps: float = 1e-6
-    tied_embeddings: bool = True
-    qk_norm: bool = True  # Qwen3 has it, Llama has not
-    dtype: str = "float32"  # of activations and cache; parameters are kept in fp32
-    remat: str = "none"  # what training recomputes: "none", "full" (all but layer inputs), "dots" (all but matmuls)
-    lora: LoRA = dataclasses.field(default_factory=LoRA)  # adapters that alone are trained
 
 
 # Logical axis -> the field of ModelConfig that is its size. How each is split over a mesh: `parallel/sharding.py`.

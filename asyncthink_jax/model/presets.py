@@ -5,7 +5,7 @@ TINY is a model like the demo's with half of its key/value heads, for tests: `Mo
 
 from typing import Any
 
-from asyncthink_jax.model.parameters import ModelConfig, RopeScaling
+from asyncthink_jax.model.model_config import ModelConfig, RopeScaling
 
 TINY: dict[str, Any] = {"layers": 3, "width": 128, "heads": 4, "kv_heads": 2, "head_dim": 32, "mlp_width": 384}
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from asyncthink_jax.model.hf_config import to_hf
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.safetensors_folder import INDEX
 from asyncthink_jax.model.tensors import FileTensor, WeightsError, file_tensors
 from asyncthink_jax.model.transformer import Params, abstract_params

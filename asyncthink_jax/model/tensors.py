@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
-from asyncthink_jax.model.parameters import SIZES, ModelConfig, Naming, Parameter, rows
+from asyncthink_jax.model.model_config import ModelConfig
+from asyncthink_jax.model.parameters import SIZES, Naming, Parameter, rows
 
 
 class WeightsError(ValueError):

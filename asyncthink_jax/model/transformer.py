@@ -29,7 +29,8 @@ from asyncthink_jax.model.cache import (
     write,
 )
 from asyncthink_jax.model.lora import Params, adapted, cast
-from asyncthink_jax.model.parameters import BY_PATH, ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
+from asyncthink_jax.model.parameters import BY_PATH
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import constrain_rows, constrain_table
 

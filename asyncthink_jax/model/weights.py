@@ -17,7 +17,8 @@ import numpy as np
 
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.gguf_file import GgufFile
-from asyncthink_jax.model.parameters import BY_PATH, ModelConfig, Naming, Parameter, path_name
+from asyncthink_jax.model.model_config import ModelConfig
+from asyncthink_jax.model.parameters import BY_PATH, Naming, Parameter, path_name
 from asyncthink_jax.model.safetensors_folder import SafetensorsFolder
 from asyncthink_jax.model.sources import local_path
 from asyncthink_jax.model.tensors import WeightsError, file_tensors

@@ -13,7 +13,7 @@ from asyncthink_jax.config import RolloutConfig
 from asyncthink_jax.data.tokenizer import Tokenizer, wire
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.cache import put_row, reads_enough, row_count
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.prompts import Prompts

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from asyncthink_jax.config import Config, ConfigError
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens
 from asyncthink_jax.model import lora, transformer
-from asyncthink_jax.model.parameters import ModelConfig, divides, param_specs, rollout_specs
+from asyncthink_jax.model.model_config import LoRA, ModelConfig
+from asyncthink_jax.model.parameters import divides, param_specs, rollout_specs
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.model.weights import Weights, WeightsError, check, load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh, mesh_text, nearest_mesh, use_cpu_devices
@@ -40,7 +41,7 @@ class RunModel:
     @property
     def dense_model(self) -> ModelConfig:
         """The model of rollouts and exports, in which adapters are merged."""
-        return dataclasses.replace(self.model, lora=lora.LoRA())
+        return dataclasses.replace(self.model, lora=LoRA())
 
     def prompt(self, problem: Problem) -> list[int]:
         """The organizer's prompt, as tokens."""
@@ -137,7 +138,7 @@ def run_model(config: Config, workdir: Path, mesh: Mesh | None = None) -> RunMod
         raise ConfigError("model.lora.rank > 0 needs the package qwix: pip install 'asyncthink_jax[lora]'")
     if weights is not None:
         try:
-            check(weights, dataclasses.replace(model, lora=lora.LoRA()))
+            check(weights, dataclasses.replace(model, lora=LoRA()))
         except WeightsError as error:
             raise ConfigError(f"model: {error}") from error
     check_mesh(config, model, mesh)

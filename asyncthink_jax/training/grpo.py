@@ -38,7 +38,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from asyncthink_jax.config import RLConfig
 from asyncthink_jax.data import packing, pipeline
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.play.episodes import Played, means, play, summary
 from asyncthink_jax.protocol.episode import Episode, Trace

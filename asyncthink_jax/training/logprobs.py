@@ -6,7 +6,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from asyncthink_jax.model import lora, transformer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.parallel.mesh import platform
 from asyncthink_jax.parallel.sharding import replicated, row_shards, row_spec, shard

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from asyncthink_jax.config import SFTConfig
 from asyncthink_jax.data.tokenizer import Tokenizer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer_step import Batch

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.parallel.mesh import use_cpu_devices
 from asyncthink_jax.storage.provenance import provenance
 

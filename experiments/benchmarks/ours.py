@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig, rollout_specs
+from asyncthink_jax.model.model_config import ModelConfig
+from asyncthink_jax.model.parameters import rollout_specs
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.protocol.grammar import Grammar, tag_literals

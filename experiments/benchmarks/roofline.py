@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from asyncthink_jax.model import attention, transformer
 from asyncthink_jax.model.cache import read, write
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.parallel.sharding import ROWS
 from asyncthink_jax.rollout.sampling import sample, token_uniforms
 from asyncthink_jax.rollout.state import Limits

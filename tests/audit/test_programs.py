@@ -14,8 +14,7 @@ import pytest
 from asyncthink_jax.audit.chips import Chip
 from asyncthink_jax.audit.programs import STEPS, compile_step, experiment_on, on_a_chip, sent_bytes, steps
 from asyncthink_jax.config import Config, MeshConfig, RLConfig, RolloutConfig, SFTConfig
-from asyncthink_jax.model.lora import LoRA
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import LoRA, ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.optimizer_step import new_state

@@ -9,7 +9,7 @@ import pytest
 from asyncthink_jax.audit.step_costs import Costs
 from asyncthink_jax.config import SFTConfig
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.training import sft
 
 MODEL = ModelConfig(vocab_size=512, layers=2, width=128, heads=8, kv_heads=4, head_dim=16, mlp_width=384)

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.hf_config import to_hf
-from asyncthink_jax.model.parameters import ModelConfig, param_specs
+from asyncthink_jax.model.model_config import ModelConfig
+from asyncthink_jax.model.parameters import param_specs
 from asyncthink_jax.model.tensors import file_tensors
 from asyncthink_jax.model.weights import load, open_weights
 from asyncthink_jax.parallel.mesh import make_mesh

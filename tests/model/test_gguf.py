@@ -9,7 +9,8 @@ from gguf.quants import dequantize, quantize
 
 from asyncthink_jax import stated
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig, RopeScaling, rows
+from asyncthink_jax.model.model_config import ModelConfig, RopeScaling
+from asyncthink_jax.model.parameters import rows
 from asyncthink_jax.model.tensors import WeightsError, file_tensors
 from asyncthink_jax.model.weights import _read_part, load, open_weights
 

@@ -10,8 +10,7 @@ import pytest
 from jax.sharding import Mesh
 
 from asyncthink_jax.model import lora, transformer
-from asyncthink_jax.model.lora import LoRA
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import LoRA, ModelConfig
 from asyncthink_jax.training.logprobs import token_logprobs
 from asyncthink_jax.training.optimizer_step import OptimizerStep, new_state
 

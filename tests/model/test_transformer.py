@@ -10,7 +10,7 @@ import pytest
 
 from asyncthink_jax.model import cache as kv_cache
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig, RopeScaling
+from asyncthink_jax.model.model_config import ModelConfig, RopeScaling
 
 QWEN = ModelConfig(vocab_size=40, layers=3, width=24, heads=4, kv_heads=2, head_dim=8, mlp_width=32)
 LLAMA = dataclasses.replace(

@@ -13,7 +13,8 @@ from golden_models import GOLDEN, NAMES, cached, expected, packed, padded
 from safetensors.numpy import load_file, save_file
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import TABLE, Parameter, RopeScaling, path_name, rows
+from asyncthink_jax.model.model_config import RopeScaling
+from asyncthink_jax.model.parameters import TABLE, Parameter, path_name, rows
 from asyncthink_jax.model.tensors import WeightsError, file_tensors
 from asyncthink_jax.model.weights import _read_part, load, open_weights
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig, param_specs, rollout_specs
+from asyncthink_jax.model.model_config import ModelConfig
+from asyncthink_jax.model.parameters import param_specs, rollout_specs
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.parallel.sharding import cache_spec, on_each_device, replicated, row_spec, shard
 from asyncthink_jax.training.optimizer import orthogonalize

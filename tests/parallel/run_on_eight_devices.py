@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asyncthink_jax.config import Config, PoolConfig, RLConfig, RolloutConfig, SFTConfig
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.play.episodes import Played, play
 from asyncthink_jax.storage.metrics import Progress, read_metrics

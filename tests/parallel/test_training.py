@@ -22,7 +22,7 @@ TINY = '''"""A run of seconds, whose episodes earn something: they are well-form
 from asyncthink_jax.config import (
     CheckpointConfig, Config, EvalConfig, PoolConfig, RLConfig, RolloutConfig, SFTConfig
 )
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.tasks import Countdown
 
 

@@ -14,7 +14,7 @@ from scripted import FORKS, Pool, episode_of
 
 from asyncthink_jax.data import packing
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.protocol.episode import Episode

@@ -14,7 +14,7 @@ import pytest
 from asyncthink_jax.config import RLConfig, RolloutConfig, SFTConfig
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.protocol.episode import Episode, Trace
 from asyncthink_jax.training import grpo, sft

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.training.logprobs import OldLogprobs, token_logprobs
 

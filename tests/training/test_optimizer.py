@@ -11,7 +11,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from asyncthink_jax.config import OptimizerFields
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.training.optimizer import make_optimizer
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")

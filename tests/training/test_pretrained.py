@@ -14,8 +14,7 @@ from absl.testing import flagsaver
 from asyncthink_jax import convert
 from asyncthink_jax.config import Config, ConfigError, RLConfig, RolloutConfig, SFTConfig, to_json
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.lora import LoRA
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import LoRA, ModelConfig
 from asyncthink_jax.model.save_hf import save_hf
 from asyncthink_jax.model.weights import load, open_weights
 from asyncthink_jax.play.thinker import Settings, load_model

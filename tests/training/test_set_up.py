@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from asyncthink_jax.config import Config, ConfigError, RolloutConfig, is_run, load, to_json
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.storage.texts import record_set_up
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment

@@ -8,7 +8,7 @@ import pytest
 from asyncthink_jax.config import SFTConfig
 from asyncthink_jax.data import packing
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.training import sft
 
 MODEL = ModelConfig(11, layers=1, width=8, heads=2, kv_heads=1, head_dim=4, mlp_width=8)

@@ -10,7 +10,7 @@ import pytest
 from asyncthink_jax.config import Config, PoolConfig, RLConfig, RolloutConfig, SFTConfig
 from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model import lora
-from asyncthink_jax.model.lora import LoRA
+from asyncthink_jax.model.model_config import LoRA
 from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.play.episodes import play
 from asyncthink_jax.protocol.prompts import TINY

@@ -10,7 +10,7 @@ import pytest
 
 from asyncthink_jax.config import SFTConfig
 from asyncthink_jax.model import transformer
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.training import sft
 from asyncthink_jax.training.finite import PARAMETERS, NonFiniteError, Skips

@@ -15,7 +15,7 @@ from asyncthink_jax.config import (
     SFTConfig,
     to_json,
 )
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.storage.metrics import Progress, read_metrics
 from asyncthink_jax.storage.results import write_episodes
 from asyncthink_jax.tasks import Sudoku

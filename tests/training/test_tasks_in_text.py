@@ -20,7 +20,7 @@ from asyncthink_jax.config import (
     to_json,
 )
 from asyncthink_jax.data import pipeline
-from asyncthink_jax.model.parameters import ModelConfig
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.tasks import Math, MMLUPro
 from asyncthink_jax.tasks.task import Script
 from asyncthink_jax.training import experiment
