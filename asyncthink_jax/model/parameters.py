@@ -10,7 +10,7 @@ weight decay pulls at (`training/optimizer.py`), names and layouts in files (`mo
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -43,10 +43,6 @@ SIZES = {
 _NORMAL = normal(0.02)
 
 
-def _always(config: ModelConfig) -> bool:
-    return True
-
-
 @dataclasses.dataclass(frozen=True)
 class Parameter:
     """A row of the table.
@@ -58,7 +54,7 @@ class Parameter:
         hf: the name in files of Hugging Face; in a layer, what follows `model.layers.N.`.
         gguf: the name in GGUF files; in a layer, what follows `blk.N.`.
         initializer: of fresh parameters, of one layer.
-        when: which models have it.
+        when: the flag of ModelConfig with which a model has it, or "not " and the flag; "" = always.
         rope: its outputs go through the rotary embedding; the GGUF files of some families have the rows of each head in
             another order.
     """
@@ -68,7 +64,7 @@ class Parameter:
     hf: str
     gguf: str
     initializer: Initializer = _NORMAL
-    when: Callable[[ModelConfig], bool] = _always
+    when: str = ""
     rope: bool = False
 
     @property
@@ -89,6 +85,11 @@ class Parameter:
     def is_matrix(self) -> bool:
         """Whether it is a linear map of the layers: what Muon, weight decay and adapters are for."""
         return self.in_layers and bool(self.inputs)
+
+    def is_in(self, config: ModelConfig) -> bool:
+        """Whether a model has it."""
+        flag = self.when.removeprefix("not ")
+        return not flag or getattr(config, flag) != self.when.startswith("not ")
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
         """Of the parameter, or of one layer of it."""
@@ -117,26 +118,18 @@ class Parameter:
         return tuple(math.prod(shape[axis] for axis in group) for group in self.file_axes)
 
 
-def _has_qk_norm(config: ModelConfig) -> bool:
-    return config.qk_norm
-
-
-def _has_own_output(config: ModelConfig) -> bool:
-    return not config.tied_embeddings
-
-
 # In the order in which files have them.
 TABLE: tuple[Parameter, ...] = (
     Parameter("embed", "vocab width", "model.embed_tokens.weight", "token_embd.weight"),
-    Parameter("unembed", "width -> vocab", "lm_head.weight", "output.weight", when=_has_own_output),
+    Parameter("unembed", "width -> vocab", "lm_head.weight", "output.weight", when="not tied_embeddings"),
     Parameter("final_norm/scale", "norm", "model.norm.weight", "output_norm.weight", ones),
     Parameter("layers/attention_norm/scale", "norm", "input_layernorm.weight", "attn_norm.weight", ones),
     Parameter("layers/q/kernel", "width -> heads head_dim", "self_attn.q_proj.weight", "attn_q.weight", rope=True),
     Parameter("layers/k/kernel", "width -> kv_heads head_dim", "self_attn.k_proj.weight", "attn_k.weight", rope=True),
     Parameter("layers/v/kernel", "width -> kv_heads head_dim", "self_attn.v_proj.weight", "attn_v.weight"),
     Parameter("layers/o/kernel", "heads head_dim -> width", "self_attn.o_proj.weight", "attn_output.weight"),
-    Parameter("layers/q_norm/scale", "head_dim", "self_attn.q_norm.weight", "attn_q_norm.weight", ones, _has_qk_norm),
-    Parameter("layers/k_norm/scale", "head_dim", "self_attn.k_norm.weight", "attn_k_norm.weight", ones, _has_qk_norm),
+    Parameter("layers/q_norm/scale", "head_dim", "self_attn.q_norm.weight", "attn_q_norm.weight", ones, "qk_norm"),
+    Parameter("layers/k_norm/scale", "head_dim", "self_attn.k_norm.weight", "attn_k_norm.weight", ones, "qk_norm"),
     Parameter("layers/mlp_norm/scale", "norm", "post_attention_layernorm.weight", "ffn_norm.weight", ones),
     Parameter("layers/gate/kernel", "width -> mlp", "mlp.gate_proj.weight", "ffn_gate.weight"),
     Parameter("layers/up/kernel", "width -> mlp", "mlp.up_proj.weight", "ffn_up.weight"),
@@ -147,7 +140,7 @@ BY_PATH = {row.path: row for row in TABLE}
 
 def rows(config: ModelConfig) -> list[Parameter]:
     """The parameters that a model has, without adapters."""
-    return [row for row in TABLE if row.when(config)]
+    return [row for row in TABLE if row.is_in(config)]
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -174,7 +167,10 @@ def param_specs(tree: Any, mesh: Mesh | AbstractMesh, layout: Layout = TRAINING)
     """
 
     def spec(path: Sequence[Any], leaf: Any) -> NamedSharding:
-        name, axes = path_name(path), _axes(path)
+        name, row = path_name(path), find(path)
+        axes: Axes | None = None if row is None else row.inputs + row.outputs
+        if is_adapter(name):
+            axes = None, None  # thin: splitting them saves less than gathering them costs
         if axes is None or leaf.ndim < len(axes):
             if leaf.size > MAX_REPLICATED:
                 raise ValueError(f"parameter {name} {leaf.shape}: no row of the table in model/parameters.py names it")
@@ -196,11 +192,3 @@ def divides(tree: Any, sizes: Sequence[int]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _axes(path: Sequence[Any]) -> Axes | None:
-    """The logical axes of an array's last dimensions; None if it has no row."""
-    if is_adapter(path_name(path)):
-        return None, None  # thin: splitting them saves less than gathering them costs
-    row = find(path)
-    return None if row is None else row.inputs + row.outputs

@@ -18,7 +18,7 @@ import numpy as np
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.gguf_file import GgufFile
 from asyncthink_jax.model.model_config import ModelConfig
-from asyncthink_jax.model.parameters import BY_PATH, Naming, Parameter, path_name
+from asyncthink_jax.model.parameters import BY_PATH, Naming, Parameter, path_name, rows
 from asyncthink_jax.model.safetensors_folder import SafetensorsFolder
 from asyncthink_jax.model.sources import local_path
 from asyncthink_jax.model.tensors import WeightsError, file_tensors
@@ -108,12 +108,12 @@ def load(weights: Weights, config: ModelConfig | None = None, shardings: Any = N
     """
     config = config or weights.config
     check(weights, config)
-    abstract = transformer.abstract_params(config)
+    abstract, by_path = transformer.abstract_params(config), {row.path: row for row in rows(config)}
     if shardings is None:
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: one, abstract)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf, sharding: _load(weights, BY_PATH[path_name(path)], leaf.shape, sharding, np.dtype(dtype)),
+        lambda path, leaf, sharding: _load(weights, by_path[path_name(path)], leaf.shape, sharding, np.dtype(dtype)),
         abstract,
         shardings,
     )

@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from asyncthink_jax.model import save_hf as save_lib
+from asyncthink_jax.model.hf_config import FAMILIES, from_hf, to_hf
+from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.save_hf import save_hf
 from asyncthink_jax.model.tensors import WeightsError
 from asyncthink_jax.model.weights import load, open_weights
@@ -78,6 +80,14 @@ def test_the_config_says_what_transformers_and_vllm_ask(tmp_path):
     assert data["eos_token_id"] == [2, 3]
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"eos_token_id": [2, 3]}
     assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"tokenizer"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_config_is_written_as_that_of_its_family(name):
+    config = ModelConfig(8, 2, 32, heads=4, kv_heads=2, head_dim=8, mlp_width=48, **FAMILIES[name].fields)
+    data = to_hf(config, "bfloat16", 64, {})
+    assert data["model_type"] == name and data["architectures"] == [FAMILIES[name].architecture]
+    assert from_hf(data, "config.json") == config
 
 
 def test_a_write_that_breaks_off_leaves_no_folder(tmp_path, monkeypatch):
