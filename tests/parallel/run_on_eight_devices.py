@@ -86,7 +86,8 @@ def trained(taught, tmp_path_factory):
             tracks = {
                 name: [getattr(t, name).tolist() for t in episode.traces] for name in ("tokens", "sampled", "steps")
             }
-            return episode.to_json(tokenizer.decode) | tracks
+            worth = {"reward": grpo_lib.reward(CONFIG.rl, episode)}  # of one that trains nothing, too
+            return episode.to_json(tokenizer.decode) | worth | tracks
 
         return Trained(
             metrics=read_metrics(first / "metrics.jsonl") + read_metrics(second / "metrics.jsonl"),
