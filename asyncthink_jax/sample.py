@@ -131,7 +131,7 @@ def _ask(thinker: Any, question: str, number: int, console: Any) -> None:
 
     question = question.encode(errors="surrogateescape").decode(errors="replace")  # what the shell could not read
     thinker.prompt(question)  # a question that can't be asked is refused before anything is read or compiled
-    to_json = lambda episode: episode.to_json(thinker.tokenizer.decode)  # noqa: E731
+    to_json = lambda attempt: attempt.to_json(thinker.tokenizer.decode)  # noqa: E731
     if FLAGS.json or not console.is_terminal or not console.encoding.startswith("utf"):  # lanes are no ASCII
         # Watched all the same: Ctrl-C is heard where the host has control.
         episode = to_json(thinker.think(question, number, watch=lambda _: None, every=EVERY))
@@ -142,11 +142,11 @@ def _ask(thinker: Any, question: str, number: int, console: Any) -> None:
         waits = "" if number else "reads the weights and compiles .."
         live.update(Text.assemble((lanes.one_line(question), "bold"), "  ", (waits, "bright_black")), refresh=True)
 
-        def show(episode: Any, is_last: bool = False) -> None:
+        def show(attempt: Any, is_last: bool = False) -> None:
             if not is_last and time.monotonic() < pace.due:
                 return
             started = time.monotonic()
-            shown = to_json(episode)
+            shown = to_json(attempt)
             note = pace.note(shown)
             height = console.height - BELOW
             live.update(lanes.picture(shown, width=console.width, height=height, note=note), refresh=True)

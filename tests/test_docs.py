@@ -15,7 +15,7 @@ import pytest
 
 from asyncthink_jax import config, sections
 from asyncthink_jax.command import split_argv
-from asyncthink_jax.protocol.episode import Episode, Event, Trace
+from asyncthink_jax.protocol.episode import Attempt, Episode, Event, Trace
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.parser import Parser
 from asyncthink_jax.tasks import TASKS
@@ -278,7 +278,7 @@ def test_the_line_of_episodes_jsonl_in_the_docs_has_the_fields_of_an_episode():
     shown = json.loads(re.search(r"```json\n(.*?)```", text_of("docs/files.md"), re.DOTALL)[1])
     none = np.zeros(0, np.int32)
     trace = Trace("organizer", None, none, none, none.astype(bool), none.astype(np.float32), none, [], "answer")
-    made = Episode("", {}, "async", 1, 0, [trace], "", {}, None, 0, 0.0, None).to_json(str)
+    made = Attempt("", {}, 0, Episode("async", 1, [trace], "", None, 0, 0.0), {}, None).to_json(str)
     assert list(shown) == list(made)
     for one in shown["traces"]:
         assert list(one) == list(made["traces"][0])

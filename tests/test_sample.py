@@ -217,13 +217,13 @@ def test_sequential_is_one_organizer_without_forks(model, capsys):
 def test_parallel_traces_are_independent_and_their_answers_merged(model, monkeypatch):
     thinker = load_model(model, Settings(paradigm="parallel", agents=3, temperature=1.0, checkpoint="cold_start"))
     seen = []
-    episode = thinker.think(QUESTION, watch=seen.append)
+    episode = thinker.think(QUESTION, watch=seen.append).episode
     assert (episode.agents, len(episode.traces), episode.paradigm) == (3, 3, "parallel")
     assert len({tuple(trace.tokens) for trace in episode.traces}) == 3
-    assert seen and all(len(part.traces) == 3 for part in seen)
+    assert seen and all(len(part.episode.traces) == 3 for part in seen)
     answers = iter(["2 + 9", "9 + 2 , 20 - 9", None])
     monkeypatch.setattr("asyncthink_jax.rollout.record.Rollout.answer", lambda *_: next(answers))
-    assert thinker.think(QUESTION).answer == " 2 + 9 , 20 - 9"  # Countdown's own: the union, by votes
+    assert thinker.think(QUESTION).episode.answer == " 2 + 9 , 20 - 9"  # Countdown's own: the union, by votes
 
 
 def test_a_vote_goes_to_the_answer_of_most_traces_then_to_the_first():

@@ -354,7 +354,7 @@ PROGRAM = """
 from asyncthink_jax import command, train
 from asyncthink_jax.training import grpo
 
-grpo.reward = lambda config, episode: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5)
+grpo.reward = lambda config, episode, score: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5)
 command.run(train.main)
 """
 

@@ -120,7 +120,7 @@ def training_traces(
 
     The weight is 1 for what the role writes, 0 for prompts and for what a Join inserts; the word `mark` weighs
     `mark_weight`, and the answer and what ends it `answer_weight` times that (not its opening tag: that would have the
-    model answer earlier). The same tokens as those of `episode(script, ..)`, at a fraction of the cost; but a worker
+    model answer earlier). The same tokens as those of `played(script, ..)`, at a fraction of the cost; but a worker
     that the answer would have stopped is trained on to its end, since what it would have written is right all the same.
     With `work_only` an organizer's weight is 0 for all that organizes.
     """
@@ -158,21 +158,6 @@ def training_traces(
         for piece in _worker_pieces(text):
             add(encode(piece), 1.0)
     return [{"tokens": np.array(t, np.int32), "loss_weights": np.array(w, np.float32)} for t, w in rows]
-
-
-def episode(
-    task: Task,
-    script: Script,
-    tokenizer: Tokenizer,
-    grammar: Grammar,
-    prompts: Prompts = TINY,
-    paradigm: str = "async",
-) -> Episode:
-    """A demonstration run through the protocol (`played`), its answer scored."""
-    result = played(script, tokenizer, grammar, prompts)
-    result.task, result.problem, result.paradigm = task.name, script.problem.to_json(), paradigm
-    result.score = dict(task.score(script.problem, result.answer))
-    return result
 
 
 def played(script: Script, tokenizer: Tokenizer, grammar: Grammar, prompts: Prompts = TINY) -> Episode:

@@ -41,7 +41,7 @@ from asyncthink_jax.model.weights import open_weights
 from asyncthink_jax.parallel.mesh import make_mesh
 from asyncthink_jax.play.decoder import make_engine, multiply_in_full
 from asyncthink_jax.play.run_model import problems, run_model
-from asyncthink_jax.protocol.episode import Episode, side_by_side
+from asyncthink_jax.protocol.episode import Attempt, side_by_side
 from asyncthink_jax.protocol.prompts import Prompts
 from asyncthink_jax.rollout.engine import Engine
 from asyncthink_jax.rollout.record import Rollout
@@ -130,9 +130,9 @@ class Thinker:
         return tokens
 
     def think(
-        self, question: str, number: int = 0, watch: Callable[[Episode], None] | None = None, every: int = 8
-    ) -> Episode:
-        """The episode of one question; in the parallel paradigm that of all its traces.
+        self, question: str, number: int = 0, watch: Callable[[Attempt], None] | None = None, every: int = 8
+    ) -> Attempt:
+        """One question thought through; in the parallel paradigm by all traces.
 
         Args:
             question: what `prompt` accepts.
@@ -147,29 +147,18 @@ class Thinker:
             jax.random.key(self.seed),
             self.temperature,
             episode_ids=[number * traces + n for n in range(traces)],
-            watch=None if watch is None else lambda view: watch(self._episode(view, question)),
+            watch=None if watch is None else lambda view: watch(self._attempt(view, question)),
             every=every,
         )
-        return self._episode(rollout, question)
+        return self._attempt(rollout, question)
 
-    def _episode(self, rollout: Rollout, question: str) -> Episode:
-        episodes = [
-            rollout.episode(
-                n,
-                task=self.task,
-                problem={"question": question},
-                paradigm=self.paradigm,
-                seed=self.seed,
-                answer=rollout.answer(n, self.tokenizer.vocabulary),
-                score=None,
-                reward=None,
-            )
-            for n in range(len(rollout))
-        ]
-        if self.paradigm != "parallel":
-            return episodes[0]
-        answers = [episode.answer for episode in episodes]
-        return side_by_side(episodes, None if answers.count(None) == len(answers) else self.merge(answers))
+    def _attempt(self, rollout: Rollout, question: str) -> Attempt:
+        episodes = [rollout.episode(n, self.tokenizer.vocabulary, self.paradigm) for n in range(len(rollout))]
+        episode = episodes[0]
+        if self.paradigm == "parallel":
+            answers = [one.answer for one in episodes]
+            episode = side_by_side(episodes, None if answers.count(None) == len(answers) else self.merge(answers))
+        return Attempt(self.task, {"question": question}, self.seed, episode, score=None, reward=None)
 
 
 def load_model(path: str | Path, settings: Settings = Settings()) -> Thinker:

@@ -70,42 +70,53 @@ class Trace:
 
 @dataclasses.dataclass(eq=False)
 class Episode:
-    """One problem, thought through by one agent pool (or by one or several independent organizers).
+    """What happened when one agent pool (or one or several independent organizers) thought about one prompt.
 
     Attributes:
-      task: the task's name. problem: its fields, as they go into a JSON file.
       paradigm: "async", "sequential" or "parallel".
       agents: c, the capacity of the pool; in the parallel paradigm the number of organizers.
-      seed: of the episode's random numbers.
       traces: organizer first, then its workers by fork id; in the parallel paradigm organizers only.
       answer: the text in `<ANSWER>`, None if it was never closed.
-      score: what the task's scorer says, None before scoring.
       format_error: the name of a `FormatError` in lower case, None for a well-formed episode.
       critical_path: T, in decoded tokens.
       concurrency: eta / c, in 0..1.
-      reward: None before scoring.
+    """
+
+    paradigm: str
+    agents: int
+    traces: list[Trace]
+    answer: str | None
+    format_error: str | None
+    critical_path: int
+    concurrency: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attempt:
+    """An episode, the problem that it was about, and what it is worth.
+
+    Attributes:
+      task: the task's name. problem: its fields, as they go into a JSON file.
+      seed: of the episode's random numbers.
+      score: what the task's scorer says of the answer, None for a question without a known answer.
+      reward: what the trainer makes of episode and score, None where nothing is scored.
     """
 
     task: str
     problem: dict[str, Any]
-    paradigm: str
-    agents: int
     seed: int
-    traces: list[Trace]
-    answer: str | None
+    episode: Episode
     score: dict[str, Any] | None
-    format_error: str | None
-    critical_path: int
-    concurrency: float
     reward: float | None
 
     def to_json(self, decode: Callable[[Sequence[int]], str]) -> dict[str, Any]:
         """One line of `episodes.jsonl`; `decode` turns token ids into text."""
+        episode = self.episode
         return {
             "task": self.task,
             "problem": self.problem,
-            "paradigm": self.paradigm,
-            "agents": self.agents,
+            "paradigm": episode.paradigm,
+            "agents": episode.agents,
             "seed": self.seed,
             "traces": [
                 {
@@ -119,13 +130,13 @@ class Episode:
                     "end_step": life.end,
                     "end": trace.end,
                 }
-                for trace, life in zip(self.traces, clock(self.traces), strict=True)
+                for trace, life in zip(episode.traces, clock(episode.traces), strict=True)
             ],
-            "answer": self.answer,
+            "answer": episode.answer,
             "score": self.score,
-            "format_error": self.format_error,
-            "critical_path": self.critical_path,
-            "concurrency": self.concurrency,
+            "format_error": episode.format_error,
+            "critical_path": episode.critical_path,
+            "concurrency": episode.concurrency,
             "reward": self.reward,
         }
 
@@ -137,22 +148,20 @@ def spans(trace: Trace) -> list[tuple[Literal["decoded", "joined"], list[int]]]:
     return [("decoded" if sampled[0] else "joined", tokens.tolist()) for tokens, sampled in pieces if len(tokens)]
 
 
-def side_by_side(episodes: Sequence[Episode], answer: str | None, score: dict[str, Any] | None = None) -> Episode:
+def side_by_side(episodes: Sequence[Episode], answer: str | None) -> Episode:
     """Independent traces of one problem, each an episode of its own, as one of the parallel paradigm.
 
     Its critical path is the longest trace. It is malformed if all its traces are. `answer` is the one that they were
-    merged to, `score` the answer's.
+    merged to.
     """
     total = max(episode.critical_path for episode in episodes)
     decoded = sum(episode.traces[0].decoded_tokens for episode in episodes)
     errors = [episode.format_error for episode in episodes]
-    return dataclasses.replace(
-        episodes[0],
+    return Episode(
         paradigm="parallel",
         agents=len(episodes),
         traces=[episode.traces[0] for episode in episodes],
         answer=answer,
-        score=score,
         format_error=errors[0] if all(errors) else None,
         critical_path=total,
         concurrency=decoded / (max(1, total) * len(episodes)),

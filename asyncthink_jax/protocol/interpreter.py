@@ -58,7 +58,7 @@ def run(
       worker_context: the same for workers; default `context`.
 
     Returns:
-      The Episode, logprobs 0, with `task`, `problem`, `score`, `reward` left for the caller.
+      The Episode, logprobs 0.
 
     Raises:
       ValueError: the prompt is longer than the context.
@@ -102,18 +102,13 @@ def run(
 
     traces = [row.trace() for row in (organizer, *(workers[i] for i in sorted(workers)))]
     return Episode(
-        task="",
-        problem={},
         paradigm="async",
         agents=wire.grammar.capacity,
-        seed=0,
         traces=traces,
         answer=answer,
-        score=None,
         format_error=error.name.lower() if error else None,
         critical_path=last_step,
         concurrency=concurrency_ratio(traces) / wire.grammar.capacity,
-        reward=None,
     )
 
 

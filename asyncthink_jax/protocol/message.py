@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from asyncthink_jax.protocol.episode import End, Episode, Event, Trace
+from asyncthink_jax.protocol.episode import Attempt, End, Episode, Event, Trace
 from asyncthink_jax.protocol.grammar import Role
 
 # The arrays of a trace, with their types in memory.
@@ -53,22 +53,22 @@ _TRACE: dict[str, tuple[type, ...]] = {
 _EVENT: dict[str, tuple[type, ...]] = {"action": (str,), "id": (int,), "at": (int,)}
 
 
-def pack(episodes: Mapping[int, Episode]) -> bytes:
+def pack(attempts: Mapping[int, Attempt]) -> bytes:
     """The message that says these episodes, by their number.
 
     Raises ValueError for an array of another type than `Trace` says: it would come out as another number.
     """
-    traces = [trace for episode in episodes.values() for trace in episode.traces]
+    traces = [trace for attempt in attempts.values() for trace in attempt.episode.traces]
     for trace in traces:
         for name, dtype in COLUMNS.items():
             if getattr(trace, name).dtype != dtype:
                 raise ValueError(f"a trace has {name} of type {getattr(trace, name).dtype}, not {dtype}")
-    header = {str(number): _episode_to_json(episode) for number, episode in episodes.items()}
+    header = {str(number): _to_json(attempt) for number, attempt in attempts.items()}
     columns = (getattr(trace, name).tobytes() for name in COLUMNS for trace in traces)
     return b"".join([json.dumps(header).encode("ascii"), b"\n", *columns])
 
 
-def unpack(message: bytes) -> dict[int, Episode]:
+def unpack(message: bytes) -> dict[int, Attempt]:
     """The episodes that a message says, equal to those that were packed in every value and type.
 
     Raises ValueError, in one line, for whatever is no such message.
@@ -97,13 +97,23 @@ def unpack(message: bytes) -> dict[int, Episode]:
         for n, trace in enumerate(traces)
     )
     return {
-        int(number): Episode(**record | {"traces": [next(found) for _ in record["traces"]]})
+        int(number): _attempt(record | {"traces": [next(found) for _ in record["traces"]]})
         for number, record in records.items()
     }
 
 
-def _episode_to_json(episode: Episode) -> dict[str, Any]:
-    record = {field.name: getattr(episode, field.name) for field in dataclasses.fields(Episode)}
+_OF_EPISODE = [field.name for field in dataclasses.fields(Episode)]
+_OF_ATTEMPT = [field.name for field in dataclasses.fields(Attempt) if field.name != "episode"]
+
+
+def _attempt(record: dict[str, Any]) -> Attempt:
+    episode = Episode(**{name: record[name] for name in _OF_EPISODE})
+    return Attempt(episode=episode, **{name: record[name] for name in _OF_ATTEMPT})
+
+
+def _to_json(attempt: Attempt) -> dict[str, Any]:
+    record = {name: getattr(attempt, name) for name in _OF_ATTEMPT}
+    record |= {name: getattr(attempt.episode, name) for name in _OF_EPISODE}
     record["traces"] = [
         {
             "role": trace.role,
@@ -113,7 +123,7 @@ def _episode_to_json(episode: Episode) -> dict[str, Any]:
             "prompt": len(trace.prompt),
             "tokens": len(trace.tokens),
         }
-        for trace in episode.traces
+        for trace in attempt.episode.traces
     ]
     return record
 

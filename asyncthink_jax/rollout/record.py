@@ -4,7 +4,6 @@ import dataclasses
 import sys
 import typing
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -57,8 +56,8 @@ class Rollout:
         start = text.rindex(b"<ANSWER>") + len(b"<ANSWER>")
         return text[start : text.rindex(b"</ANSWER>")].decode("utf-8", "replace")
 
-    def episode(self, n: int, **about: Any) -> Episode:
-        """Episode n as the rest of the project speaks of it; `about`: task, problem, paradigm, seed, answer.
+    def episode(self, n: int, token_bytes: Sequence[bytes], paradigm: str = "async") -> Episode:
+        """Episode n as the rest of the project speaks of it; `token_bytes` as of `answer`.
 
         What a worker decoded after the organizer's last step is cut: the organizer's end stops every worker. Of an
         episode that is not finished, all that has been decoded is there; its running traces are "stopped", the
@@ -84,12 +83,13 @@ class Rollout:
             total = critical_path(traces)
         decoded = sum(trace.decoded_tokens for trace in traces)
         return Episode(
+            paradigm=paradigm,
             agents=self.agents,
             traces=traces,
+            answer=self.answer(n, token_bytes),
             format_error=FormatError(error).name.lower() if error else None,
             critical_path=total,
             concurrency=decoded / (max(1, total) * self.agents),
-            **about,
         )
 
     def _organizer(self, n: int, r: dict[str, np.ndarray]) -> Trace:

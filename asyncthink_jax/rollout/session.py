@@ -4,7 +4,7 @@
     ticket = session.submit(prompt)
     while ticket not in session.advance(steps=16):
         session.view([ticket])          # as far as it has come
-    episode = session.take(ticket).episode(0, ..)
+    episode = session.take(ticket).episode(0, token_bytes)
 
 A ticket is the number of a submission. An episode depends on its prompt, its `episode_id`, the key and the temperature
 alone: not on when it was submitted, on its neighbours, or on their being cancelled. The memory is that of `room`

@@ -11,7 +11,7 @@ from typing import Any
 from asyncthink_jax.config import Config, EvalConfig
 from asyncthink_jax.data.tokenizer import Tokenizer
 from asyncthink_jax.files import FileError, locked, read_object, replace_text, replacing, sealed
-from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.protocol.episode import Attempt
 from asyncthink_jax.storage.metrics import check_results
 
 REMEDY = "put it back from a copy, or remove it: `train` then scores the run again"
@@ -78,9 +78,9 @@ def set_scores_aside(workdir: Path, name: str, saved: Config, now: Config) -> No
             results["paradigms"].setdefault(f"{name}_{length}", {}).update(old)
 
 
-def write_episodes(folder: Path, episodes: Sequence[Episode], tokenizer: Tokenizer) -> None:
+def write_episodes(folder: Path, attempts: Sequence[Attempt], tokenizer: Tokenizer) -> None:
     """Writes `episodes.jsonl`, one episode a line, in the format that docs/files.md describes. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "episodes.jsonl") as draft, draft.open("w", encoding="utf-8", errors="replace") as file:
-        for episode in episodes:
-            file.write(json.dumps(sealed(episode.to_json(tokenizer.decode)), ensure_ascii=False) + "\n")
+        for attempt in attempts:
+            file.write(json.dumps(sealed(attempt.to_json(tokenizer.decode)), ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.protocol.episode import Attempt
 
 PARAMETERS = "parameters_finite"  # what a step says of its parameters, beside its numbers
 
@@ -78,12 +78,12 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def check_episodes(episodes: Iterable[Episode]) -> None:
+def check_attempts(attempts: Iterable[Attempt]) -> None:
     """Raises NonFiniteError for a reward or the log-probability of a sampled token that isn't finite."""
-    for episode in episodes:
-        if episode.reward is not None and not np.isfinite(episode.reward):
-            raise NonFiniteError(f"a reward is {episode.reward}")
-        for trace in episode.traces:
+    for attempt in attempts:
+        if attempt.reward is not None and not np.isfinite(attempt.reward):
+            raise NonFiniteError(f"a reward is {attempt.reward}")
+        for trace in attempt.episode.traces:
             check_logprobs("the sampler's", trace.logprobs[trace.sampled])
 
 

@@ -26,9 +26,10 @@ episodes (`imitated_rows`).
 """
 
 import dataclasses
+import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,11 +42,11 @@ from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.model.transformer import Params
 from asyncthink_jax.play.episodes import Played, means, play, summary
-from asyncthink_jax.protocol.episode import Episode, Trace
+from asyncthink_jax.protocol.episode import Attempt, Episode, Trace
 from asyncthink_jax.tasks.task import Problem
 from asyncthink_jax.training import sft
 from asyncthink_jax.training.experiment import Experiment
-from asyncthink_jax.training.finite import Skips, check_episodes, check_logprobs
+from asyncthink_jax.training.finite import Skips, check_attempts, check_logprobs
 from asyncthink_jax.training.logprobs import OldLogprobs, token_logprobs
 from asyncthink_jax.training.optimizer_step import Batch, OptimizerStep, TrainState
 
@@ -96,8 +97,8 @@ class Grpo:
         rolled_out = time.monotonic()
         rng = np.random.default_rng((self.experiment.config.seed, number))
         state, numbers = self.learn(state, chosen, rng, poll if may_stop else None)
-        episodes = [episode for one in rollouts for episode in one.episodes]  # those that train are no fair sample
-        numbers |= means(summary(episodes, config.group_size, self.experiment.config.task.wanted))
+        attempts = [attempt for one in rollouts for attempt in one.attempts]  # those that train are no fair sample
+        numbers |= means(summary(attempts, config.group_size, self.experiment.config.task.wanted))
         if config.groups != "all":
             numbers |= {"rollouts": len(rollouts), "groups": len(chosen) // config.group_size}
         numbers["occupancy"] = float(np.mean([one.occupancy for one in rollouts]))
@@ -109,8 +110,8 @@ class Grpo:
 
     def sample(
         self, number: int, params: Params, problems: Iterator[Problem], poll: Poll
-    ) -> tuple[list[Played], list[Episode]]:
-        """Steps 1 and 2: rollouts of an iteration, and of their rewarded episodes the groups that are trained on.
+    ) -> tuple[list[Played], list[Attempt]]:
+        """Steps 1 and 2: rollouts of an iteration, and of their attempts the groups that are trained on.
 
         One rollout, or with `groups` other than "all" up to `max_rollouts`, until `prompts` groups are kept. Groups
         beyond that are dropped, so that all that the next iteration depends on is the state of `problems`.
@@ -118,15 +119,13 @@ class Grpo:
         config = self.config
         params = self.experiment.to_rollout_layout(params)
         rollouts: list[Played] = []
-        chosen: list[Episode] = []
+        chosen: list[Attempt] = []
         wanted = config.prompts * config.group_size
         while len(chosen) < wanted and len(rollouts) < (1 if config.groups == "all" else config.max_rollouts):
             played = self.rollout(number, len(rollouts), params, problems, poll)
-            for episode in played.episodes:
-                episode.reward = reward(config, episode)
-            rewards = np.array([episode.reward for episode in played.episodes], float).reshape(-1, config.group_size)
+            rewards = np.array([attempt.reward for attempt in played.attempts], float).reshape(-1, config.group_size)
             keep = np.repeat(kept(config, rewards), config.group_size)
-            chosen += itertools.compress(played.episodes, keep)
+            chosen += itertools.compress(played.attempts, keep)
             rollouts.append(played)
         return rollouts, chosen[:wanted]
 
@@ -139,16 +138,19 @@ class Grpo:
         chosen = [next(problems) for _ in range(config.prompts)]
         # Apart from each other, and from the key of evaluation, which is 1_000_003.
         key = jax.random.fold_in(jax.random.key(experiment.config.seed), number + 2_000_003 * place)
-        return play(experiment, params, chosen, config.group_size, key, config.temperature, merge=False, poll=poll)
+        worth = functools.partial(reward, config)
+        return play(
+            experiment, params, chosen, config.group_size, key, config.temperature, worth, merge=False, poll=poll
+        )
 
     def learn(
-        self, state: TrainState, episodes: Sequence[Episode], rng: np.random.Generator, poll: Poll | None = None
+        self, state: TrainState, attempts: Sequence[Attempt], rng: np.random.Generator, poll: Poll | None = None
     ) -> tuple[TrainState, dict[str, Any]]:
-        """Steps 3 to 5: from rewarded episodes, `group_size` of each problem in a row, to new parameters.
+        """Steps 3 to 5: from attempts, `group_size` at each problem in a row, to new parameters.
 
         Args:
             state: is donated.
-            episodes: with rewards.
+            attempts: with rewards.
             rng: decides which workers train and which demonstrations are imitated.
             poll: called before each optimizer step.
 
@@ -156,14 +158,14 @@ class Grpo:
             NonFiniteError: as `iteration`.
         """
         config = self.config
-        check_episodes(episodes)
-        rewards = np.array([episode.reward for episode in episodes], float).reshape(-1, config.group_size)
+        check_attempts(attempts)
+        rewards = np.array([attempt.reward for attempt in attempts], float).reshape(-1, config.group_size)
         advantage = advantages(config, rewards).reshape(-1)
         groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
         minibatches = []
         for part in np.array_split(groups, config.optimizer_steps):
             chosen = part.reshape(-1)
-            rows = training_rows(config, [episodes[n] for n in chosen], advantage[chosen], rng)
+            rows = training_rows(config, [attempts[n].episode for n in chosen], advantage[chosen], rng)
             if rows:  # else the rewards of every group are equal
                 minibatches.append(self.batch(state.params, rows, rng))
         return self.update(state, minibatches, poll)
@@ -247,7 +249,7 @@ class Minibatch:
 # --------------------------------------------------------------------------------------------------------- 2. reward
 
 
-def reward(config: RLConfig, episode: Episode) -> float:
+def reward(config: RLConfig, episode: Episode, score: Mapping[str, Any]) -> float:
     """R_FE for a malformed episode, else R_A + lambda * min(eta / c, tau) / tau (paper, section 4).
 
     Three options that the paper has not, all off by default: R_eta in proportion to R_A, a bonus where everything asked
@@ -256,7 +258,6 @@ def reward(config: RLConfig, episode: Episode) -> float:
     """
     if episode.format_error is not None:
         return config.format_penalty
-    score = episode.score or {}
     concurrency = min(episode.concurrency, config.tau) / config.tau
     if config.concurrency_times_accuracy:
         concurrency *= score["accuracy"]

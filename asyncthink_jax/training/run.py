@@ -40,7 +40,7 @@ from asyncthink_jax.storage.start import Start
 from asyncthink_jax.training import sft
 from asyncthink_jax.training.evaluation import evaluate
 from asyncthink_jax.training.experiment import Experiment
-from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_episodes, remedies
+from asyncthink_jax.training.finite import DivergedError, NonFiniteError, Skips, check_attempts, remedies
 from asyncthink_jax.training.grpo import Grpo
 from asyncthink_jax.training.optimizer import make_optimizer
 from asyncthink_jax.training.optimizer_step import OptimizerStep, TrainState, abstract_state, new_state
@@ -221,11 +221,11 @@ class Run:
         config, poll = self.config, self.preemption.poll
         problems, temperature = config.eval.validation_problems, config.rl.temperature
         try:
-            scores, episodes = evaluate(self.experiment, state.params, "validation", temperature, problems, poll=poll)
+            scores, attempts = evaluate(self.experiment, state.params, "validation", temperature, problems, poll=poll)
         except InterruptedRunError:
             return False
         with self._ending_at("rl", number):
-            check_episodes(episodes)
+            check_attempts(attempts)
         self._write("validation", number, means(scores))
         self.checkpoints.save_best(number, state.params, {"iteration": number}, metric=scores["reward"])
         return True
@@ -242,11 +242,11 @@ class Run:
             if measured_so(done.get(row), temperature, config.samples):
                 continue
             with self._timed("eval"):
-                scores, episodes = evaluate(
+                scores, attempts = evaluate(
                     self.experiment, params, "test", temperature, config.problems, config.samples, poll=poll
                 )
             if is_first() and place == 0:
-                write_episodes(self.workdir / "eval" / name_of(self.name), episodes, self.experiment.tokenizer)
+                write_episodes(self.workdir / "eval" / name_of(self.name), attempts, self.experiment.tokenizer)
             if is_first():
                 self._add_row(row, scores)
 

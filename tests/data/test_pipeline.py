@@ -35,11 +35,12 @@ def some_scripts(source, n):
 def test_demonstrations_are_well_formed_and_right(splits, tokenizer, kind, agents):
     source = demonstrations(splits, tokenizer, kind, agents=agents)
     for script in some_scripts(source, 40):
-        episode = pipeline.episode(TASK, script, tokenizer, Grammar(agents, 6))
+        episode = pipeline.played(script, tokenizer, Grammar(agents, 6))
         assert episode.format_error is None and episode.traces[0].end == "answer"
-        assert episode.score["wrong"] == 0
+        score = TASK.score(script.problem, episode.answer)
+        assert score["wrong"] == 0
         if kind == "oracle":
-            assert episode.score["correct"] == min(4, len(TASK.solutions(script.problem)))
+            assert score["correct"] == min(4, len(TASK.solutions(script.problem)))
             assert [trace.end for trace in episode.traces[1:]] == ["return"] * 6
 
 
@@ -47,7 +48,7 @@ def test_demonstrations_are_well_formed_and_right(splits, tokenizer, kind, agent
 def test_training_traces_are_the_episodes_traces(splits, tokenizer, kind):
     source = demonstrations(splits, tokenizer, kind)
     for script in some_scripts(source, 60):
-        episode = pipeline.episode(TASK, script, tokenizer, Grammar(4, 6))
+        episode = pipeline.played(script, tokenizer, Grammar(4, 6))
         traces = pipeline.training_traces(script, tokenizer)
         assert len(traces) == len(episode.traces)
         for ours, theirs in zip(traces, episode.traces, strict=True):

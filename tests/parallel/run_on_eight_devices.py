@@ -80,20 +80,18 @@ def trained(taught, tmp_path_factory):
             patch.setattr(grpo_lib, "play", recorded)
             run.reinforce(run.cold_start())
             tokenizer = run.experiment.tokenizer
-        episodes = [episode for one in played for episode in one.episodes]
+        attempts = [attempt for one in played for attempt in one.attempts]
 
-        def facts(episode):
-            tracks = {
-                name: [getattr(t, name).tolist() for t in episode.traces] for name in ("tokens", "sampled", "steps")
-            }
-            worth = {"reward": grpo_lib.reward(CONFIG.rl, episode)}  # of one that trains nothing, too
-            return episode.to_json(tokenizer.decode) | worth | tracks
+        def facts(attempt):
+            traces = attempt.episode.traces
+            tracks = {name: [getattr(t, name).tolist() for t in traces] for name in ("tokens", "sampled", "steps")}
+            return attempt.to_json(tokenizer.decode) | tracks
 
         return Trained(
             metrics=read_metrics(first / "metrics.jsonl") + read_metrics(second / "metrics.jsonl"),
             played=played,
-            episodes=list(map(facts, episodes)),
-            logprobs=[np.concatenate([trace.logprobs for trace in episode.traces]) for episode in episodes],
+            episodes=list(map(facts, attempts)),
+            logprobs=[np.concatenate([trace.logprobs for trace in one.episode.traces]) for one in attempts],
         )
 
     return train

@@ -12,14 +12,8 @@ def episode(correct, answered=4, format_error=None, forks=2, path=100, decoded=(
     actions = ["fork"] * forks + ["join"] * forks + ["answer"]
     traces = [SimpleNamespace(decoded_tokens=n, events=[SimpleNamespace(action=a) for a in actions]) for n in decoded]
     score = {"correct": correct, "answered": answered, "wrong": answered - correct}
-    return SimpleNamespace(
-        score=score,
-        format_error=format_error,
-        critical_path=path,
-        concurrency=0.5,
-        reward=float(correct),
-        traces=traces,
-    )
+    happened = SimpleNamespace(format_error=format_error, critical_path=path, concurrency=0.5, traces=traces)
+    return SimpleNamespace(episode=happened, score=score, reward=float(correct))
 
 
 def test_means_are_over_episodes_and_errors_over_problems():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncthink_jax.protocol.episode import (
+    Attempt,
     Episode,
     Event,
     Trace,
@@ -61,15 +62,13 @@ def test_sequential_thinking_has_concurrency_one():
 
 
 def alone(decoded, format_error=None):
-    facts = {"task": "", "problem": {}, "paradigm": "sequential", "agents": 1, "seed": 0, "answer": "a", "score": None}
-    own = {"format_error": format_error, "critical_path": decoded, "concurrency": 1.0, "reward": None}
-    return Episode(**facts, **own, traces=[trace("organizer", decoded)])
+    return Episode("sequential", 1, [trace("organizer", decoded)], "a", format_error, decoded, concurrency=1.0)
 
 
 def test_traces_side_by_side_take_as_long_as_the_longest_and_fail_only_together():
-    both = side_by_side([alone(10, "no_answer"), alone(6)], "b", {"accuracy": 1.0})
+    both = side_by_side([alone(10, "no_answer"), alone(6)], "b")
     assert (both.critical_path, both.concurrency, both.agents) == (10, 16 / (10 * 2), 2)
-    assert (both.format_error, both.answer, both.score) == (None, "b", {"accuracy": 1.0})
+    assert (both.format_error, both.answer, both.paradigm) == (None, "b", "parallel")
     assert side_by_side([alone(6, "no_answer"), alone(7, "stray_tag")], None).format_error == "no_answer"
 
 
@@ -173,18 +172,20 @@ def test_a_line_of_episodes_jsonl():
     organizer = traces[0]
     organizer.tokens = np.arange(8, dtype=np.int32)
     organizer.sampled = np.array([1, 1, 1, 1, 0, 0, 1, 1], np.bool_)
-    line = Episode(
+    line = Attempt(
         task="countdown_tiny",
         problem={"numbers": [2, 3, 4, 5], "target": 24, "n_solutions": 4},
-        paradigm="async",
-        agents=4,
         seed=0,
-        traces=traces,
-        answer="a",
+        episode=Episode(
+            paradigm="async",
+            agents=4,
+            traces=traces,
+            answer="a",
+            format_error=None,
+            critical_path=9,
+            concurrency=11 / 9 / 4,
+        ),
         score={"accuracy": 0.75, "correct": 3},
-        format_error=None,
-        critical_path=9,
-        concurrency=11 / 9 / 4,
         reward=0.81,
     ).to_json(lambda ids: " ".join(map(str, ids)))
     assert json.loads(json.dumps(line)) == {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncthink_jax.protocol.episode import Episode, Event, Trace
+from asyncthink_jax.protocol.episode import Attempt, Episode, Event, Trace
 from asyncthink_jax.protocol.message import COLUMNS, pack, unpack
 
 number = st.integers(0, 2**31 - 1)
@@ -39,17 +39,21 @@ def traces(draw):
 
 episodes = st.builds(
     Episode,
-    task=text,
-    problem=some_json,
     paradigm=st.sampled_from(["async", "sequential", "parallel"]),
     agents=number,
-    seed=number,
     traces=st.lists(traces(), max_size=3),
     answer=st.none() | text,
-    score=st.none() | some_json,
     format_error=st.none() | text,
     critical_path=number,
     concurrency=st.floats(),
+)
+attempts = st.builds(
+    Attempt,
+    task=text,
+    problem=some_json,
+    seed=number,
+    episode=episodes,
+    score=st.none() | some_json,
     reward=st.none() | st.floats(),
 )
 
@@ -79,13 +83,12 @@ def one_episode(**changes):
         events=[Event("fork", 1, 1)],
         end="answer",
     )
-    about = {"task": "t", "problem": {}, "paradigm": "async", "agents": 2, "seed": 0, "answer": None, "score": None}
-    measured = {"format_error": None, "critical_path": 2, "concurrency": 0.5, "reward": None}
-    return Episode(**about, **measured, traces=[dataclasses.replace(trace, **changes)])
+    episode = Episode("async", 2, [dataclasses.replace(trace, **changes)], None, None, critical_path=2, concurrency=0.5)
+    return Attempt("t", {}, 0, episode, score=None, reward=None)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.integers(0, 999_999_999), episodes, max_size=3))
+@given(st.dictionaries(st.integers(0, 999_999_999), attempts, max_size=3))
 def test_what_is_unpacked_is_what_was_packed_in_every_bit_and_type(items):
     assert plain(unpack(pack(items))) == plain(items)
 

@@ -182,8 +182,7 @@ def on_engine(engine: Engine, pool: Pool, scripts: list[Script], reads) -> Rollo
 
 def episode_of(rollout: Rollout, n: int, vocabulary: Sequence[bytes]) -> Episode:
     """Episode n, with what the interpreter says of an episode."""
-    about = {"task": "", "problem": {}, "paradigm": "async", "seed": 0, "score": None, "reward": None}
-    return rollout.episode(n, answer=rollout.answer(n, vocabulary), **about)
+    return rollout.episode(n, vocabulary)
 
 
 def facts(episode: Episode) -> dict:

@@ -46,12 +46,14 @@ def sampled(tmp_path_factory):
 
     def sample(reward, number=1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(grpo, "reward", lambda _, episode: reward(sum(int(t.tokens.sum()) for t in episode.traces)))
+            patch.setattr(
+                grpo, "reward", lambda _, episode, score: reward(sum(int(t.tokens.sum()) for t in episode.traces))
+            )
             before = problems.get_state()["next_index"]
             rollouts, chosen = algorithm.sample(number, params, problems, lambda: None)
             assert problems.get_state()["next_index"] == before + 4 * len(rollouts)
-        episodes = [episode for one in rollouts for episode in one.episodes]
-        earned, trained = (np.array([one.reward for one in part]).reshape(-1, 2) for part in (episodes, chosen))
+        attempts = [attempt for one in rollouts for attempt in one.attempts]
+        earned, trained = (np.array([one.reward for one in part]).reshape(-1, 2) for part in (attempts, chosen))
         return rollouts, earned, trained
 
     return sample
@@ -77,7 +79,7 @@ def test_after_the_last_rollout_fewer_groups_are_trained_on_or_none(sampled):
 def test_every_rollout_of_an_iteration_has_random_numbers_of_its_own(sampled):
     # The model is untrained: with the same random numbers it draws much the same tokens after any prompt.
     rollouts, _, _ = sampled(lambda tokens: 1.0)
-    first_tokens = np.array([[episode.traces[0].tokens[0] for episode in one.episodes] for one in rollouts])
+    first_tokens = np.array([[attempt.episode.traces[0].tokens[0] for attempt in one.attempts] for one in rollouts])
     assert np.mean(first_tokens[1:] == first_tokens[:-1]) < 0.3
 
 
@@ -98,7 +100,7 @@ def dies(self, number, place, *rest):
 
 
 grpo.Grpo.rollout = dies
-grpo.reward = lambda config, episode: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5 == 0)
+grpo.reward = lambda config, episode, score: float(sum(int(trace.tokens.sum()) for trace in episode.traces) % 5 == 0)
 command.run(train.main)
 """
 

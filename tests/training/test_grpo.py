@@ -16,7 +16,7 @@ from asyncthink_jax.data import packing, pipeline
 from asyncthink_jax.model import transformer
 from asyncthink_jax.model.model_config import ModelConfig
 from asyncthink_jax.parallel.mesh import make_mesh
-from asyncthink_jax.protocol.episode import Episode, Trace
+from asyncthink_jax.protocol.episode import Attempt, Episode, Trace
 from asyncthink_jax.training import grpo, sft
 from asyncthink_jax.training.finite import NonFiniteError
 from asyncthink_jax.training.grpo import Grpo
@@ -25,10 +25,18 @@ from asyncthink_jax.training.sft import normalised
 from experiments.countdown_tiny import get_config
 
 
-def episode(reward=None, traces=(), **facts):
-    about = {"task": "", "problem": {}, "paradigm": "async", "agents": 4, "seed": 0, "answer": None, "score": None}
+def episode(traces=(), **facts):
+    about = {"paradigm": "async", "agents": 4, "answer": None}
     about |= {"format_error": None, "critical_path": 10, "concurrency": 0.5}
-    return Episode(**(about | facts), traces=list(traces), reward=reward)
+    return Episode(**(about | facts), traces=list(traces))
+
+
+def reward(config, score, **facts):
+    return grpo.reward(config, episode(**facts), score)
+
+
+def attempt(reward, traces):
+    return Attempt("", {}, 0, episode(traces), None, reward)
 
 
 def trace(prompt, tokens, joined=(), role="organizer", logprobs=-0.7):
@@ -79,18 +87,18 @@ ALL = {"accuracy": 1.0, "correct": 4, "answered": 4, "wrong": 0}
 def test_the_reward_of_an_episode(config, facts, expected):
     fixed = {"tau": 0.8, "concurrency_weight": 1.0, "format_penalty": -1.0}
     fixed |= {"all_correct_bonus": 0.0, "wrong_penalty": 0.0}
-    assert grpo.reward(RLConfig(**(fixed | config)), episode(**facts)) == pytest.approx(expected)
+    assert reward(RLConfig(**(fixed | config)), **facts) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     "config", [RLConfig(), RLConfig(wrong_penalty=1.0), get_config().rl], ids=["", "equal", "demo"]
 )
 def test_a_malformed_episode_is_never_better_than_a_well_formed_one(config):
-    malformed = grpo.reward(config, episode(format_error="no_answer", score=ALL, concurrency=1.0))
+    malformed = reward(config, ALL, format_error="no_answer", concurrency=1.0)
     for wrong, answered, concurrency in itertools.product(range(5), range(5), (0.0, 0.3, 1.0)):
         right = max(0, answered - wrong)
         score = {"accuracy": right / 4, "correct": right, "answered": answered, "wrong": min(wrong, answered)}
-        assert malformed <= grpo.reward(config, episode(score=score, concurrency=concurrency))
+        assert malformed <= reward(config, score, concurrency=concurrency)
 
 
 # --- Advantage.
@@ -354,7 +362,7 @@ def test_joined_text_is_read_though_it_does_not_train(params, batch, gradients):
 def played(rewards):
     """Two problems with two episodes each."""
     traces = lambda n: [trace([9], [1 + n, 2, 3]), trace([8], [4 + n], role="worker")]  # noqa: E731
-    return [episode(reward, traces(n)) for n, reward in enumerate(rewards)]
+    return [attempt(reward, traces(n)) for n, reward in enumerate(rewards)]
 
 
 @functools.cache
@@ -386,11 +394,11 @@ def bandit(params, worth, then=(), **config):
     for _ in range(24):
         found.append(np.asarray(chances(state.params), float))
         drawn = [1, 2, *rng.choice(MODEL.vocab_size, 10, p=found[-1] / found[-1].sum())]
-        episodes = [
-            episode(worth.get(int(token), 0.0), [trace([9], [int(token), *then], logprobs=np.log(found[-1][token]))])
+        attempts = [
+            attempt(worth.get(int(token), 0.0), [trace([9], [int(token), *then], logprobs=np.log(found[-1][token]))])
             for token in rng.permutation(drawn)
         ]
-        state, _ = update(state, episodes, rng)
+        state, _ = update(state, attempts, rng)
     return [*found, np.asarray(chances(state.params), float)]
 
 
@@ -419,10 +427,11 @@ def updated(params, rewards, **config):
 )
 def test_a_reward_or_a_log_probability_that_is_not_finite_is_no_update(params, rewards, change, says):
     first_state, update = update_of()
-    episodes = played(rewards)
-    episodes[1].traces[0] = dataclasses.replace(episodes[1].traces[0], **change)
+    attempts = played(rewards)
+    traces = attempts[1].episode.traces
+    traces[0] = dataclasses.replace(traces[0], **change)
     with pytest.raises(NonFiniteError, match=says):
-        update(first_state(jax.tree.map(jnp.copy, params)), episodes, np.random.default_rng(0))
+        update(first_state(jax.tree.map(jnp.copy, params)), attempts, np.random.default_rng(0))
 
 
 def test_old_log_probabilities_of_broken_parameters_are_no_update(params):

@@ -66,7 +66,7 @@ def test_both_stages_run_and_the_trainer_replays_what_the_engine_recorded(tmp_pa
     # Four episodes; the trainer's forward pass gives the log-probabilities that the engine recorded.
     problems = built.splits["train"][: config.rl.prompts]
     played = play(built, built.to_rollout_layout(state.params), problems, 2, jax.random.key(1), 0.7)
-    traces = [trace for episode in played.episodes for trace in episode.traces if trace.decoded_tokens]
+    traces = [trace for attempt in played.attempts for trace in attempt.episode.traces if trace.decoded_tokens]
     rows = [
         {"tokens": np.concatenate([t.prompt, t.tokens]), "trace": np.full(len(t.prompt) + len(t.tokens), n, np.int32)}
         for n, t in enumerate(traces)
@@ -90,13 +90,12 @@ def test_both_stages_run_and_the_trainer_replays_what_the_engine_recorded(tmp_pa
     forked = [trace for trace in traces if trace.role == "worker"]
     assert forked, "no episode has a worker: the replay shows less than it should"
 
-    # One iteration of RL.
-    for n, episode in enumerate(played.episodes):
-        episode.reward = float(n)  # so that there is something to learn
+    # One iteration of RL, with rewards from which there is something to learn.
+    attempts = [dataclasses.replace(one, reward=float(n)) for n, one in enumerate(played.attempts)]
     before = np.asarray(jax.tree.leaves(state.params)[0])
     optimizer = make_optimizer(config.rl, 2)
     state, numbers = Grpo(built, optimizer, None).learn(
-        new_state(state.params, optimizer, built.mesh), played.episodes, np.random.default_rng(0)
+        new_state(state.params, optimizer, built.mesh), attempts, np.random.default_rng(0)
     )
     assert numbers["replay_gap"] < 1e-3 and np.isfinite(numbers["loss"])
     assert np.any(np.asarray(jax.tree.leaves(state.params)[0]) != before)

@@ -126,9 +126,9 @@ def test_a_demonstration_of_somebody_else_is_scored_by_the_grader(config, tmp_pa
     problem = next(problem for problem in built.splits["test"] if problem.source == "odd")
     pieces = ("<FORK-1>", "1 - 1?", "</FORK-1>", "<JOIN-1>", "<ANSWER>", r"so \boxed{\frac{2}{2}}", "</ANSWER>")
     script = Script(problem, pieces, workers={1: "none left <RETURN>0</RETURN>"}, returns={1: "0"})
-    episode = pipeline.episode(config.task, script, built.tokenizer, built.grammar, built.prompts)
+    episode = pipeline.played(script, built.tokenizer, built.grammar, built.prompts)
     assert (episode.format_error, episode.answer) == (None, r"so \boxed{\frac{2}{2}}")
-    assert episode.score == {"accuracy": 1.0, "correct": 1, "answered": 1, "wrong": 0}
+    assert config.task.score(problem, episode.answer) == {"accuracy": 1.0, "correct": 1, "answered": 1, "wrong": 0}
 
 
 @pytest.mark.slow
