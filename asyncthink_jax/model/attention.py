@@ -1,4 +1,4 @@
-"""Attention: the one place that chooses an implementation.
+"""Attention: this file alone chooses an implementation.
 
 There are two cases. `packed` serves training: rows in which several traces stand one after the other. TPUs and GPUs
 have kernels for it. `cached` serves decoding: a few new tokens per row against the row's key/value cache. Without a

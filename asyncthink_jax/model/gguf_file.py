@@ -24,7 +24,7 @@ from asyncthink_jax.untrusted.gguf import TensorInfo, read_header
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 _EMBEDDING, _OUTPUT = (BY_PATH[path].name("gguf") for path in ("embed", "unembed"))
-ROPE_FREQS = "rope_freqs.weight"  # what the frequencies are divided by, where they are scaled
+ROPE_FREQS = "rope_freqs.weight"  # the divisors of the frequencies, if they are scaled
 CHUNK = 1 << 24  # elements dequantized at a time
 
 

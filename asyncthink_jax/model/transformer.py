@@ -114,7 +114,7 @@ def decode(
     x = embed(config, params["embed"], tokens)
     rope = rope_table(config, positions)
     sizes = [row_count(cache) for cache in caches]
-    places = split_rows(positions, sizes, groups)
+    positions_of = split_rows(positions, sizes, groups)
     layers = [[*zip(cache["k"], cache["v"], strict=True)] for cache in caches]  # [part][layer]: k, v
     unwritten: dict[tuple[int, int], Any] = {}  # (part, layer): k, v of the new tokens
     # Unrolled, although training scans: a scan would first copy each layer's cache out of the stack, which takes longer
@@ -129,14 +129,14 @@ def decode(
             if on_tpu:
                 unwritten[part, n] = new
             else:
-                layers[part][n] = write(layers[part][n], places[part], new)
-            attend = partial(attention.cached, q, positions=places[part], new=new if on_tpu else None)
-            mixed.append(read(layers[part][n], places[part], read_lengths[part], attend))
+                layers[part][n] = write(layers[part][n], positions_of[part], new)
+            attend = partial(attention.cached, q, positions=positions_of[part], new=new if on_tpu else None)
+            mixed.append(read(layers[part][n], positions_of[part], read_lengths[part], attend))
         x = block(x, merge_rows(mixed, groups), method="finish")
     if on_tpu:  # without this barrier the compiler schedules the writes first and copies the whole cache
         x, unwritten = jax.lax.optimization_barrier((x, unwritten))
     for (part, n), new in unwritten.items():
-        layers[part][n] = write(layers[part][n], places[part], new)
+        layers[part][n] = write(layers[part][n], positions_of[part], new)
     caches = tuple({"k": tuple(k for k, _ in part), "v": tuple(v for _, v in part)} for part in layers)
     return _apply(RMSNorm(config, "final_norm"), params["final_norm"], x), caches
 

@@ -207,7 +207,7 @@ def _heard(call: int, process: int) -> Any:
     message = _store().blocking_key_value_get_bytes(key, _WAIT_MS)
     told = _told(message)
     if told is None:
-        raise ProcessError(f"what process {process} has told can't be read: {message[:40]!r}", exit_code=1)
+        raise ProcessError(f"the message of process {process} can't be read: {message[:40]!r}", exit_code=1)
     if "error" in told:
         raise ProcessError(f"in process {process}: {told['error']}", told["exit_code"])
     return told["value"]
@@ -273,9 +273,9 @@ def merged(messages: Sequence[bytes], unpack: Callable[[bytes], dict[int, T]]) -
         try:
             found = unpack(message)
         except ValueError as error:
-            raise ProcessError(f"what process {process} has sent can't be read: {_line(error)}", exit_code=1) from None
+            raise ProcessError(f"the items of process {process} can't be read: {_line(error)}", exit_code=1) from None
         if items.keys() & found.keys():
-            raise ProcessError(f"process {process} has sent items that another one has sent", exit_code=1)
+            raise ProcessError(f"process {process} repeats an item of another process", exit_code=1)
         items |= found
     return items
 

@@ -155,9 +155,9 @@ def test_messages_that_contradict_each_other_are_refused():
         return {int(number): "" for number in message.split()}
 
     assert multihost.merged([b"1 3", b"2"], unpack) == {1: "", 2: "", 3: ""}
-    with pytest.raises(ProcessError, match="process 1 has sent items that another one has sent"):
+    with pytest.raises(ProcessError, match="process 1 repeats an item of another process"):
         multihost.merged([b"1 3", b"3"], unpack)
-    with pytest.raises(ProcessError, match="what process 1 has sent can't be read: invalid literal") as raised:
+    with pytest.raises(ProcessError, match="the items of process 1 can't be read: invalid literal") as raised:
         multihost.merged([b"1", b"x"], unpack)
     assert raised.value.exit_code == 1
 
@@ -186,9 +186,9 @@ def test_what_processes_have_of_each_other(count, tmp_path):
         ("gathered", "True"),
         (
             "unreadable",
-            "ProcessError: what process 0 has sent can't be read: Expecting value: line 1 column 1 (char 0)",
+            "ProcessError: the items of process 0 can't be read: Expecting value: line 1 column 1 (char 0)",
         ),
-        ("not_told", "ProcessError: what process 1 has told can't be read: b'(dp0\\n'"),
+        ("not_told", "ProcessError: the message of process 1 can't be read: b'(dp0\\n'"),
         ("sum", str(sum(range(2 * 2 * count * 3)))),
         ("stopped", "True"),
         ("exit_code", "0"),
