@@ -164,8 +164,8 @@ class Grpo:
         groups = np.arange(rewards.size).reshape(rewards.shape)  # problem -> its episodes
         minibatches = []
         for part in np.array_split(groups, config.optimizer_steps):
-            chosen = part.reshape(-1)
-            rows = training_rows(config, [attempts[n].episode for n in chosen], advantage[chosen], rng)
+            chosen = part.reshape(-1).tolist()
+            rows = training_rows(config, [attempts[n].episode for n in chosen], advantage[chosen].tolist(), rng)
             if rows:  # else the rewards of every group are equal
                 minibatches.append(self.batch(state.params, rows, rng))
         return self.update(state, minibatches, poll)
@@ -209,8 +209,8 @@ class Grpo:
                 poll()
             filled = int(np.sum(minibatch.rows["segment_ids"].any(axis=1)))
             per_part = self.config.rows // self.config.microbatches
-            state, numbers = self.step(state, minibatch.rows, -(-filled // per_part))
-            numbers = jax.device_get(numbers)
+            state, measured = self.step(state, minibatch.rows, -(-filled // per_part))
+            numbers: dict[str, Any] = jax.device_get(measured)
             numbers |= {name: numbers[name] / minibatch.weight for name in MEANS if name in numbers}
             if self.skips.skipped(numbers):
                 skipped += 1
@@ -345,7 +345,7 @@ def aggregated(config: RLConfig, weights: list[Float[np.ndarray, "..."]]) -> lis
 
     Each trace ("trace-mean"), the episode ("episode-mean"), else each token. `step_weights` does the rest.
     """
-    counts = [max(1, np.count_nonzero(weight)) for weight in weights]
+    counts = [max(1, int(np.count_nonzero(weight))) for weight in weights]
     if config.aggregation == "trace-mean":
         return [weight / np.float32(count) for weight, count in zip(weights, counts, strict=True)]
     if config.aggregation == "episode-mean":
