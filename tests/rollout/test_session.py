@@ -66,6 +66,9 @@ def test_neighbours_that_are_cancelled_change_nothing(scripted):
 
 def test_a_slot_whose_episode_is_cancelled_is_free_at_once(scripted):
     own, scripts, expected, params = scripted
+    alone = own.open(params, KEY, 0.0, room=8)
+    alone.submit(scripts[4].prompt, episode_id=4)
+    played(alone, 100)
     session = own.open(params, KEY, 0.0, room=8)
     for script in scripts[:4]:
         session.submit(script.prompt)
@@ -75,6 +78,7 @@ def test_a_slot_whose_episode_is_cancelled_is_free_at_once(scripted):
     session.submit(scripts[4].prompt)
     found = played(session, 100)
     assert set(found) == {4} and facts(episode_of(found[4], 0, POOL.vocabulary)) == facts(expected[4])
+    assert session.steps == 1 + alone.steps
 
 
 def test_a_session_lives_in_the_memory_of_its_places(scripted):
