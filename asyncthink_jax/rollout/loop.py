@@ -108,7 +108,7 @@ class Loop:
             turn=per_slot - 1,
             place=per_slot,
             active=per_slot.astype(bool),
-            row_trace=jnp.full((slots, self.rows), -1),
+            row_trace=jnp.full((slots, self.rows), -1, jnp.int32),
             fed=blank,
             decoding=blank.astype(bool),
             pulled=blank,
