@@ -7,7 +7,12 @@ from pathlib import Path
 
 from asyncthink_jax.config import CHECKPOINTS, Config, ConfigError, is_run, saved_config
 from asyncthink_jax.files import locked
+from asyncthink_jax.model.parameters import SIZES, TABLE
 from asyncthink_jax.storage import bucket
+
+# The fields of ModelConfig that decide which parameters a model has, and their shapes.
+_SHAPES = sorted({"layers", "lora", *SIZES.values(), *(row.when.removeprefix("not ") for row in TABLE if row.when)})
+_SHAPES.remove("vocab_size")  # 0 = taken from the tokenizer, which is the other run's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +41,15 @@ class Start:
             raise ConfigError(f"start_from: {self.run} holds no run (no config.json in it); it is RUN, or {ways}")
         if not is_run(folder):
             raise ConfigError(f"start_from: {self.run} is no run of train; a model of others goes into `pretrained`")
-        theirs = saved_config(saved).pretrained
-        if theirs != config.pretrained:
+        theirs = saved_config(saved)
+        if theirs.pretrained != config.pretrained:
             raise ConfigError(
-                f"start_from: {self.run} has pretrained={theirs!r}, this run {config.pretrained!r}; make them the same"
+                f"start_from: {self.run} has pretrained={theirs.pretrained!r}, this run {config.pretrained!r}; "
+                "make them the same"
             )
+        sizes = [(name, getattr(theirs.model, name), getattr(config.model, name)) for name in _SHAPES]
+        if other := [f"model.{name} ({was} there, {here} here)" for name, was, here in sizes if was != here]:
+            raise ConfigError(f"start_from: {self.run} has a model of other shapes: {', '.join(other)}")
         return folder
 
 

@@ -25,6 +25,7 @@ from asyncthink_jax.untrusted.files import check_head, parse_json
 Row = Mapping[str, Any]
 Choose = Callable[[Row], Sequence[str]]
 
+MAX_CELL = 1 << 24  # characters of a cell of a table
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = ".gz"
 MOST_AT_ONCE = 1 << 26  # bytes of a line, or of an array that was compressed
@@ -172,6 +173,7 @@ def _table(source: str, file: _Inflated) -> Iterator[tuple[str, Any]]:
     lines = _texts(source, file.lines())
     first = next(lines, "")
     delimiter = "\t" if kind(source) == ".tsv" else max(",;\t|", key=first.count)
+    csv.field_size_limit(MAX_CELL)
     numbers = csv.reader(_chained(first, lines), delimiter=delimiter, strict=True)
     try:
         names = [name.strip() for name in next(numbers, [])]

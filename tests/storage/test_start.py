@@ -69,6 +69,8 @@ def test_what_a_run_cannot_begin_with_is_refused(trained, tmp_path):
         (f"start_from={model}", "is no run of train; a model of others goes into `pretrained`"),
         (f"start_from={trained}\ntask.name=sudoku", "has a tokenizer of the words of countdown_tiny alone"),
         (f"start_from={trained}\ntask.max_target=300", "has no token for "),
+        (f"start_from={trained}\nmodel.layers=7", r"a model of other shapes: model\.layers \(\d there, 7 here\)$"),
+        (f"start_from={trained}\nmodel.tied_embeddings=false", r"other shapes: model\.tied_embeddings \(True there"),
     ):
         other = config
         for item in change.split("\n"):

@@ -133,6 +133,11 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_by_name(tmp_path, name
     assert "\n" not in str(error.value)
 
 
+def test_a_long_cell_of_a_table_is_read(tmp_path):
+    (tmp_path / "rows.csv").write_text(f"text,solution\none,{'x' * 200_000}\n")
+    assert read(tmp_path / "rows.csv") == ["one"]
+
+
 def test_a_missing_file_is_named(tmp_path):
     for ask in (lambda path: read(path), lambda path: row_sources.files([path])):
         with pytest.raises(FileNotFoundError, match=r"no file .*rows\.jsonl"):
