@@ -220,6 +220,7 @@ def _of_run(workdir: Path, settings: Settings) -> Thinker:
     config = _chosen(load(workdir / "config.json", settings.overrides), settings)
     mesh = _mesh(config)
     built = run_model(config, workdir, mesh)
+    check_prompts({}, built.tokenizer, built.prompts, config)
     engine = make_engine(
         config.rollout, built.dense_model, built.grammar, built.tokenizer, built.prompts, mesh, whole_cache=True
     )

@@ -208,12 +208,12 @@ class Loop:
         read_length: int,
     ) -> State:
         """Runs until no slot has an episode, a row outgrows `read_length`, or `steps` have passed."""
-        until = state.engine_steps[0] + steps
+        begun = state.engine_steps[0]
 
         def goes_on(state: State) -> Array:
             longest = jnp.max(jnp.where(state.active[:, None], state.current.known, 0))
             fits = (longest + self.limits.feed_width <= read_length) | (read_length >= self.limits.context)
-            return jnp.any(state.active) & fits & (state.engine_steps[0] < until)
+            return jnp.any(state.active) & fits & (state.engine_steps[0] - begun < steps)
 
         def step(width: int, state: State) -> State:
             with jax.named_scope(step_scope(width)):

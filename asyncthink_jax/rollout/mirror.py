@@ -31,6 +31,8 @@ class Mirror:
     def forget(self, place: int) -> None:
         """Another episode stands at a place: what was seen there is of the one before."""
         self._seen[place] = 0
+        for buffer in self._buffers.values():
+            buffer[place] = 0
 
     def look(self, state: State, places: Int[np.ndarray, "n"], prompts: Sequence[Sequence[int]]) -> Rollout:
         """The episodes at some places as they are now, in arrays of their own; place -1: nothing but the prompt."""
@@ -48,6 +50,8 @@ class Mirror:
             record[field.name][waits] = 0
         self._fetch(state, places[~waits], record["known"][~waits])
         buffers = {name: buffer[places] for name, buffer in self._buffers.items()}
+        for buffer in buffers.values():
+            buffer[waits] = 0
         for tokens, prompt in zip(buffers["tokens"], prompts, strict=True):
             tokens[0, : len(prompt)] = prompt
         steps = int(engine_steps.max())

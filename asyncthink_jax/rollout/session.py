@@ -54,6 +54,7 @@ class Session:
         self._prompt: dict[int, list[int]] = {}  # ticket -> its prompt
         self._cancelled: set[int] = set()
         self._filed = np.zeros((self.room,), bool)
+        self._told = np.zeros((self.room,), bool)  # `advance` has said that the episode here has finished
         self._steps = np.zeros((slots,), int)
         self._active, self._longest, self._read_length = False, 0, 0
         self._numbers: dict[tuple[int, ...], list[int]] = {}  # prompt -> its number, the places that hold it
@@ -73,11 +74,15 @@ class Session:
             The ticket.
 
         Raises:
-            ValueError: the prompt is empty or longer than a row.
+            ValueError: the prompt is empty, longer than a row, or longer than the session was opened for.
         """
         ticket, length = self._count, self.loop.limits.context
         if not 1 <= len(prompt) <= length:
             raise ValueError(f"prompt {ticket} has {len(prompt)} tokens, but must have 1 to {length} (rollout.context)")
+        if len(prompt) > self.longest_prompt:
+            raise ValueError(
+                f"prompt {ticket} has {len(prompt)} tokens, but the session's longest_prompt is {self.longest_prompt}"
+            )
         self._count += 1
         self._waiting[ticket] = (list(prompt), ticket if episode_id is None else episode_id)
         return ticket
@@ -91,30 +96,12 @@ class Session:
             The tickets of the episodes that have finished since the last call.
         """
         self._admit()
-        if self._state is None or not self._active:
-            return []
-        if not self._read_length:
-            self._read_length = self._bucket(self._longest)
-        before, filed = self._steps, self._filed
-        self._state = self.loop.advance(
-            self.params,
-            self._state,
-            self._queue_on_device(),
-            self.key,
-            self.temperature,
-            jnp.asarray(steps, jnp.int32),
-            read_length=self._read_length,
-        )
-        self._look()
-        # Choose the read length anew only if the loop ended early; otherwise a watched rollout rounds differently.
-        if np.max(self._steps - before) < steps:
-            self._read_length = 0
-        anew = self._filed & ~filed
-        done = [ticket for ticket, place in self._place.items() if anew[place]]
-        for ticket in self._cancelled & set(done):
-            self._cancelled.discard(ticket)
-            self._give_back(ticket)
-        return [ticket for ticket in done if ticket in self._place]
+        if self._active:
+            self._decode(steps)
+        done = [ticket for ticket, place in self._place.items() if self._filed[place] and not self._told[place]]
+        for ticket in done:
+            self._told[self._place[ticket]] = True
+        return done
 
     @property
     def pending(self) -> bool:
@@ -128,7 +115,7 @@ class Session:
 
     def finished(self, ticket: int) -> bool:
         """Whether an episode is complete. Raises KeyError for a ticket that was taken or cancelled."""
-        return ticket not in self._waiting and bool(self._filed[self._place[ticket]])
+        return ticket not in self._waiting and bool(self._filed[self._held(ticket)])
 
     def view(self, tickets: Sequence[int]) -> Rollout:
         """Episodes as far as they have come; of one that waits there is the prompt alone. By a single process only.
@@ -138,14 +125,15 @@ class Session:
         self._admit()
         assert self._state is not None
         prompts = [self._waiting[t][0] if t in self._waiting else self._prompt[t] for t in tickets]
-        places = np.array([-1 if t in self._waiting else self._place[t] for t in tickets], int)
+        places = np.array([-1 if t in self._waiting else self._held(t) for t in tickets], int)
         return self._mirror.look(self._state, places, prompts)
 
     def take(self, ticket: int) -> Rollout:
-        """The one episode of a ticket that has finished; its place is free from now on.
+        """The one episode of a ticket that has finished; its place is free from now on. By a single process only.
 
         Raises:
             ValueError: it hasn't finished.
+            KeyError: it was taken or cancelled.
         """
         if not self.finished(ticket):
             raise ValueError(f"episode {ticket} has not finished")
@@ -154,10 +142,13 @@ class Session:
         return rollout
 
     def cancel(self, ticket: int) -> None:
-        """Gives an episode up; its slot is free at the next `advance`. A finished one is dropped."""
+        """Gives an episode up; its slot is free at the next `advance`. A finished one is dropped.
+
+        Raises KeyError for a ticket that was taken or cancelled.
+        """
         if self._waiting.pop(ticket, None) is not None:
             return
-        place = self._place[ticket]
+        place = self._held(ticket)
         if self._filed[place]:
             self._give_back(ticket)
         else:
@@ -180,6 +171,31 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ how it is done
 
+    def _decode(self, steps: int) -> None:
+        assert self._state is not None
+        if not self._read_length:
+            self._read_length = self._bucket(self._longest)
+        before = self._steps
+        self._state = self.loop.advance(
+            self.params,
+            self._state,
+            self._queue_on_device(),
+            self.key,
+            self.temperature,
+            jnp.asarray(steps, jnp.int32),
+            read_length=self._read_length,
+        )
+        self._look()
+        # Choose the read length anew only if the loop ended early; otherwise a watched rollout rounds differently.
+        if np.max(self._steps - before) < steps:
+            self._read_length = 0
+
+    def _held(self, ticket: int) -> int:
+        """The place of a ticket. Raises KeyError for one that was taken or cancelled."""
+        if ticket in self._cancelled:
+            raise KeyError(ticket)
+        return self._place[ticket]
+
     def _admit(self) -> None:
         """Gives places to what waits, as far as there are any; the episodes begin where a slot is free."""
         table: np.ndarray | None = None
@@ -194,6 +210,7 @@ class Session:
             admitted[place] = True
             self._place[ticket], self._prompt[ticket] = place, prompt
             self._mirror.forget(place)
+            self._told[place] = False
             self._queue.lengths[place], self._queue.episodes[place] = len(prompt), episode_id
             self._queue.prompts[place], self._queue.cancelled[place] = self._number(prompt), False
         if table is None and self._state is not None:
@@ -244,11 +261,17 @@ class Session:
         return entry[0]
 
     def _look(self) -> None:
-        """What the host has to know: whether an episode runs, the longest row, the steps, and what is complete."""
+        """What the host has to know: whether an episode runs, the longest row, the steps, and what is complete.
+
+        The places of cancelled episodes that are over are free from now on.
+        """
         assert self._state is not None
         active, longest, steps, filed = jax.device_get(self.loop.seen(self._state))
         self._active, self._longest = bool(active), int(longest)
         self._steps, self._filed = np.array(steps), np.array(filed)  # copies: the state's own memory is used again
+        for ticket in [ticket for ticket in self._cancelled if self._filed[self._place[ticket]]]:
+            self._cancelled.discard(ticket)
+            self._give_back(ticket)
 
     def _bucket(self, longest: int) -> int:
         """How many cache positions attention reads while no row is longer: half or all, each compiled once."""

@@ -79,6 +79,38 @@ def test_a_slot_whose_episode_is_cancelled_is_free_at_once(scripted):
     found = played(session, 100)
     assert set(found) == {4} and facts(episode_of(found[4], 0, POOL.vocabulary)) == facts(expected[4])
     assert session.steps == 1 + alone.steps
+    for script in scripts[:8]:  # and so are all their places
+        session.submit(script.prompt)
+    assert set(played(session, 100)) == set(range(5, 13))
+
+
+def test_a_cancelled_ticket_is_gone_at_once(scripted):
+    own, scripts, _, params = scripted
+    session = own.open(params, KEY, 0.0, room=4)
+    tickets = [session.submit(script.prompt) for script in scripts[:2]]
+    session.advance(1)
+    session.cancel(tickets[0])
+    for ask in (session.finished, session.take, session.cancel, lambda ticket: session.view([ticket])):
+        with pytest.raises(KeyError):
+            ask(tickets[0])
+    assert set(played(session, 100)) == {tickets[1]}
+
+
+def test_an_episode_that_ends_while_another_is_admitted_is_told(scripted):
+    own, scripts, _, params = scripted
+    session = own.open(params, KEY, 0.0, room=4)
+    session.submit(scripts[0].prompt * own.limits.context)  # no room to decode: it ends where it begins
+    session.view([0])
+    session.submit(scripts[1].prompt)
+    session.view([1])
+    assert set(played(session, 100)) == {0, 1}
+
+
+def test_a_prompt_longer_than_a_session_was_opened_for_is_refused(scripted):
+    own, scripts, _, params = scripted
+    session = own.open(params, KEY, 0.0, longest_prompt=1)
+    with pytest.raises(ValueError, match="longest_prompt is 1"):
+        session.submit(scripts[0].prompt * 2)
 
 
 def test_a_session_lives_in_the_memory_of_its_places(scripted):
