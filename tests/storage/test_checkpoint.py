@@ -16,7 +16,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from asyncthink_jax.storage import checkpoint
+from asyncthink_jax.storage import checkpoint_arrays
 from asyncthink_jax.storage.checkpoint import CheckpointError, Checkpoints
 
 
@@ -300,9 +300,9 @@ def test_what_is_not_finite_is_not_restored_and_never_the_best(tmp_path, capfd):
 def test_numbers_are_looked_at_where_they_are(dtype):
     for values, is_finite in (([1, 2], True), ([1, np.nan], False), ([-np.inf, 1], False)):
         part = jnp.array(values, dtype)
-        assert checkpoint._is_finite(part) == checkpoint._is_finite(np.asarray(part)) == is_finite
-        assert bool(checkpoint._has_finite(part)) == is_finite, "as on a device that is not the host's"
-    assert checkpoint._is_finite(jnp.arange(3))
+        assert checkpoint_arrays.is_finite(part) == checkpoint_arrays.is_finite(np.asarray(part)) == is_finite
+        assert bool(checkpoint_arrays._has_finite(part)) == is_finite, "as on a device that is not the host's"
+    assert checkpoint_arrays.is_finite(jnp.arange(3))
 
 
 def test_a_record_of_a_version_that_sealed_none_is_read(two_steps, tmp_path):
