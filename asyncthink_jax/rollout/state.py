@@ -102,11 +102,11 @@ class Queue(NamedTuple):
 
 
 class State(struct.PyTreeNode):
-    """One rollout under way. First axis: slots (S), prompts (Q), or prompts * traces (the token buffers)."""
+    """One rollout under way. First axis: slots (S), places (Q), or places * traces (the token buffers)."""
 
     cache: Any
     kept: Any  # prompts that were read at once (prefill.Kept), None = none
-    # What comes out, a row per (prompt, trace): known tokens, which were sampled, log-probabilities, steps.
+    # What comes out, a row per (place, trace): known tokens, which were sampled, log-probabilities, steps.
     tokens: Int[Array, "QT L"]
     sampled: Bool[Array, "QT L"]
     logprobs: Float[Array, "QT L"]  # in the distribution sampled from

@@ -300,9 +300,9 @@ def training_rows(
     for episode, value in zip(episodes, advantage, strict=True):
         if value == 0:
             continue
-        kept = [trace for trace in episode.traces if _trains(config, trace, rng)]
-        weights = [t.sampled * np.float32(config.worker_weight if t.role == "worker" else 1.0) for t in kept]
-        for trace, weight in zip(kept, aggregated(config, weights), strict=True):
+        traces = [trace for trace in episode.traces if _trains(config, trace, rng)]
+        weights = [t.sampled * np.float32(config.worker_weight if t.role == "worker" else 1.0) for t in traces]
+        for trace, weight in zip(traces, aggregated(config, weights), strict=True):
             rows.append(
                 {
                     "tokens": np.concatenate([trace.prompt, trace.tokens]),

@@ -90,10 +90,9 @@ def _stack(matrices: list[jax.Array]) -> jax.Array:
 
 
 def _as_matrices(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-    """A weight [layers, ..] as [layers, inputs, outputs]."""
+    """A weight [layers, ..] as [layers, inputs, outputs], which an adapter's is already."""
     row = find(path)
-    assert row is not None and row.is_matrix
-    return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1 : 1 + len(row.inputs)]), -1)
+    return leaf if row is None else leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1 : 1 + len(row.inputs)]), -1)
 
 
 def _upright(matrix: jax.Array) -> jax.Array:
@@ -105,9 +104,10 @@ def _rules(params: Any) -> Any:
 
 
 def _decayed(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path) or is_adapter(path_name(path)), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path), params)
 
 
 def _is_matrix(path: tuple[Any, ...]) -> bool:
+    """Whether it is a linear map of the layers, or one of the two matrices of an adapter."""
     row = find(path)
-    return row is not None and row.is_matrix
+    return is_adapter(path_name(path)) if row is None else row.is_matrix

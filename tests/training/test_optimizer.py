@@ -82,6 +82,26 @@ def test_muons_update_of_a_matrix_turns_all_its_directions_alike(params, gradien
             assert values.max() < 0.1 * 1.3 * max(1, outputs / inputs) ** 0.5, name
 
 
+def test_adapters_are_matrices_to_muon_and_to_weight_decay():
+    rng = np.random.default_rng(0)
+    shapes = {"q": ((2, 12, 3), (2, 3, 8)), "o": ((2, 8, 3), (2, 3, 12))}
+    params = {
+        "layers": {
+            name: {"kernel_lora_a": rng.standard_normal(a, np.float32), "kernel_lora_b": np.ones(b, np.float32)}
+            for name, (a, b) in shapes.items()
+        }
+    }
+    gradient = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), params)
+    update = updates(params, gradient, optimizer="muon", adam_learning_rate=0.0)
+    for path, leaf in by_path(update).items():
+        for layer in np.asarray(leaf):
+            values = np.linalg.svd(layer, compute_uv=False)
+            assert values.min() > 0.6 * values.max() > 0, path
+    nothing = jax.tree.map(np.zeros_like, params)
+    for optimizer in ("muon", "adamw"):
+        assert moved(updates(params, nothing, optimizer=optimizer, weight_decay=0.5)) == set(by_path(params))
+
+
 def test_the_first_update_of_the_matrices_is_that_of_optaxs_muon(params, gradient):
     dimensions = {name: MuonDimensionNumbers(1, (2, 3)) for name in "qkv"}
     dimensions |= {"o": MuonDimensionNumbers((1, 2), 3)}
