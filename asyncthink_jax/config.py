@@ -47,7 +47,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """Who may think at the same time."""
+    """Size of the agent pool."""
 
     agents: int = 4  # c, the organizer included (4 on the paper's math tasks)
     max_forks: int = 6  # sub-query ids run from 1 to this
@@ -61,7 +61,7 @@ class MeshConfig:
     data: int = -1  # copies of the model
     fsdp: int = 1  # shards of parameters and optimizer state while training
     tensor: int = 1  # shards of heads and of the feed-forward width
-    cpu_devices: int = 1  # on CPU: as how many devices the cores are used (more run rollouts on as many cores)
+    cpu_devices: int = 1  # CPU devices that XLA shows; a rollout runs one loop per device, so use one per core
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ class RolloutConfig:
     worker_context: int = 0  # the same for workers' rows, whose cache is then shorter; 0 = context
     worker_rows: int = 0  # of an episode; with fewer than the pool has workers some wait for one; 0 = one for each
     feed_width: int = 1  # known tokens that a row can feed in one step
-    wide_at: float = 1.0  # a step feeds so many if more than this wait a working row beyond the first; else one a row
-    prefill: int = 64  # prompts of at least so many tokens are read at once, and once for all samples; 0 = none
+    wide_at: float = 1.0  # feed several tokens per row when more than this many wait per working row; else one
+    prefill: int = 64  # prefill prompts of at least this length in one pass, once per group; 0 = never
     whole_cache: bool = False  # attention always reads all of the cache: one program to compile and not two (CPU: one)
     constrain: bool = False  # mask tokens that would break the format
     min_workers: int = 0  # with constrain: workers that an organizer must have joined before it answers

@@ -28,7 +28,7 @@ flags.DEFINE_string("model", None, "Folder of a run, of safetensors files, .gguf
 flags.DEFINE_string("question", None, "What is asked; default: what stands on standard input, a question a line.")
 flags.DEFINE_integer("agents", None, "Organizer and workers, or parallel traces; default as the model was trained.")
 flags.DEFINE_string("paradigm", None, f"One of {', '.join(PARADIGMS)}; default the run's own.")
-flags.DEFINE_bool("constrain", None, "Sample only what makes no format error; default the run's own.")
+flags.DEFINE_bool("constrain", None, "Sample only tokens that cannot cause a format error; default the run's own.")
 flags.DEFINE_bool("json", False, "An episode a line as JSON, and nothing else on standard output.")
 flags.DEFINE_integer("seed", 0, "Of the random numbers.")
 flags.DEFINE_float("temperature", None, "Of the sampling, 0 = greedy; default the one RL trains at.")

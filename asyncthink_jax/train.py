@@ -144,7 +144,7 @@ def _train(config: Config, workdir: Path, name: str, started: float) -> int:
             built = first_goes_first(lambda: _build(config, workdir, mesh, table, name))
             shared = (InterruptedRunError, DivergedError)
             refusals = (CheckpointError, WeightsError, ConfigError, FileError, OSError)
-            # Twice: what goes wrong within a run ends it before it waits for what all are saving.
+            # The inner one ends all processes on an error before the outer one waits for pending checkpoint writes.
             with (
                 leaving_together(*shared, refusals=refusals),
                 Run(built, workdir, progress, name, table, taught_by) as run,
@@ -264,7 +264,7 @@ def _no_other_command(workdir: Path) -> Iterator[None]:
 
 
 def _refuse(error: Exception) -> int:
-    if is_first():  # it knows of what another process refuses
+    if is_first():  # process 0 also reports errors raised on the others
         complain(f"error: {error}")
     return getattr(error, "exit_code", 2)
 

@@ -61,8 +61,8 @@ def wrong_compiler() -> str | None:
 def topology(name: str, slices: int = 1) -> tuple[Chip, list[Any]]:
     """The chip of a topology such as "v5p:4x4x4" or "v5e:8x8", and its devices, to compile for.
 
-    `slices`: so many of them, joined by the data center's network. Raises TopologyError where the name is wrong, or the
-    TPU compiler isn't installed.
+    `slices`: their number; they are joined by the data center's network. Raises TopologyError where the name is wrong,
+    or the TPU compiler isn't installed.
     """
     kind, _, shape = name.partition(":")
     if kind not in CHIPS or not shape:

@@ -107,7 +107,7 @@ class Costs:
         return Cost(flops / chips, moved + self._activations(tokens) + scores)
 
     def decode_step(self, rows: int, cached: float) -> Cost:
-        """One token for each of R rows, which have so many positions in the cache on average."""
+        """One token for each of R rows, which have `cached` positions in the cache on average."""
         here = rows / self._shards
         weights = (self.layers + self.output) / self.tensor
         keys_and_values = 2 * here * cached * self.model.layers * self.model.kv_heads * self.model.head_dim
@@ -121,5 +121,5 @@ class Costs:
         return Cost(flops, self._b * (self.layers / self.tensor + cache) + self._activations(length * self._shards))
 
     def reshard(self, params: int) -> Cost:
-        """fp32 parameters, so many, from the training layout to the rollout layout in the compute type."""
+        """Bytes moved when `params` fp32 parameters are cast and resharded for a rollout."""
         return Cost(0.0, 4 * params / (self.fsdp * self.tensor) + self._b * params / self.tensor)

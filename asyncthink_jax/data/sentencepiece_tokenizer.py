@@ -30,7 +30,7 @@ _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
 
 class _Cache(dict[str, tuple[int, ...]]):
-    """The tokens of texts that recur, of the first so many of them."""
+    """The tokens of recurring texts: of the first `most` texts."""
 
     def __init__(self, encode: Callable[[str], tuple[int, ...]], most: int = 1 << 16):
         super().__init__()

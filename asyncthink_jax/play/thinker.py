@@ -137,8 +137,8 @@ class Thinker:
         Args:
             question: what `prompt` accepts.
             number: of the question, which its random numbers depend on beside the seed.
-            watch: called every so many engine steps with the episode as far as it has come.
-            every: those steps.
+            watch: called every `every` engine steps with the episode as far as it has come.
+            every: at least 1.
         """
         traces = self.agents if self.paradigm == "parallel" else 1
         rollout = self.engine.run(

@@ -135,7 +135,7 @@ class _Agent:
 
 
 def _written(spans: list[list[str]], cells: int) -> Text:
-    """The last so many cells of a trace, or more: tags in bold, joined text slanted."""
+    """The last `cells` cells of a trace, or more: tags in bold, joined text slanted."""
     block = max(BLOCK, cells)
     length = sum(len(text) for _, text in spans)
     skip = max(0, length // block - 1) * block

@@ -65,7 +65,7 @@ Look = dict[str, Any]  # arguments of matplotlib by name
 
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
-    """An empty figure of so many inches."""
+    """An empty figure of the given size in inches."""
     return Figure(figsize=(width, height), dpi=150, facecolor=PAPER, layout="constrained" if constrained else None)
 
 

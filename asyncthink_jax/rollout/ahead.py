@@ -49,7 +49,7 @@ def lower_decode_loop(engine: Loop, params: Any, rounds: int = 1, prompt_length:
 
 
 def lower_prefill(engine: Loop, params: Any, length: int) -> jax.stages.Lowered:
-    """What the loop does with one prompt of so many tokens on each device of the data axes, as a program of its own."""
+    """The prefill of one prompt of `length` tokens on each device of the data axes, as a program of its own."""
     mesh, read_prompt = engine.mesh, engine.model.prefill
     assert mesh is not None and read_prompt is not None
     read = jax.shard_map(

@@ -29,7 +29,7 @@ class Kept(struct.PyTreeNode):
 
 
 def nothing_kept(model: DecodingModel, entries: int, length: int) -> Kept:
-    """Room for so many prompts of so many tokens."""
+    """Room for `entries` prompts of at most `length` tokens."""
     assert model.prompt_cache is not None
     empty = jnp.zeros((entries,), jnp.int32)
     return Kept(cache=model.prompt_cache(entries, length), prompt=empty - 1, read=empty, length=length)

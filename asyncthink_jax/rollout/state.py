@@ -41,7 +41,7 @@ class DecodingModel(NamedTuple):
 
     A model that can read a prompt at once has three more (rollout/prefill.py): `prompt_cache(entries, length)` gives an
     empty cache of prompts; `prefill(params, tokens[1,P])` one of a single prompt; `adopt(cache, prompts, entry, slot,
-    slots)` copies an entry of a cache of prompts to the row of the organizer in one of so many slots.
+    slots)` copies an entry of a cache of prompts to the row of the organizer in one of `slots` slots.
     """
 
     init_cache: Callable[[int, int], Any]
@@ -79,7 +79,7 @@ class Limits:
         return self.context if self.worker_context is None else self.worker_context
 
     def rows_of_slot(self, agents: int) -> int:
-        """A, the rows that an episode of a pool of so many agents has: its organizer's, then its workers'."""
+        """A, the rows that an episode of a pool of `agents` agents has: its organizer's, then its workers'."""
         return agents if self.worker_rows is None else min(agents, 1 + self.worker_rows)
 
 

@@ -274,7 +274,7 @@ def prepared(
 
 
 def training_problems(task: Task[Any], count: int, skip_bad: bool = False) -> list[Any]:
-    """The first so many problems of the training split (0 = all) in the order of a run, each query once.
+    """The first `count` problems of the training split (0 = all) in the order of a run, each query once.
 
     Raises ConfigError if the task can't be read, or has fewer.
     """

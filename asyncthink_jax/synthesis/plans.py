@@ -60,7 +60,7 @@ Plan = tuple[Action, ...]
 
 
 def sample_plan(fragments: int, grammar: Grammar, rng: np.random.Generator) -> Plan:
-    """A plan for a problem of so many fragments, distributed as the module says."""
+    """A plan for a problem of `fragments` fragments, distributed as the module says."""
     to_take = [int(n) + 1 for n in rng.permutation(fragments)]
     unjoined: list[int] = []
     forks = 0

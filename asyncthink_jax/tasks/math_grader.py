@@ -135,7 +135,7 @@ class _Worker:
         return self.reply(patience)
 
     def reply(self, patience: float) -> str:
-        """Its next line. Raises TimeoutError if none comes within so many seconds, EOFError if it has ended."""
+        """Its next line. Raises TimeoutError after `patience` seconds, EOFError if it has ended."""
         until = time.monotonic() + patience
         while b"\n" not in self._read:
             if not self._selector.select(max(0.0, until - time.monotonic())):

@@ -1,7 +1,7 @@
 """The process behind `math_grader.py`: reads pairs of answers, a line of JSON each, and says whether they are equal.
 
-A pair that takes more than so many seconds of processor time ends the process, wherever in sympy it is; one that needs
-more memory is not equal. What math-verify prints goes nowhere.
+A pair that takes more processor time than `math_grader.py` allows ends the process, wherever in sympy it is; one that
+needs more memory is not equal. What math-verify prints goes nowhere.
 """
 
 import contextlib

@@ -39,8 +39,8 @@ class Skips:
     """The updates of a stage that were left out, because their loss or their gradient isn't finite.
 
     Attributes:
-      allowed: so many may be, over all sittings.
-      count: so many were.
+      allowed: the most that may be left out, over all sittings.
+      count: the number left out so far.
     """
 
     def __init__(self, allowed: int, count: int = 0):
