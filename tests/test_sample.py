@@ -115,6 +115,7 @@ def refused(capsys):
         ),
         (["--question=" + "2 " * 40], "the question is too long: with the prompt around it it has 4"),
         (["--config.rollout.top_p=2"], "config field 'rollout.top_p' is 2.0, must be from 0.001 to 1"),
+        (["--config.rollout.worker_context=2"], "without its sub-query, and rollout.worker_context is 2"),
         (["--config.mesh.tensor=64"], "mesh.tensor is 64, but there "),
         (["--checkpoint=best"], "has no checkpoint 'best' yet"),
     ],
