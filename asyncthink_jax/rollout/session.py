@@ -226,6 +226,8 @@ class Session:
         else:
             self._state = self.loop.admit(self._state, *arguments)
         self._look()
+        # Else a device whose rows have outgrown it would stand still for as long as others are kept busy.
+        self._read_length = 0
 
     def _next_place(self, ticket: int) -> int:
         """A free place, put into the order of its device.
