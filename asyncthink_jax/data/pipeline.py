@@ -13,7 +13,7 @@ import numpy as np
 
 from asyncthink_jax.data import packing
 from asyncthink_jax.data.tokenizer import Tokenizer, organizer_tokens, wire, worker_tokens
-from asyncthink_jax.protocol.episode import Episode
+from asyncthink_jax.protocol.episode import Attempt, Episode
 from asyncthink_jax.protocol.grammar import Grammar
 from asyncthink_jax.protocol.interpreter import demonstration
 from asyncthink_jax.protocol.prompts import TINY, Prompts
@@ -158,6 +158,13 @@ def training_traces(
         for piece in _worker_pieces(text):
             add(encode(piece), 1.0)
     return [{"tokens": np.array(t, np.int32), "loss_weights": np.array(w, np.float32)} for t, w in rows]
+
+
+def attempt(task: Task, script: Script, tokenizer: Tokenizer, grammar: Grammar, prompts: Prompts = TINY) -> Attempt:
+    """A demonstration as an attempt, its answer scored: what reports and figures draw."""
+    episode = played(script, tokenizer, grammar, prompts)
+    score = dict(task.score(script.problem, episode.answer))
+    return Attempt(task.name, script.problem.to_json(), 0, episode, score, reward=None)
 
 
 def played(script: Script, tokenizer: Tokenizer, grammar: Grammar, prompts: Prompts = TINY) -> Episode:

@@ -152,28 +152,37 @@ class Step:
         same = [token == stop for stop in self.stop_ids]
         return functools.reduce(jnp.logical_or, same) if same else jnp.zeros_like(token, bool)
 
-    def react(self, state: State, ready: Array, token: Array, position: Array) -> State:
-        """Does what the tags say that the sampled tokens complete, for all rows at once."""
-        tables, limits = self.automaton, self.limits
-        trace = jnp.maximum(state.row_trace, 0)
+    def lex(
+        self, state: State, ready: Array, token: Array, position: Array
+    ) -> tuple[State, Int[Array, "S A"], Int[Array, "S A"], Int[Array, "S A"]]:
+        """Moves the automaton of every ready row on by its token.
+
+        Returns, beside the state, of the tag that the token completes: the tag (NONE if none), its id, and the position
+        of the token in which it began.
+        """
+        tables, trace = self.automaton, jnp.maximum(state.row_trace, 0)
         chosen = jnp.where(ready, state.row_trace, -1)
-        before = at(state.lexer, trace)
-        kind = tables["token_class"][token]
+        before, kind = at(state.lexer, trace), tables["token_class"][token]
         tag = jnp.where(ready, tables["tag"][before, kind], Tag.NONE)
-        tag_id = tables["tag_id"][before, kind]
-        # Where the tag that this token completes started, and where one that it leaves unfinished did.
         started = at(state.tag_start, trace)
         begins, after = tables["begins"][before, kind], tables["next_state"][before, kind]
-        completed_start = jnp.where(begins, position, started)
+        start = jnp.where(begins, position, started)
+        # Where a tag began that the token leaves unfinished.
         begins = jnp.where(tag == Tag.NONE, begins, tables["in_tag"][after])
         state = state.replace(
             lexer=set_at(state.lexer, chosen, after),
             tag_start=set_at(state.tag_start, chosen, jnp.where(begins, position, started)),
         )
+        return state, tag, tables["tag_id"][before, kind], start
+
+    def react(self, state: State, ready: Array, token: Array, position: Array) -> State:
+        """Does what the tags say that the sampled tokens complete, for all rows at once."""
+        limits, trace = self.limits, jnp.maximum(state.row_trace, 0)
+        state, tag, tag_id, completed_start = self.lex(state, ready, token, position)
         now = state.current
         verdict = self.verdict(state, trace, tag, tag_id)
         legal = verdict == FormatError.NONE
-        does = lambda *tags: legal & functools.reduce(jnp.logical_or, [tag == one for one in tags])  # noqa: E731
+        does = lambda one: legal & (tag == one)  # noqa: E731
 
         # What the organizers' tags do; row 0 is theirs.
         own_id, ids = tag_id[:, 0], jnp.arange(self.traces)[None, :]

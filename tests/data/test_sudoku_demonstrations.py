@@ -15,7 +15,7 @@ CELLS = Sudoku(forks=12, **SIZES)
 
 @pytest.fixture(scope="module", params=[ROWS, CELLS], ids=["rows", "cells"])
 def played(request, tmp_path_factory):
-    """Episodes of a number of demonstrations of a kind, for a pool."""
+    """Attempts of a number of demonstrations of a kind, for a pool."""
     task = request.param
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     tokenizer, splits = SentencePieceTokenizer.train(task.tokenizer_texts(), tag_literals(12), path), task.splits()
@@ -23,7 +23,7 @@ def played(request, tmp_path_factory):
     def play(kind, agents, n):
         rng, grammar = np.random.default_rng(1), Grammar(agents, 12)
         scripts = [task.script(splits, kind, agents, rng) for _ in range(n)]
-        return [pipeline.episode(task, script, tokenizer, grammar) for script in scripts]
+        return [pipeline.attempt(task, script, tokenizer, grammar) for script in scripts]
 
     return play
 
@@ -32,9 +32,10 @@ def played(request, tmp_path_factory):
     ("kind", "agents"), [(kind, agents) for kind in ("random", "oracle", "sequential") for agents in (1, 2, 4)]
 )
 def test_demonstrations_are_well_formed_and_right(played, kind, agents):
-    for episode in played(kind, agents, 40):
+    for attempt in played(kind, agents, 40):
+        episode = attempt.episode
         assert episode.format_error is None and episode.traces[0].end == "answer"
-        assert episode.score == {"accuracy": 1.0, "correct": 1, "answered": 1, "wrong": 0}
+        assert attempt.score == {"accuracy": 1.0, "correct": 1, "answered": 1, "wrong": 0}
         assert all(trace.end == "return" for trace in episode.traces[1:])
 
 
@@ -46,5 +47,7 @@ def test_grids_of_row_words_are_four_tokens(tmp_path):
 
 @pytest.mark.parametrize("played", [ROWS], ids=["rows"], indirect=True)
 def test_organized_demonstrations_have_a_shorter_critical_path_than_one_trace(played):
-    paths = {kind: np.mean([e.critical_path for e in played(kind, 4, 60)]) for kind in ("oracle", "sequential")}
+    paths = {
+        kind: np.mean([one.episode.critical_path for one in played(kind, 4, 60)]) for kind in ("oracle", "sequential")
+    }
     assert paths["oracle"] < 0.75 * paths["sequential"]
