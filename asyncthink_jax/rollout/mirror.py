@@ -47,7 +47,7 @@ class Mirror:
         for field in dataclasses.fields(finished):
             record[field.name] = getattr(finished, field.name)[places]
             record[field.name][slot >= 0] = getattr(current, field.name)[slot[slot >= 0]]
-            record[field.name][waits] = 0
+            record[field.name][waits] = -1 if field.name == "return_start" else 0
         self._fetch(state, places[~waits], record["known"][~waits])
         buffers = {name: buffer[places] for name, buffer in self._buffers.items()}
         for buffer in buffers.values():
