@@ -32,7 +32,8 @@ def main() -> None:
         return ours.run(ours.prompts([PROMPT] * in_flight * copies), ending_after(alone * copies))
 
     rollout = fork_join.run(fork_join.prompts([PROMPT] * in_flight), table(scripts))
-    assert all(rollout.episode(n, **NOTHING).format_error is None for n in range(in_flight))
+    token_bytes = fork_join.engine.wire.token_bytes
+    assert all(rollout.episode(n, token_bytes).format_error is None for n in range(in_flight))
     path = rollout.record["clock"][:, 0]
     times = in_turn(
         {
@@ -60,8 +61,6 @@ def main() -> None:
         fork_join_steps=rollout.engine_steps,
     )
 
-
-NOTHING = dict.fromkeys(("task", "problem", "paradigm", "seed", "answer", "score", "reward"))
 
 if __name__ == "__main__":
     main()

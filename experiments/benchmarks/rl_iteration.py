@@ -63,8 +63,7 @@ class OurIteration:
     def __call__(self) -> None:
         self.ours.params = jax.device_put(self.state.params, rollout_specs(self.state.params, self.ours.mesh))
         rollout = self.ours.run(self.prompts, self.script)
-        about = dict.fromkeys(("task", "problem", "paradigm", "seed", "answer", "score", "reward"))
-        episodes = [rollout.episode(n, **about) for n in range(len(rollout))]
+        episodes = [rollout.episode(n, self.ours.engine.wire.token_bytes) for n in range(len(rollout))]
         rewards = self.rng.random((self.config.prompts, self.config.group_size))
         advantage = grpo.advantages(self.config, rewards).reshape(-1)
         rows = grpo.training_rows(self.config, episodes, advantage.tolist(), self.rng)

@@ -137,12 +137,16 @@ def test_the_engine_gives_the_episodes_of_the_interpreter_for_new_scripts_each_t
 def test_the_cache_is_read_as_far_as_its_longest_row():
     pool = Pool(agents=4, context=32, slots=4, feed_width=4)
     engine = pool.scripted_engine(one_bucket=False)
-    read = []
-    bucket = engine._bucket
-    engine._bucket = lambda longest: read.append(bucket(longest)) or read[-1]
+    advance, read = engine.advance, set()
+
+    def recording(*arguments, read_length):
+        read.add(read_length)
+        return advance(*arguments, read_length=read_length)
+
+    engine.advance = recording
     scripts = examples(scripts_for(pool), 60)
     assert_same_episodes(engine, pool, scripts, [interpret(pool, script) for script in scripts])
-    assert set(read) == {16, 32}
+    assert read == {16, 32}
 
 
 def test_what_the_interpreter_does_with_these_scripts_is_worth_comparing():

@@ -14,6 +14,7 @@ from asyncthink_jax.model.model_config import LoRA
 from asyncthink_jax.model.presets import PRESETS
 from asyncthink_jax.play.episodes import play
 from asyncthink_jax.protocol.prompts import TINY
+from asyncthink_jax.storage import texts
 from asyncthink_jax.tasks import Countdown
 from asyncthink_jax.training import experiment, sft
 from asyncthink_jax.training.grpo import Grpo
@@ -48,7 +49,7 @@ def config_of(rank: int, learning_rate: float) -> Config:
 @pytest.mark.parametrize(("rank", "learning_rate"), [(0, 2e-4), (16, 4e-3)])
 def test_both_stages_run_and_the_trainer_replays_what_the_engine_recorded(tmp_path, monkeypatch, rank, learning_rate):
     config = config_of(rank, learning_rate)
-    monkeypatch.setattr(experiment, "prompts_for", lambda *_: TINY)  # short ones: this is a CPU
+    monkeypatch.setattr(texts, "prompts_for", lambda *_: TINY)  # short ones: this is a CPU
     built = experiment.build(config, tmp_path)
 
     # Five steps on one batch: the loss falls, and the model forks.
