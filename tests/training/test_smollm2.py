@@ -66,7 +66,7 @@ def test_both_stages_run_and_the_trainer_replays_what_the_engine_recorded(tmp_pa
 
     # Four episodes; the trainer's forward pass gives the log-probabilities that the engine recorded.
     problems = built.splits["train"][: config.rl.prompts]
-    played = play(built, built.to_rollout_layout(state.params), problems, 2, jax.random.key(1), 0.7)
+    played = play(built, built.to_rollout_layout(state.params), problems, 2, jax.random.key(1), 0.7, lambda *_: 0.0)
     traces = [trace for attempt in played.attempts for trace in attempt.episode.traces if trace.decoded_tokens]
     rows = [
         {"tokens": np.concatenate([t.prompt, t.tokens]), "trace": np.full(len(t.prompt) + len(t.tokens), n, np.int32)}
