@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -130,10 +130,11 @@ def unsealed(value: dict[str, Any]) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def read_object(path: Any, remedy: str) -> dict[str, Any]:
+def read_object(path: Any, remedy: str, check: Callable[[dict[str, Any]], None] = lambda value: None) -> dict[str, Any]:
     """The JSON object in a file, a path of this machine or of a bucket.
 
-    Raises FileError, which ends with the remedy, if there is something else in it.
+    Raises FileError, which ends with the remedy, if there is something else in it, or what `check` refuses by a
+    ValueError.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -144,9 +145,14 @@ def read_object(path: Any, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FileError(f"{path} holds no JSON object; {remedy}")
     try:
-        return unsealed(value)
+        value = unsealed(value)
     except ValueError as error:
         raise FileError(f"{path} {error}; {remedy}") from error
+    try:
+        check(value)
+    except ValueError as error:
+        raise FileError(f"{path}: {error}; {remedy}") from error
+    return value
 
 
 def record_sums(folder: Path, names: Iterable[str] = ()) -> None:

@@ -126,14 +126,7 @@ def _scored(path: Any) -> dict[str, Any]:
 
 def _object(path: Any, remedy: str, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """The object in a file; `{}` if there is no file. Raises FileError, with the remedy, for what `check` refuses."""
-    if not path.exists():
-        return {}
-    read = read_object(path, remedy)
-    try:
-        check(read)
-    except ValueError as error:
-        raise FileError(f"{path}: {error}; {remedy}") from error
-    return read
+    return read_object(path, remedy, check) if path.exists() else {}
 
 
 def _check_config(config: Mapping[str, Any]) -> None:

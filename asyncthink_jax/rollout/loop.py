@@ -18,18 +18,20 @@ prompt. The host is asked nothing meanwhile.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from asyncthink_jax.parallel.sharding import ROWS, cache_spec, replicated, row_spec
 from asyncthink_jax.protocol.wire import Wire
 from asyncthink_jax.rollout import prefill
+from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.sampling import EVERYTHING, Sampling
 from asyncthink_jax.rollout.state import DecodingModel, Limits, Queue, State, TraceEnd, blank_episodes
 from asyncthink_jax.rollout.step import Step
@@ -83,9 +85,20 @@ class Loop:
         self.seen = jax.jit(_seen, out_shardings=whole)
         self.counted = jax.jit(partial(_counted, self.shards), out_shardings=whole)
 
-    def occupancy(self, sampled_tokens: int, steps: int) -> float:
-        """The share of all rows that sampled a token, over `steps` engine steps."""
-        return sampled_tokens / max(1, steps * self.limits.slots * self.rows)
+    def rollout(
+        self, prompts: Sequence[Sequence[int]], engine_steps: int, sampled_tokens: int, prefills: int = 0, **arrays: Any
+    ) -> Rollout:
+        """A Rollout of this loop; `arrays` are its other fields, what is counted is of all slots."""
+        return Rollout(
+            **arrays,
+            prompt_lengths=np.array([len(prompt) for prompt in prompts], int),
+            worker_frame=self.wire.worker_frame,
+            worker_length=self.limits.worker_length,
+            agents=self.agents,
+            engine_steps=engine_steps,
+            occupancy=sampled_tokens / max(1, engine_steps * self.limits.slots * self.rows),
+            prefills=prefills,
+        )
 
     def _start(self, admitted: Bool[Array, "Q"], prompts: Int[Array, "Q L"], queue: Queue, prompt_length: int) -> State:
         """The state before the first step; prompts of up to `prompt_length` tokens can be read at once (0 = none)."""

@@ -54,19 +54,8 @@ class Mirror:
             buffer[waits] = 0
         for tokens, prompt in zip(buffers["tokens"], prompts, strict=True):
             tokens[0, : len(prompt)] = prompt
-        steps = int(engine_steps.max())
-        return Rollout(
-            numbers=np.arange(len(places)),
-            **buffers,
-            record=record,
-            prompt_lengths=np.array([len(prompt) for prompt in prompts], int),
-            worker_frame=self.loop.wire.worker_frame,
-            worker_length=self.loop.limits.worker_length,
-            agents=self.loop.agents,
-            engine_steps=steps,
-            occupancy=self.loop.occupancy(int(sampled_tokens.sum()), steps),
-            prefills=0,
-        )
+        counted = int(engine_steps.max()), int(sampled_tokens.sum())
+        return self.loop.rollout(prompts, *counted, numbers=np.arange(len(places)), record=record, **buffers)
 
     def _slots(self, place: Int[np.ndarray, "S"], active: np.ndarray) -> Int[np.ndarray, "Q"]:
         """Which slot works on each place, -1 = none. A slot's own `place` is among those of its device."""

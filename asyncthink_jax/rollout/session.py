@@ -25,7 +25,7 @@ from jaxtyping import Array, Key
 from asyncthink_jax.parallel.sharding import own_rows, row_spec, shard
 from asyncthink_jax.rollout import prefill
 from asyncthink_jax.rollout.loop import Loop
-from asyncthink_jax.rollout.mirror import Mirror
+from asyncthink_jax.rollout.mirror import BUFFERS, Mirror
 from asyncthink_jax.rollout.record import Rollout
 from asyncthink_jax.rollout.state import Queue, State
 
@@ -164,10 +164,19 @@ class Session:
         self._admit()
         assert self._state is not None and len(self._place) == self._count
         own = own_rows(self._put(np.arange(self.room)))
-        counted = tuple(int(number) for number in jax.device_get(self.loop.counted(self._state)))
-        state = own_rows(self._state.replace(cache=None, kept=None))
+        counted = [int(number) for number in jax.device_get(self.loop.counted(self._state))]
+        state: Any = own_rows(self._state.replace(cache=None, kept=None))  # of these places alone, in ascending order
         places = np.array([self._place[ticket] for ticket in range(self._count)], int)
-        return _rollout(self.loop, state, own, places, [self._prompt[n] for n in range(self._count)], counted)
+        numbers = np.flatnonzero(np.isin(places, own))
+        place = np.searchsorted(own, places[numbers])
+        buffers = {name: getattr(state, name) for name in BUFFERS}
+        return self.loop.rollout(
+            [self._prompt[n] for n in numbers.tolist()],
+            *counted,
+            numbers=numbers,
+            record={f.name: getattr(state.finished, f.name)[place] for f in dataclasses.fields(state.finished)},
+            **{name: x.reshape(len(own), self.loop.traces, x.shape[-1])[place] for name, x in buffers.items()},
+        )
 
     # ------------------------------------------------------------------------------------------------ how it is done
 
@@ -198,14 +207,14 @@ class Session:
 
     def _admit(self) -> None:
         """Gives places to what waits, as far as there are any; the episodes begin where a slot is free."""
-        table: np.ndarray | None = None
+        if self._state is not None and not (self._waiting and any(self._free)):
+            return
+        table = np.zeros((self.room, self.loop.limits.context), np.int32)
         admitted = np.zeros((self.room,), bool)
         while self._waiting and any(self._free):
             ticket = next(iter(self._waiting))
             prompt, episode_id = self._waiting.pop(ticket)
             place = self._next_place(ticket)
-            if table is None:
-                table = np.zeros((self.room, self.loop.limits.context), np.int32)
             table[place, : len(prompt)] = prompt
             admitted[place] = True
             self._place[ticket], self._prompt[ticket] = place, prompt
@@ -213,11 +222,8 @@ class Session:
             self._told[place] = False
             self._queue.lengths[place], self._queue.episodes[place] = len(prompt), episode_id
             self._queue.prompts[place], self._queue.cancelled[place] = self._number(prompt), False
-        if table is None and self._state is not None:
-            return
-        if table is None:
-            table = np.zeros((self.room, self.loop.limits.context), np.int32)
-        arguments = (self._put(admitted), self._put(table), self._queue_on_device(anew=True))
+        self._on_device = None
+        arguments = (self._put(admitted), self._put(table), self._queue_on_device())
         if self._state is None:
             longest, limits = self.longest_prompt, self.loop.limits
             reads_at_once = 0 < limits.prefill <= longest
@@ -282,50 +288,11 @@ class Session:
         fits = longest + limits.feed_width + half // 4 <= half
         return half if fits and not self.loop.whole_cache else limits.context
 
-    def _queue_on_device(self, anew: bool = False) -> Queue:
-        if anew or self._on_device is None:
+    def _queue_on_device(self) -> Queue:
+        if self._on_device is None:
             self._on_device = Queue(*(self._put(np.array(x)) for x in self._queue))
         return self._on_device
 
     def _put(self, x: np.ndarray) -> Array:
         mesh = self.loop.mesh
         return jnp.asarray(x) if mesh is None else shard(x, row_spec(mesh))
-
-
-def _rollout(
-    loop: Loop,
-    state: Any,
-    own: np.ndarray,
-    places: np.ndarray,
-    prompts: Sequence[Sequence[int]],
-    counted: Sequence[int],
-) -> Rollout:
-    """Puts the episodes back into the order of their prompts.
-
-    Args:
-        state: on the host, of the places `own` alone, which are in ascending order.
-        places: where each prompt stands.
-        counted: over all slots the engine steps, the sampled tokens and the prompts read at once.
-    """
-    numbers = np.flatnonzero(np.isin(places, own))
-    place = np.searchsorted(own, places[numbers])
-
-    def by_episode(x: np.ndarray) -> np.ndarray:
-        return x.reshape(len(own), loop.traces, x.shape[-1])[place]
-
-    engine_steps, sampled_tokens, prefills = counted
-    return Rollout(
-        numbers=numbers,
-        tokens=by_episode(state.tokens),
-        sampled=by_episode(state.sampled),
-        logprobs=by_episode(state.logprobs),
-        steps=by_episode(state.steps),
-        record={f.name: getattr(state.finished, f.name)[place] for f in dataclasses.fields(state.finished)},
-        prompt_lengths=np.array([len(prompts[n]) for n in numbers.tolist()], int),
-        worker_frame=loop.wire.worker_frame,
-        worker_length=loop.limits.worker_length,
-        agents=loop.agents,
-        engine_steps=engine_steps,
-        occupancy=loop.occupancy(sampled_tokens, engine_steps),
-        prefills=prefills,
-    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncthink_jax.config import Config, EvalConfig
 from asyncthink_jax.data.tokenizer import Tokenizer
-from asyncthink_jax.files import FileError, locked, read_object, replace_text, replacing, sealed
+from asyncthink_jax.files import locked, read_object, replace_text, replacing, sealed
 from asyncthink_jax.protocol.episode import Attempt
 from asyncthink_jax.storage.metrics import check_results
 
@@ -44,14 +44,7 @@ def all_measured(rows: Mapping[str, Any], stages: Sequence[str], config: EvalCon
 def read_results(workdir: Path) -> dict[str, Any]:
     """The results so far; empty ones if there is no file. Raises FileError if there is something else in it."""
     path = workdir / "results.json"
-    if not path.exists():
-        return {"paradigms": {}}
-    results = read_object(path, REMEDY)
-    try:
-        check_results(results)
-    except ValueError as error:
-        raise FileError(f"{path}: {error}; {REMEDY}") from error
-    return results
+    return read_object(path, REMEDY, check_results) if path.exists() else {"paradigms": {}}
 
 
 @contextmanager

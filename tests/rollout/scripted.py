@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from scripts import WORDS, encode
 
@@ -178,6 +179,18 @@ def on_engine(engine: Engine, pool: Pool, scripts: list[Script], reads) -> Rollo
     """The same episodes by the engine, all in one call."""
     prompts = [script.prompt for script in scripts]
     return engine.run(table_of(pool, scripts, reads), prompts, jax.random.key(0), temperature=0.0)
+
+
+def read_lengths(engine: Engine, patch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths that the cache is read to from now on, one for each call of the loop."""
+    advance, read = engine.advance, []
+
+    def recording(*arguments, read_length):
+        read.append(read_length)
+        return advance(*arguments, read_length=read_length)
+
+    patch.setattr(engine, "advance", recording)
+    return read
 
 
 def episode_of(rollout: Rollout, n: int, vocabulary: Sequence[bytes]) -> Episode:

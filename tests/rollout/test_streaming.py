@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from organizing import CONFIG, POOL, VOCABULARY, episodes, organizing_params, prompts
-from scripted import Pool, Script, episode_of, interpret, on_engine, table_of
+from scripted import Pool, Script, episode_of, interpret, on_engine, read_lengths, table_of
 
 from asyncthink_jax.play.decoder import decoding_model
 from asyncthink_jax.rollout import engine as engine_lib
@@ -28,18 +28,13 @@ def own_engine():
 @pytest.fixture
 def lengths(monkeypatch):
     """Gives the lengths that the cache has been read to since it was last asked, in a row, without repetitions."""
-    advance, read = own_engine().advance, []
-
-    def recording(*arguments, read_length):
-        read.append(read_length)
-        return advance(*arguments, read_length=read_length)
+    read = read_lengths(own_engine(), monkeypatch)
 
     def lengths():
         found = [length for length, _ in itertools.groupby(read)]
         read.clear()
         return found
 
-    monkeypatch.setattr(own_engine(), "advance", recording)
     return lengths
 
 

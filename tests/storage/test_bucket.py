@@ -164,33 +164,33 @@ def test_a_bucket_that_cannot_be_read_is_named_in_a_line(tmp_path, monkeypatch):
     assert waits == [2, 4, 8, 16] and raised.value.exit_code == 1  # a restart may find it again
 
 
-def test_what_passes_while_a_bucket_is_read_is_waited_for(cloud, monkeypatch):
-    one, real, failures = bucket.local(RUN), bucket.AnyPath, [OSError("503"), OSError("no such host")]
-    (one / "config.json").write_text("{}")
-    bucket.send(one)
+def failing_first(monkeypatch, *failures):
+    """The bucket's next calls fail so, one after the other, and nobody waits between them; what is left to fail."""
+    real, left = bucket.AnyPath, list(failures)
 
     def at_last(path):
-        if failures and "://" in str(path):
-            raise failures.pop()
+        if left and "://" in str(path):
+            raise left.pop()
         return real(path)
 
     monkeypatch.setattr(bucket, "AnyPath", at_last)
     monkeypatch.setattr(bucket.time, "sleep", lambda seconds: None)
+    return left
+
+
+def test_what_passes_while_a_bucket_is_read_is_waited_for(cloud, monkeypatch):
+    one = bucket.local(RUN)
+    (one / "config.json").write_text("{}")
+    bucket.send(one)
+    failures = failing_first(monkeypatch, OSError("503"), OSError("no such host"))
     bucket.fetch(one)
     assert (one / "config.json").read_text() == "{}" and not failures
 
 
 def test_what_passes_while_files_are_sent_is_waited_for(cloud, monkeypatch):
-    one, real, failures = bucket.local(RUN), bucket.AnyPath, [OSError("503")]
+    one = bucket.local(RUN)
     (one / "config.json").write_text("{}")
-
-    def at_last(path):
-        if failures and "://" in str(path):
-            raise failures.pop()
-        return real(path)
-
-    monkeypatch.setattr(bucket, "AnyPath", at_last)
-    monkeypatch.setattr(bucket.time, "sleep", lambda seconds: None)
+    failures = failing_first(monkeypatch, OSError("503"))
     bucket.send(one)
     assert (cloud / "runs" / "one" / "config.json").read_text() == "{}" and not failures
 
